@@ -1,0 +1,96 @@
+"""Classify images with a trained network.
+
+python classify.py photo.png                      newest run's best checkpoint
+python classify.py *.jpg --top-k 5 --json         for programs
+python classify.py --ckpt data/runs/mnist/version_0 digit.png
+python classify.py --index 0                      test image 0 of the checkpoint's dataset, with its true class
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from src.errors import InputError, exit_on_input_error
+from src.predict import Predictor
+from src.runs import find_checkpoint
+
+
+def main(args: list[str]) -> None:
+    options = parse(args)
+    predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
+    if options.index is not None:
+        images, target, name = test_image(predictor, options.index, options.data)
+        rows = [{"path": name, "predictions": predictor.top(images, options.top_k)[0], "target": target}]
+    else:
+        images = predictor.read(options.images, options.invert)
+        tops = predictor.top(images, options.top_k)
+        rows = [{"path": path, "predictions": top} for path, top in zip(options.images, tops, strict=True)]
+        if not options.invert and min(predictor.dataset["mean"]) < 0.35 and not options.json:
+            hint_at_inverting(options.images, images)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        show(rows)
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
+    parser.add_argument("--index", type=int, metavar="N", help="classify test image N of the checkpoint's dataset")
+    parser.add_argument("--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)")
+    parser.add_argument("--runs", default="data/runs", metavar="DIR", help="folder of all runs (default: data/runs)")
+    parser.add_argument("--data", metavar="DIR", help="folder of the datasets, for --index (default: as in training)")
+    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="classes to show (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print a list of {path, predictions}")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--invert", action="store_true", help="swap dark and light, for dark digits on light paper")
+    options = parser.parse_args(args)
+    if bool(options.images) == (options.index is not None):
+        raise InputError("name image files, or one --index N of the dataset's test images; see --help")
+    if options.top_k < 1:
+        raise InputError(f"--top-k {options.top_k}: use 1 or more")
+    return options
+
+
+def test_image(predictor: Predictor, index: int, root: str | None):
+    """Test image `index` of the checkpoint's dataset: uint8 [1, C, H, W], its class, and a name to show."""
+    from src import data  # only here: the datasets need Lightning and torchvision
+
+    dataset = predictor.dataset
+    kind = getattr(data, dataset["module"])
+    extra = {}
+    if kind is data.FolderDataModule:
+        extra = {key: dataset[key] for key in ("image_size", "channels", "mean", "std")}
+    module = kind(root=root or dataset["root"], patch_size=dataset["patch_size"], **extra)
+    module.setup("test")
+    images = module.sets["test"]
+    count = len(images) if images else 0
+    if not 0 <= index < count:
+        raise InputError(f"--index {index}: {dataset['name']} has {count:,} test images; use 0 to {count - 1}")
+    pixels, labels = images.__getitems__([index])
+    return pixels, predictor.classes[int(labels[0])], f"{dataset['name']} test image {index}"
+
+
+def hint_at_inverting(paths: list[str], images) -> None:
+    """Datasets of light strokes on black are common; photos of ink on paper are the opposite."""
+    bright = [p for p, image in zip(paths, images.float(), strict=True) if image[:, [0, -1]].mean() > 127]
+    if bright:
+        print(
+            f"note: {bright[0]} is light at its border, the training images are dark there; try --invert",
+            file=sys.stderr,
+        )
+
+
+def show(rows: list[dict]) -> None:
+    for row in rows:
+        target = f"  (target: {row['target']})" if "target" in row else ""
+        print(f"{row['path']}: {row['predictions'][0]['class']}{target}")
+        for prediction in row["predictions"]:
+            bar = "█" * round(24 * prediction["probability"])
+            print(f"  {prediction['probability']:7.2%}  {prediction['class']:<16} {bar}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main(sys.argv[1:])

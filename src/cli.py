@@ -1,0 +1,235 @@
+"""The command line of `train.py`: which keys there are, what links data to model, and errors of one line."""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar, Timer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from src import classifier, data  # noqa: F401  (their classes are named in configs)
+from src.callbacks import Checkpoints, EpochLog, Stop, read_metrics
+from src.errors import InputError
+from src.runs import (
+    AtomicCheckpointIO,
+    find_run,
+    flatten,
+    load_checkpoint,
+    lock_run,
+    new_run,
+    refuse_changes,
+    write_atomically,
+)
+
+DEFAULT_CONFIG = "configs/mnist.yaml"
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer, with precision `auto`: bf16-mixed on a CUDA device that has it, 32 bit elsewhere."""
+
+    def __init__(
+        self,
+        *args,
+        precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "auto",
+        **kwargs,
+    ):
+        if precision == "auto":
+            on_cuda = kwargs.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+            precision = "bf16-mixed" if on_cuda and torch.cuda.is_bf16_supported(False) else "32-true"
+        super().__init__(*args, precision=precision, **kwargs)
+
+
+class Parser(LightningArgumentParser):
+    """Raises InputError in place of printing a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        raise InputError(one_line(message, [a.dest for a in self._actions])) from None
+
+
+class CLI(LightningCLI):
+    """Parse, then build: `datamodule`, `model`, `trainer`, and the run directory `run`."""
+
+    def __init__(self, args: list[str]):
+        known = _known_first(args)
+        self.resumed_run, self.checkpoint = None, None
+        base = known.config or DEFAULT_CONFIG
+        if not Path(base).is_file():
+            raise InputError(f"{base}: there is no such config; choose one of {_configs()}")
+        self.name = known.name or _name_in(base)
+        if known.resume is not None:
+            self.resumed_run, self.checkpoint = find_run(known.resume, Path(known.runs), self.name)
+            base = str(self.resumed_run / "config.yaml")
+        super().__init__(
+            classifier.Classifier, data.ImageDataModule, subclass_mode_model=True, subclass_mode_data=True,
+            trainer_class=Trainer, parser_class=Parser, save_config_callback=None, auto_configure_optimizers=False,
+            load_from_checkpoint_support=False, run=False, seed_everything_default=0,
+            parser_kwargs={"default_config_files": [base], "prog": "train.py", "description": __doc__},
+            trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False, "gradient_clip_val": 1.0,
+                              "log_every_n_steps": 10, "max_epochs": 10},
+            args=_without_config(args),
+        )  # fmt: skip
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, default=None, help="name of the run; the config's unless given")
+        parser.add_argument("--runs", type=str, default="data/runs", help="folder of all runs")
+        parser.add_argument(
+            "--resume", nargs="?", const="", default=None, metavar="PATH",
+            help="go on with the newest run of that name, or with the run or checkpoint at PATH",
+        )  # fmt: skip
+        parser.add_argument(
+            "--patience", type=int | None, default=None,
+            help="stop early after so many epochs without a better validation accuracy; null never does",
+        )  # fmt: skip
+        parser.add_argument(
+            "--checkpoint_every_n_steps", type=int | None, default=None,
+            help="also write last.ckpt every so many steps within an epoch; null writes it at epoch ends alone",
+        )  # fmt: skip
+        parser.link_arguments("data", "model.init_args.dataset", lambda d: d.description, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", int)
+
+    def instantiate_trainer(self) -> Trainer:
+        """Data and model stand, so the settings are sound: only now a run directory is made."""
+        self.datamodule.prepare_data()
+        config = self.config.clone()
+        for key in ("config", "resume"):
+            config.pop(key, None)
+        config["name"] = self.name
+        text = self.parser.dump(config, skip_none=False)
+        if self.resumed_run:
+            refuse_changes(self.resumed_run, yaml.safe_load(text))
+            self.run = self.resumed_run
+        else:
+            self.run = new_run(Path(self.config.runs), self.name)
+        self.lock = lock_run(self.run)
+        write_atomically(self.run / "config.yaml", text.encode())
+
+        settings = dict(self.config_init["trainer"])
+        self.checkpoints = Checkpoints(self.run / "checkpoints", self.config.checkpoint_every_n_steps)
+        stop = Stop(self.checkpoints, Timer(duration=settings.pop("max_time")).time_remaining())
+        callbacks = [stop, EpochLog(self.run / "metrics.csv"), self.checkpoints]
+        if self.config.patience and self.datamodule.sets["val"]:
+            callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=self.config.patience))
+        settings["enable_progress_bar"] = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
+        if settings["enable_progress_bar"]:
+            callbacks.append(RichProgressBar(leave=False))
+        settings["callbacks"] = (settings["callbacks"] or []) + callbacks
+        settings |= {"logger": self._logger(), "plugins": [AtomicCheckpointIO()], "enable_model_summary": False}
+        return Trainer(**settings)
+
+    def announce(self) -> None:
+        """Say what is about to be trained, on what, and where it goes."""
+        parameters = sum(p.numel() for p in self.model.net.parameters())
+        info = self.model.hparams
+        images = {split: len(images) for split, images in self.datamodule.sets.items() if images}
+        what = "Resuming" if self.resumed_run else "Training"
+        print(f"{what} {type(self.model).__name__} ({parameters:,} parameters) on {info.dataset['name']}, "
+              f"{', '.join(f'{n:,} {s}' for s, n in images.items())} images; {self.trainer.accelerator.name()}, "
+              f"{self.trainer.precision}; run {self.run}", flush=True)  # fmt: skip
+
+    def test_and_report(self) -> None:
+        """Test the chosen checkpoint once, write results.json, and say what to type next."""
+        chosen = load_checkpoint(self.checkpoints.chosen_path)
+        self.model.load_state_dict(chosen["state_dict"])
+        test = {}
+        if self.datamodule.sets["test"]:
+            test = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0]
+        results = self._results(chosen["epoch"], test)
+        write_atomically(self.run / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        metrics = {k: v for k in ("val_accuracy", "test_accuracy", "test_loss") if (v := results[k]) is not None}
+        self.trainer.logger.log_hyperparams(flatten(dict(self.model.hparams)), metrics)
+        self.trainer.logger.finalize("success")
+        self._report(results)
+
+    def _results(self, chosen_epoch: int, test: dict) -> dict:
+        hp, seconds, datamodule = self.model.hparams, self.checkpoints.train_seconds, self.datamodule
+        rows = {int(row["epoch"]): row for row in read_metrics(self.run / "metrics.csv")}
+        val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
+        batch = datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        images_seen = self.trainer.global_step * min(batch, len(datamodule.sets["train"]))
+        return {
+            "dataset": hp.dataset["name"], "model": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.net.parameters()),
+            "epochs": self.trainer.current_epoch, "images_seen": images_seen, "seed": datamodule.seed,
+            "val_accuracy": float(val_accuracy) if val_accuracy else None,
+            "test_accuracy": test.get("test_accuracy"), "test_loss": test.get("test_loss"),
+            "checkpoint": self.checkpoints.chosen_path.name, "checkpoint_epoch": chosen_epoch + 1,
+            "train_seconds": round(seconds, 2), "images_per_second": round(images_seen / seconds, 1),
+            "device": device_name(self.trainer), "precision": self.trainer.precision, "torch": torch.__version__,
+        }  # fmt: skip
+
+    def _report(self, results: dict) -> None:
+        print(f"\nTrained {results['epochs']} epochs, {results['images_seen']:,} images in "
+              f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)")  # fmt: skip
+        if results["test_accuracy"] is not None:
+            print(f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f} "
+                  f"({results['checkpoint']}, epoch {results['checkpoint_epoch']})")  # fmt: skip
+        elif results["val_accuracy"] is not None:
+            print(f"Validation accuracy {results['val_accuracy']:.4f}; there are no test images")
+        print(f"Written to {self.run}/ (results.json, metrics.csv, config.yaml, checkpoints/)\n\n"
+              f"  python classify.py IMAGE --ckpt {self.run}        classify your own image\n"
+              f"  tensorboard --logdir {self.config.runs}        see the curves\n"
+              f"  python train.py --resume {self.run} --trainer.max_epochs {2 * results['epochs']}        train longer",
+              flush=True)  # fmt: skip
+
+    def _logger(self) -> TensorBoardLogger:
+        """Events beside the config; on resume, curves that a crash left beyond the checkpoint are taken back."""
+        purge = {"purge_step": load_checkpoint(self.checkpoint)["global_step"]} if self.checkpoint else {}
+        where = dict(save_dir=self.run.parent.parent, name=self.run.parent.name, version=self.run.name)
+        return TensorBoardLogger(**where, default_hp_metric=False, **purge)
+
+
+def _known_first(args: list[str]) -> argparse.Namespace:
+    """The flags that decide which config is the base; all others are parsed over it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-c")
+    parser.add_argument("--name")
+    parser.add_argument("--runs", default="data/runs")
+    parser.add_argument("--resume", nargs="?", const="")
+    return parser.parse_known_args(args)[0]
+
+
+def _without_config(args: list[str]) -> list[str]:
+    """Drop `--config PATH`: the config is the base already, and a resumed run goes on with its own."""
+    kept, skip = [], False
+    for arg in args:
+        if not skip and not arg.startswith("--config=") and arg not in ("--config", "-c"):
+            kept.append(arg)
+        skip = arg in ("--config", "-c")
+    return kept
+
+
+def _name_in(config: str) -> str:
+    """The config's own `name`, which a run's config.yaml has, or else its file's stem."""
+    try:
+        return (yaml.safe_load(Path(config).read_text()) or {}).get("name") or Path(config).stem
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        raise InputError(f"{config}: is no config: {' '.join(str(error).split())}; mend its YAML") from None
+
+
+def one_line(message: str, keys: list[str]) -> str:
+    """jsonargparse's explanation, which can fill a screen, as one line; with the nearest key where one is unknown."""
+    return " ".join(message.split())
+
+
+def device_name(trainer: Trainer) -> str:
+    """What the run was trained on, for results.json."""
+    root = trainer.strategy.root_device
+    return (
+        torch.cuda.get_device_name(root) if root.type == "cuda" else f"{root.type}, {torch.get_num_threads()} threads"
+    )
+
+
+def quiet() -> None:
+    """Silence advice that does not concern the user of this program."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*isinstance.treespec.*",
+                    ".*LightningCLI's args parameter.*", ".*Checkpoint directory.*", ".*in eval mode.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message)

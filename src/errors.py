@@ -1,0 +1,27 @@
+"""The one exception that stands for a mistake in what the user gave: a file, a key, a value; and how the programs end on it."""
+
+import contextlib
+import sys
+
+
+class InputError(ValueError):
+    """A mistake the user can mend. The message is one line that names the file, key or value and says what to do.
+
+    `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback.
+    """
+
+
+@contextlib.contextmanager
+def exit_on_input_error():
+    """A mistake in what the user gave: one line on standard error and exit code 2. Ctrl-C: exit code 130."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(_fail(error, 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped by Ctrl-C", 130))
+
+
+def _fail(message, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

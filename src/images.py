@@ -1,0 +1,115 @@
+"""One image file in, one square uint8 tensor out. Files are untrusted: whatever is wrong with one is an InputError."""
+
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from src.errors import InputError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+)  # Pillow opens many more; we need no others
+MAX_BYTES = 128 * 2**20
+MAX_PIXELS = 64_000_000  # about 250 MB while decoding; a larger declared size is a mistake or a decompression bomb
+
+
+def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
+    """Decode a file, turn it upright, crop the centre square and resize it: uint8 [channels, image_size, image_size].
+
+    Transparent parts become white, 16-bit values are scaled to 8 bits, of an animation the first frame is taken.
+    Training folders and `classify.py` both read through this function, so that a photo is seen as in validation.
+
+    Raises:
+        InputError: naming the file, when it is missing, not a regular file, too large, damaged or no image.
+    """
+    try:
+        with _open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+            with Image.open(file, formats=FORMATS) as image:
+                return _square(image, image_size, channels)
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path}: too large to decode in the memory that is free; make it smaller") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "no image in a format we read (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
+        raise InputError(f"{path}: cannot be read as an image: {reason}; replace or remove it") from None
+
+
+def _open_regular(path: str | Path):
+    """Open for reading without ever blocking on a pipe or device, and with clear words for what is no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; check the path") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it; change its permissions, or own it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}; check the path") from None
+    except ValueError:  # a NUL byte in the path
+        raise InputError(f"{path!r}: is no path; check it") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES or status.st_size == 0:
+        os.close(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path}: is a directory; name image files, for example {path}/*.png")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no regular file; name an image file")
+        if status.st_size == 0:
+            raise InputError(f"{path}: is empty (zero bytes); replace or remove it")
+        raise InputError(
+            f"{path}: {status.st_size / 2**20:.0f} MiB is more than {MAX_BYTES >> 20} MiB; make it smaller"
+        )
+    return os.fdopen(descriptor, "rb")
+
+
+def _square(image: Image.Image, size: int, channels: int) -> Tensor:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}")
+    side = min(width, height)
+    image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG alone: decode at a fraction of the size
+    image = ImageOps.exif_transpose(_eight_bits(image))
+    image = image.convert("RGB" if channels == 3 else "L")
+    width, height = image.size
+    side = min(width, height)
+    if (width, height) != (size, size):
+        left, top = (width - side) / 2, (height - side) / 2
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Bring 16-bit, floating-point and transparent images to 8 opaque bits, keeping the EXIF orientation."""
+    exif = image.getexif()
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float32)
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        if image.mode != "F" and values.max() > 255:
+            values = values / 257  # 65535 -> 255
+        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    else:
+        image.load()
+    image.info["exif"] = exif.tobytes() if exif else b""
+    return image

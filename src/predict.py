@@ -1,0 +1,99 @@
+"""Image files in, class probabilities out; needs neither Lightning nor torchvision."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from src.cnn import ConvNet
+from src.errors import InputError
+from src.images import read_image
+from src.runs import load_checkpoint
+from src.transforms import Patchify, normalize
+from src.vit import VisionTransformer
+
+BATCH = 256
+
+
+class Predictor:
+    """A trained network together with the preprocessing it was validated with.
+
+    Args:
+        path: checkpoint that `train.py` wrote.
+        device: "auto" (CUDA, MPS, CPU, whichever is there first), or a device's name.
+
+    Raises:
+        InputError: the checkpoint cannot be used, or the device is not there.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto"):
+        checkpoint = load_checkpoint(path)
+        self.device = find_device(device)
+        self.dataset = checkpoint["hyper_parameters"]["dataset"]
+        try:
+            self.classes = [str(name) for name in self.dataset["classes"]]
+            self.network = build_network(checkpoint).to(self.device).eval()
+            self.probabilities(torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=torch.uint8))
+        except Exception as error:  # altered hyperparameters can be wrong in any way
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path}: its weights and hyperparameters do not fit each other ({reason}); train again"
+            ) from None
+
+    @property
+    def image_size(self) -> int:
+        return self.dataset["image_size"]
+
+    @property
+    def channels(self) -> int:
+        return self.dataset["channels"]
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, image_size, image_size] -> float32 [B, K] on the CPU; every row sums to 1."""
+        inputs = normalize(images.to(self.device), self.dataset["mean"], self.dataset["std"])
+        if self.dataset["patch_size"]:
+            inputs = Patchify(self.dataset["patch_size"])(inputs)
+        return self.network(inputs).float().softmax(dim=1).cpu()
+
+    def read(self, paths: list[str], invert: bool = False) -> Tensor:
+        """Image files -> uint8 [B, C, image_size, image_size], as in validation; `invert` swaps dark and light."""
+        images = torch.stack([read_image(path, self.image_size, self.channels) for path in paths])
+        return 255 - images if invert else images
+
+    def top(self, images: Tensor, k: int) -> list[list[dict]]:
+        """The `k` likeliest classes of every image: `{"index", "class", "probability"}`, likeliest first."""
+        rows = []
+        for batch in images.split(BATCH):
+            values, indices = self.probabilities(batch).topk(min(k, len(self.classes)), dim=1)
+            rows += [
+                [
+                    {"index": i, "class": self.classes[i], "probability": round(p, 6)}
+                    for i, p in zip(idx, val, strict=True)
+                ]
+                for idx, val in zip(indices.tolist(), values.tolist(), strict=True)
+            ]
+        return rows
+
+
+def build_network(checkpoint: dict) -> nn.Module:
+    """The network of a checkpoint, with its averaged weights where it has them."""
+    arguments = dict(checkpoint["hyper_parameters"]["network"])
+    network = {"vit": VisionTransformer, "cnn": ConvNet}[arguments.pop("kind")](**arguments)
+    state = checkpoint["state_dict"]
+    prefix = "averaged." if any(key.startswith("averaged.") for key in state) else "net."
+    network.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
+    return network
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA or MPS where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except Exception as error:  # torch raises AssertionError, RuntimeError or NotImplementedError, by device
+        reason = " ".join(str(error).split("\n")[0].split())[:120]
+        raise InputError(f"device {name!r} cannot be used here ({reason}); use --device cpu") from None
+    return device

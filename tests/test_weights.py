@@ -1,0 +1,466 @@
+"""Weights to and from torchvision and timm give the same logits; wrong sources give one line and change nothing."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision import models
+
+from src.errors import InputError
+from src.vit import VisionTransformer
+from src.weights import from_timm, from_torchvision, load_encoder, resample_positions, to_timm, to_torchvision
+
+SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def randomise(module):
+    """Random values for every parameter: heads start at zero and norms at one, which would hide mistakes."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            norm = parameter.ndim == 1 and name.endswith("weight")
+            fan_in = parameter[0].numel() if parameter.ndim in (2, 4) else 4
+            parameter.normal_(mean=float(norm), std=0.2 if parameter.ndim == 1 else fan_in**-0.5)
+    return module.eval()
+
+
+def patchify(images, patch_size):
+    """[B, C, H, W] -> [B, N, P*P*C] by loops over the grid, channel last."""
+    side = range(0, images.shape[2], patch_size)
+    rows = [
+        images[:, :, y : y + patch_size, x : x + patch_size].permute(0, 2, 3, 1).flatten(1) for y in side for x in side
+    ]
+    return torch.stack(rows, dim=1)
+
+
+def ours(image_size=24, patch_size=8, classes=7, channels=3, **options):
+    options = SMALL | options
+    return randomise(
+        VisionTransformer(image_size=image_size, patch_size=patch_size, channels=channels, classes=classes, **options)
+    )
+
+
+def torchvision_vit(image_size=24, patch_size=8, classes=7, width=32, depth=2, heads=4):
+    return randomise(
+        models.VisionTransformer(
+            image_size=image_size, patch_size=patch_size, num_layers=depth, num_heads=heads, hidden_dim=width,
+            mlp_dim=2 * width, num_classes=classes,
+        )
+    )  # fmt: skip
+
+
+def timm_vit(name="vit_tiny_patch16_224", **options):
+    timm = pytest.importorskip("timm", reason="timm is a development dependency: pip install timm")
+    return randomise(timm.create_model(name, pretrained=False, **options))
+
+
+def small_timm(image_size=24, classes=7, **options):
+    options = {
+        "img_size": image_size,
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 4,
+        "mlp_ratio": 2,
+    } | options
+    return timm_vit(num_classes=classes, **options)
+
+
+@torch.no_grad()
+def assert_same_logits(network, other, patch_size, image_size, channels=3, batch=1):
+    images = torch.randn(batch, channels, image_size, image_size, generator=torch.Generator().manual_seed(1))
+    expected, got = other(images), network(patchify(images, patch_size))
+    assert expected.std() > 0.1, "logits without spread would prove nothing"
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def error_of(network, source):
+    """The one-line message of the InputError; the network must be untouched."""
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(InputError) as caught:
+        load_encoder(network, str(source))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(str(source))
+    return message
+
+
+def save(tmp_path, content, name="weights.pth"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def checkpoint(tmp_path, state, **network):
+    """A checkpoint as `train.py` writes it, as far as it matters here."""
+    network = {"kind": "vit", "patch_size": 8, "channels": 3, "size": "Ti", "heads": 4} | network
+    hyper_parameters = {"network": network, "dataset": {"classes": ["a", "b"]}}
+    return save(tmp_path, {"state_dict": state, "hyper_parameters": hyper_parameters}, "best.ckpt")
+
+
+# Conversion
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "width", "depth", "heads"), [(24, 8, 32, 2, 4), (28, 7, 48, 3, 3), (16, 16, 24, 1, 1)]
+)
+def test_torchvision_and_ours_give_the_same_logits_both_ways(image_size, patch_size, width, depth, heads):
+    shape = {"image_size": image_size, "patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
+    theirs, mine = torchvision_vit(**shape), ours(**shape)
+    mine.load_state_dict(from_torchvision(theirs.state_dict()))
+    assert_same_logits(mine, theirs, patch_size, image_size, batch=3)
+
+    mine = ours(**shape)
+    theirs.load_state_dict(to_torchvision(mine.state_dict()))
+    assert_same_logits(mine, theirs, patch_size, image_size, batch=3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_timm_and_ours_give_the_same_logits_both_ways(channels):
+    theirs, mine = small_timm(in_chans=channels), ours(channels=channels)
+    mine.load_state_dict(from_timm(theirs.state_dict()))
+    assert_same_logits(mine, theirs, 8, 24, channels, batch=3)
+
+    mine = ours(channels=channels)
+    theirs.load_state_dict(to_timm(mine.state_dict(), channels=channels))
+    assert_same_logits(mine, theirs, 8, 24, channels, batch=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "patch_size", "image_size"),
+    [
+        ("vit_tiny_patch16_224", "Ti", 16, 224),
+        ("vit_tiny_patch16_224", "Ti", 16, 384),
+        ("vit_small_patch16_224", "S", 16, 224),
+        ("vit_small_patch32_224", "S", 32, 384),
+        ("vit_base_patch32_224", "B", 32, 224),
+        ("vit_base_patch16_224", "B", 16, 384),
+    ],
+)
+def test_the_sizes_of_the_paper_are_those_of_timm(name, size, patch_size, image_size):
+    theirs = timm_vit(name, img_size=image_size)
+    mine = VisionTransformer(image_size=image_size, patch_size=patch_size, channels=3, classes=1000, size=size).eval()
+    mine.load_state_dict(from_timm(theirs.state_dict()))
+    assert_same_logits(mine, theirs, patch_size, image_size)
+
+
+@pytest.mark.parametrize(("to", "back"), [(to_torchvision, from_torchvision), (to_timm, from_timm)])
+def test_there_and_back_is_the_same_state_dict(to, back):
+    state = ours().state_dict()
+    again = back(to(state))
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("convert", [from_torchvision, from_timm, to_torchvision, to_timm])
+def test_a_key_without_counterpart_is_named(convert):
+    with pytest.raises(InputError, match=r"blocks\.0\.ls1\.gamma \[32\] has no counterpart"):
+        convert({"blocks.0.ls1.gamma": torch.zeros(32)})
+
+
+def test_a_stem_and_wrong_channels_are_not_converted():
+    with pytest.raises(InputError, match=r"embed\.convs\.0\.weight"):
+        to_torchvision(ours(patch_size=None, stem_layers=2).state_dict())
+    with pytest.raises(InputError, match=r"embed\.weight \[32, 64\] is no square patch of 3 channels"):
+        to_timm(ours(channels=1).state_dict())
+    with pytest.raises(InputError, match=r"conv_proj\.weight \[32, 3\] is no convolution"):
+        from_torchvision({"conv_proj.weight": torch.zeros(32, 3)})
+
+
+# Positions
+
+
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (7, 7), (3, 8)])
+@pytest.mark.parametrize("extra", [0, 1])
+def test_positions_are_resampled_as_timm_does(old, new, extra):
+    layers = pytest.importorskip("timm.layers", reason="timm is a development dependency: pip install timm")
+    positions = torch.randn(1, old**2 + extra, 16)
+    expected = layers.resample_abs_pos_embed(positions, [new, new], num_prefix_tokens=extra)
+    got = resample_positions(positions, new, extra)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    assert torch.equal(got[:, :extra], positions[:, :extra])
+
+
+def test_resampling_keeps_orientation_and_refuses_rectangles():
+    ramp = torch.arange(4.0).repeat(4, 1).reshape(1, 16, 1)  # grows with x, not with y
+    grid = resample_positions(torch.cat([torch.full((1, 1, 1), 9.0), ramp], dim=1), 8, 1)[0, 1:, 0].view(8, 8)
+    assert torch.allclose(grid, grid[:1].expand(8, 8), atol=1e-5) and (grid[0].diff() > 0).sum() >= 5
+    with pytest.raises(InputError, match=r"\[1, 13, 2\] are no square grid after 1 extra"):
+        resample_positions(torch.zeros(1, 13, 2), 4, 1)
+
+
+def test_logits_at_384_after_resampling_are_those_of_timm(tmp_path):
+    small, large = timm_vit(), timm_vit(img_size=384)
+    filtered = pytest.importorskip("timm.models.vision_transformer").checkpoint_filter_fn(small.state_dict(), large)
+    large.load_state_dict(filtered)
+    mine = VisionTransformer(image_size=384, patch_size=16, channels=3, classes=1000, size="Ti").eval()
+    report = load_encoder(mine, str(save(tmp_path, small.state_dict())))
+    assert "positions from 14x14 to 24x24" in report
+    mine.head.load_state_dict(small.head.state_dict())
+    assert_same_logits(mine, large, 16, 384)
+
+
+# Loading an encoder
+
+
+@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+@pytest.mark.parametrize("style", ["torchvision", "timm"])
+def test_an_encoder_from_a_file_gives_the_features_of_the_source(tmp_path, style, nested):
+    theirs = torchvision_vit(classes=5) if style == "torchvision" else small_timm(classes=5)
+    state = theirs.state_dict()
+    mine = ours()
+    head = mine.head.weight.clone()
+    report = load_encoder(mine, str(save(tmp_path, {nested: state, "epoch": 3} if nested else state, "weights.bin")))
+    assert torch.equal(mine.head.weight, head)
+    for line in (
+        "loaded     30 tensors",
+        "resampled  nothing",
+        "not used   head (5 classes)",
+        "new        head (7 classes)",
+    ):
+        assert line in report
+    assert f"{style} names" in report
+
+    prefix = "heads.head." if style == "torchvision" else "head."
+    mine.head = torch.nn.Linear(32, 5)
+    mine.head.load_state_dict({key: state[prefix + key] for key in ("weight", "bias")})
+    assert_same_logits(mine, theirs, 8, 24)
+
+
+def test_safetensors(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is optional: pip install safetensors")
+    theirs, path = small_timm(), tmp_path / "weights.safetensors"
+    safetensors.save_file(theirs.state_dict(), path)
+    mine = ours()
+    load_encoder(mine, str(path))
+    mine.head.load_state_dict(theirs.head.state_dict())
+    assert_same_logits(mine, theirs, 8, 24)
+
+    path.write_bytes(b"not tensors at all")
+    assert "no file of tensors" in error_of(mine, path)
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)  # as if it were not installed
+    assert "pip install safetensors" in error_of(mine, path)
+
+
+def test_old_names_of_the_published_torchvision_files(tmp_path):
+    theirs, mine = torchvision_vit(), ours()
+    old = {
+        k.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v for k, v in theirs.state_dict().items()
+    }
+    assert any("linear_2" in key for key in old)
+    load_encoder(mine, str(save(tmp_path, old)))
+    mine.head.load_state_dict(theirs.heads.head.state_dict())
+    assert_same_logits(mine, theirs, 8, 24)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pool": "mean"}, {"pool": "sequence", "patch_size": None, "stem_layers": 2}, {"positions": "sincos"}],
+    ids=["plain", "mean", "stem", "sincos"],
+)
+def test_our_own_checkpoint(tmp_path, options, averaged):
+    trained, average, mine = ours(**options), ours(**options), ours(classes=3, **options)
+    state = {f"net.{key}": value for key, value in trained.state_dict().items()}
+    if averaged:
+        state |= {f"averaged.{key}": value for key, value in average.state_dict().items()}
+    head = mine.head.weight.clone()
+    path = checkpoint(tmp_path, state, **options)
+    report = load_encoder(mine, str(path))
+    assert ("averaged weights" if averaged else "trained weights") in report and "head (3 classes)" in report
+    wanted = average if averaged else trained
+    for key, value in mine.state_dict().items():
+        assert torch.equal(
+            value, head if key == "head.weight" else value if key == "head.bias" else wanted.state_dict()[key]
+        )
+
+
+def test_fixed_positions_follow_the_formula_on_another_grid(tmp_path):
+    small, large = ours(positions="sincos"), ours(positions="sincos", image_size=40)
+    fixed = large.positions.clone()
+    path = save(tmp_path, to_timm(small.state_dict()))
+    assert "positions from 3x3 to 5x5" in load_encoder(large, str(path))
+    assert torch.equal(large.positions, fixed)
+    learned = ours(image_size=40)
+    load_encoder(learned, str(path))  # as initial values
+    assert torch.equal(learned.positions, resample_positions(small.positions, 5, 1))
+    learned_path = save(tmp_path, torchvision_vit().state_dict())
+    assert "set --model.positions learned" in error_of(ours(positions="sincos"), learned_path)
+
+
+def test_a_network_without_head_and_a_file_without_head(tmp_path):
+    state = {key: value for key, value in torchvision_vit().state_dict().items() if not key.startswith("heads")}
+    report = load_encoder(ours(classes=0), str(save(tmp_path, state)))
+    assert "not used   nothing" in report and "new        nothing" in report
+
+
+# torchvision:vit_*
+
+
+def test_torchvision_source(monkeypatch):
+    theirs = models.vit_b_32(weights=None)
+    calls = []
+
+    def get_state_dict(weights, **options):
+        calls.append((weights, options))
+        return theirs.state_dict()
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", get_state_dict)
+    mine = VisionTransformer(image_size=96, patch_size=32, channels=3, classes=10, size="B")
+    report = load_encoder(mine, "torchvision:vit_b_32")
+    [(weights, options)] = calls
+    assert weights is models.ViT_B_32_Weights.DEFAULT
+    assert options["weights_only"] is True and options["check_hash"] is True
+    assert "150 tensors" in report and "7x7 to 3x3" in report and "1000 classes" in report
+    assert torch.equal(mine.blocks[11].mlp[3].weight, theirs.encoder.layers[11].mlp[3].weight)
+    wrong = VisionTransformer(image_size=96, patch_size=32, channels=3, classes=10, size="B", heads=8)
+    assert "heads is 12 in the file but 8 in the model; set --model.heads 12" in error_of(wrong, "torchvision:vit_b_32")
+
+
+def test_torchvision_file_placed_by_hand(tmp_path, monkeypatch):
+    """The file in torchvision's own cache is read by torchvision's own code, and runs nothing."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    path = tmp_path / "checkpoints" / "vit_b_16-c867db91.pth"
+    path.parent.mkdir()
+    theirs, mine = torchvision_vit(), ours()
+    torch.save(theirs.state_dict(), path)
+    load_encoder(mine, "torchvision:vit_b_16")
+    mine.head.load_state_dict(theirs.heads.head.state_dict())
+    assert_same_logits(mine, theirs, 8, 24)
+    torch.save(Bomb(str(tmp_path / "ran")), path)
+    assert str(path) in error_of(ours(), "torchvision:vit_b_16")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_torchvision_source_without_network_or_of_unknown_name(monkeypatch):
+    def get_state_dict(weights, **options):
+        raise OSError("<urlopen error\n[Errno -3] Temporary failure in name resolution>")
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", get_state_dict)
+    message = error_of(ours(), "torchvision:vit_b_16")
+    assert "name resolution" in message and models.ViT_B_16_Weights.DEFAULT.url in message
+    assert os.path.join(torch.hub.get_dir(), "checkpoints", "vit_b_16-c867db91.pth") in message
+    message = error_of(ours(), "torchvision:vit_b_17")
+    assert "torchvision:vit_b_16, torchvision:vit_b_32" in message and "maxvit" not in message
+
+
+# Wrong sources
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"width": 64}, ["class_token [1, 1, 32]", "[1, 1, 64]", "set --model.width 32"]),
+        ({"depth": 3}, ["encoder_layer_2.ln_1.weight is missing", "[32]", "set --model.depth 2"]),
+        ({"depth": 1}, ["encoder_layer_1.ln_1.weight [32] has no place", "set --model.depth 2"]),
+        ({"mlp_ratio": 4.0}, ["encoder_layer_0.mlp.0.weight [64, 32]", "[128, 32]", "set --model.mlp_ratio 2.0"]),
+        ({"patch_size": 12}, ["conv_proj.weight [32, 192]", "[32, 432]", "set --data.patch_size 8"]),
+        (
+            {"patch_size": 4, "channels": 12},
+            ["channels is 3 in the file but 12", "set --data.patch_size 8", "3 channels"],
+        ),
+        ({"channels": 1}, ["conv_proj.weight [32, 192]", "[32, 64]", "use images of 3 channels"]),
+        ({"pool": "mean"}, ["class_token [1, 1, 32] has no place", "set --model.pool cls"]),
+        ({"pool": "sequence"}, ["sequence_pool.score.weight is missing", "set --model.pool cls"]),
+        ({"patch_size": None, "stem_layers": 2}, ["embed.convs.0.weight is missing", "set --model.stem_layers 0"]),
+        ({"width": 64, "depth": 1}, ["[1, 1, 64]", "set --model.depth 2 --model.width 32"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_another_architecture_is_refused_with_the_option_to_change(tmp_path, options, parts):
+    path = save(tmp_path, torchvision_vit().state_dict())
+    message = error_of(ours(**options), path)
+    assert all(part in message for part in parts), message
+
+
+def test_our_checkpoint_of_another_architecture(tmp_path):
+    def error(hyper=None, **options):
+        state = {f"net.{key}": value for key, value in ours(**options).state_dict().items()}
+        return error_of(ours(), checkpoint(tmp_path, state, **(hyper or options)))
+
+    assert "set --data.patch_size 4" in error(patch_size=4)
+    assert "patch_size is 4 in the file but 8" in error(hyper={"patch_size": 4})  # 12 channels: the same shapes
+    assert "use images of 1 channels" in error(channels=1)
+    assert "set --model.stem_layers 2 --data.patch_size null" in error(patch_size=None, stem_layers=2)
+    assert "set --model.pool mean" in error(pool="mean")
+    assert "heads is 2 in the file but 4 in the model; set --model.heads 2" in error(heads=2)
+    assert "set --model.heads 3" in error(hyper={"heads": None, "size": "Ti"})
+    cnn = {"net.layers.0.weight": torch.zeros(32, 1, 3, 3)}
+    assert "layers.0.weight is no name of a ViT" in error_of(ours(), checkpoint(tmp_path, cnn, kind="cnn"))
+    assert "nothing is no name of a ViT" in error_of(ours(), checkpoint(tmp_path, {}, kind="cnn"))
+    assert "no checkpoint of this program" in error_of(ours(), save(tmp_path, {"state_dict": cnn}, "other.ckpt"))
+
+
+@pytest.mark.parametrize("missing", ["class_token", "encoder.pos_embedding", "conv_proj.bias", "encoder.ln.weight"])
+def test_a_missing_key_is_named(tmp_path, missing):
+    state = torchvision_vit().state_dict()
+    del state[missing]
+    assert f"{missing} is missing" in error_of(ours(), save(tmp_path, state))
+
+
+def test_unknown_keys_and_odd_positions_are_named(tmp_path):
+    state = small_timm().state_dict()
+    extra = state | {"blocks.0.ls1.gamma": torch.ones(32)}
+    assert "blocks.0.ls1.gamma [32] has no counterpart" in error_of(ours(), save(tmp_path, extra))
+    odd = state | {"pos_embed": torch.zeros(1, 9, 32)}  # nine patches, no place for the class token
+    assert "pos_embed [1, 9, 32] is no square grid" in error_of(ours(), save(tmp_path, odd))
+    flat = state | {"pos_embed": torch.zeros(10, 32)}
+    assert "pos_embed [10, 32] does not fit" in error_of(ours(), save(tmp_path, flat))
+    assert "norm.bias is a int" in error_of(ours(), save(tmp_path, state | {"norm.bias": 3}))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"layer1.weight": torch.zeros(3)}, "layer1.weight is no name of"),
+        (torch.zeros(3), "a Tensor"),
+        ({}, "holds no state dict"),
+        ({3: torch.zeros(3)}, "holds no state dict"),
+    ],
+)
+def test_a_file_that_is_no_vit(tmp_path, content, part):
+    assert part in error_of(ours(), save(tmp_path, content))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "no such file" in error_of(ours(), tmp_path / "nowhere.pth")
+    assert "directory" in error_of(ours(), tmp_path)
+    assert "no such checkpoint" in error_of(ours(), tmp_path / "nowhere.ckpt")
+    for name in ("text.pth", "empty.pth", "text.ckpt"):
+        (tmp_path / name).write_bytes(b"" if "empty" in name else b"hello, I am text")
+        error_of(ours(), tmp_path / name)
+    path = save(tmp_path, torchvision_vit().state_dict())
+    path.write_bytes(path.read_bytes()[:5000])  # half a download
+    error_of(ours(), path)
+
+
+@pytest.mark.parametrize("name", ["bomb.pth", "bomb.bin", "bomb.ckpt"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, name, legacy):
+    mark, path = tmp_path / "ran", tmp_path / name
+    state = {"state_dict": torchvision_vit().state_dict(), "bomb": Bomb(str(mark))}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    error_of(ours(), path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)  # the bomb is a real one
+    assert mark.exists()
+
+
+def test_half_precision_and_gradients(tmp_path):
+    state = {key: value.half() for key, value in torchvision_vit().state_dict().items()}
+    mine = ours(image_size=32)
+    load_encoder(mine, str(save(tmp_path, state)))
+    assert all(p.dtype == torch.float32 and p.requires_grad and p.is_leaf for p in mine.parameters())
+    F.cross_entropy(mine(torch.randn(2, 16, 192)), torch.tensor([0, 1])).backward()
