@@ -3,7 +3,7 @@
     python -m benchmarks.augmentation_picture --output augmented.png
     python -m benchmarks.augmentation_picture --output augmented.png --same --policy trivialaugment
 
-The other settings are those of benchmarks/data_pipeline.py.
+Images that lie under a crop, a rotation, a policy or an eraser should still show a person what they are.
 """
 
 import argparse

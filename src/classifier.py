@@ -90,7 +90,7 @@ class Classifier(LightningModule):
         self.epoch_start, self.epoch_images = time.perf_counter(), 0
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Everything random in this step follows from (seed, epoch, step, rank), and the learning rate from the step."""
+        """All that is random in this step follows from (seed, epoch, step, rank); the learning rate from the step."""
         seed = self.trainer.datamodule.seed
         torch.manual_seed(fold_in(seed, self.current_epoch, batch_idx, self.global_rank, 1))
         hp = self.hparams
@@ -207,8 +207,8 @@ class ViT(Classifier):
     ):
         if bool(stem_layers) == bool(dataset["patch_size"]):
             raise InputError(
-                f"data.patch_size {dataset['patch_size']} and model.stem_layers {stem_layers}: a convolutional stem reads "
-                "whole images (--data.patch_size null), a plain ViT reads patches (--model.stem_layers 0)"
+                f"data.patch_size {dataset['patch_size']} and model.stem_layers {stem_layers}: a convolutional stem "
+                "reads whole images (--data.patch_size null), a plain ViT reads patches (--model.stem_layers 0)"
             )
         network = dict(
             kind="vit", image_size=dataset["image_size"], patch_size=dataset["patch_size"],

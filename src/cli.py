@@ -1,8 +1,11 @@
 """The command line of `train.py`: which keys there are, what links data to model, and errors of one line."""
 
 import argparse
+import difflib
+import inspect
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -14,6 +17,7 @@ from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar, Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src import classifier, data  # noqa: F401  (their classes are named in configs)
 from src.callbacks import Checkpoints, EpochLog, Stop, read_metrics
@@ -62,7 +66,8 @@ class CLI(LightningCLI):
         self.resumed_run, self.checkpoint = None, None
         base = known.config or DEFAULT_CONFIG
         if not Path(base).is_file():
-            raise InputError(f"{base}: there is no such config; choose one of {_configs()}")
+            found = ", ".join(sorted(map(str, Path("configs").glob("*.yaml"))))
+            raise InputError(f"{base}: there is no such config; choose one of {found}")
         self.name = known.name or _name_in(base)
         if known.resume is not None:
             self.resumed_run, self.checkpoint = find_run(known.resume, Path(known.runs), self.name)
@@ -94,6 +99,17 @@ class CLI(LightningCLI):
         )  # fmt: skip
         parser.link_arguments("data", "model.init_args.dataset", lambda d: d.description, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", int)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except MisconfigurationException as error:  # Lightning's own word for a mistake in the settings
+            raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
+        except ValueError as error:  # jsonargparse wraps what a constructor raises in explanations of its own
+            cause = error
+            while cause and not isinstance(cause, InputError):
+                cause = cause.__cause__ or cause.__context__
+            raise (cause or error) from None
 
     def instantiate_trainer(self) -> Trainer:
         """Data and model stand, so the settings are sound: only now a run directory is made."""
@@ -136,6 +152,8 @@ class CLI(LightningCLI):
 
     def test_and_report(self) -> None:
         """Test the chosen checkpoint once, write results.json, and say what to type next."""
+        if self.trainer.fast_dev_run:
+            return
         chosen = load_checkpoint(self.checkpoints.chosen_path)
         self.model.load_state_dict(chosen["state_dict"])
         test = {}
@@ -214,9 +232,50 @@ def _name_in(config: str) -> str:
         raise InputError(f"{config}: is no config: {' '.join(str(error).split())}; mend its YAML") from None
 
 
-def one_line(message: str, keys: list[str]) -> str:
-    """jsonargparse's explanation, which can fill a screen, as one line; with the nearest key where one is unknown."""
-    return " ".join(message.split())
+def one_line(message: str, parser_keys: list[str]) -> str:
+    """jsonargparse's explanation, which can fill a screen, as one line: the key, what is wrong, and what was meant."""
+    text = re.sub(r" - Expected an? <class 'NoneType'>", "", " ".join(message.split()))
+    keys = re.findall(r'Parser key "([^"]+)"', text)
+    if unknown := re.search(r"Option '([^']+)' is not|unrecognized arguments: --([^\s=]+)", text):
+        return _unknown_key([*keys, unknown[1] or unknown[2]], parser_keys)
+    if unknown := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return _unknown_key([*keys, unknown[1], unknown[2]], parser_keys)
+    if "import path" in text or "not accessible or invalid" in text:
+        kinds = {"model": classifier.Classifier, "data": data.ImageDataModule}[keys[0]]
+        given = re.search(r"import path string: (\S+)", text)
+        names = [name for name, c in vars(sys.modules[kinds.__module__]).items() if _is_choice(c, kinds)]
+        return f"{keys[0]}: {given[1] if given else 'it'} is unknown; choose one of {', '.join(names)}"
+    expected = re.search(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value| - | Given value|$)", text)
+    value = re.search(r"Got value: (.+?)(?: Given value| - |$)", text)
+    value = (
+        re.search(r"NestedArg\(key='[^']*', val='?(.*?)'?\)", text)
+        or value
+        or re.search(r"Given value: (.+?)( - |$)", text)
+    )
+    if not (keys and expected and value):
+        return text[:300]
+    if len(keys) == 1 and (nested := re.search(r"NestedArg\(key='([^']*)'", text)):
+        keys.append(nested[1])
+    kind = re.sub(r"<class '(\w+)'>", r"\1", expected[1])
+    return f"{'.'.join(keys)}: expected {kind}, not {value[1]}; see python train.py --help"
+
+
+def _unknown_key(path: list[str], parser_keys: list[str]) -> str:
+    """The message for a key that does not exist, with the known key that looks most like it."""
+    known = {key.split(".")[-1] for key in parser_keys}
+    for kind in (*_subclasses(classifier.Classifier), *_subclasses(data.ImageDataModule), data.Augmentation):
+        known |= set(inspect.signature(kind).parameters)
+    near = difflib.get_close_matches(path[-1].split(".")[-1], sorted(known), 1)
+    meant = f", did you mean {near[0]}?" if near else ""
+    return f"{'.'.join(path)}: unknown key{meant}; see python train.py --help"
+
+
+def _is_choice(c: object, base: type) -> bool:
+    return isinstance(c, type) and issubclass(c, base) and c not in (base, data.NamedDataModule)
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [kind] + [below for child in kind.__subclasses__() for below in _subclasses(child)]
 
 
 def device_name(trainer: Trainer) -> str:

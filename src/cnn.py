@@ -24,8 +24,10 @@ class ConvNet(nn.Module):
             raise InputError(f"the CNN needs images of at least 6x6 pixels, not {image_size}x{image_size}")
         side = (image_size - 4) // 2
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Dropout(dropout), nn.Flatten(), nn.Linear(64 * side**2, 128), nn.ReLU(), nn.Dropout(min(0.9, 2 * dropout)),
+            nn.Conv2d(channels, 32, 3), nn.ReLU(),
+            nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Dropout(dropout), nn.Flatten(),
+            nn.Linear(64 * side**2, 128), nn.ReLU(), nn.Dropout(min(0.9, 2 * dropout)),
             nn.Linear(128, classes),
         )  # fmt: skip
 

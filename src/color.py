@@ -107,8 +107,7 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    factor = _per_image(factor)
-    return _to_uint8((images * factor).add_(other * (1 - factor)))
+    return _to_uint8((images - other).mul_(_per_image(factor)).add_(other))  # so written, equal values stay equal
 
 
 def jitter(images: Tensor, strength: float, turn: float, draw: "Draw") -> Tensor:
@@ -164,7 +163,7 @@ class Limits(NamedTuple):
 
 LIMITS = {
     "randaugment": Limits(0.3, (150 / 331, float("inf")), 30, 0.9, 4),
-    # Moves of 32 pixels are the paper's; the bound leaves half of a smaller image in sight.
+    # The paper moves by up to 32 pixels; images smaller than that, by up to their size.
     "trivialaugment": Limits(0.99, (1.0, 32), 135, 0.99, 6),
 }
 
@@ -231,8 +230,8 @@ def geometry(step: Step, H: int, W: int) -> dict[str, Tensor]:
         return torch.where(step.operation == OPERATIONS.index(name), strength * limit, 0)
 
     fraction, pixels = step.limits.translate
-    x0 = of("translate_x", min(W * fraction, pixels)).trunc()
-    y0 = of("translate_y", min(H * fraction, pixels)).trunc()
+    x0 = -of("translate_x", min(W * fraction, pixels)).trunc()
+    y0 = -of("translate_y", min(H * fraction, pixels)).trunc()
     shear_x, shear_y = of("shear_x", step.limits.shear), of("shear_y", step.limits.shear)
     angle = of("rotate", step.limits.rotate).deg2rad()
     cos, sin = angle.cos(), angle.sin()

@@ -1,13 +1,14 @@
-"""The one exception that stands for a mistake in what the user gave: a file, a key, a value; and how the programs end on it."""
+"""The one exception that stands for a mistake in what the user gave, and how the programs end on it."""
 
 import contextlib
 import sys
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """A mistake the user can mend. The message is one line that names the file, key or value and says what to do.
 
-    `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback.
+    `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback. It is no
+    ValueError, because jsonargparse catches those, to wrap them in explanations of its own.
     """
 
 

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from src import color
 from src.color import Draw
+from src.errors import InputError
 
 
 class Patchify(nn.Module):
     """[B, C, H, W] -> [B, (H/P)(W/P), P*P*C]: patches row by row, each flattened as (P, P, C), channels last.
 
-    Raises ValueError if P does not divide H and W.
+    Raises InputError if P does not divide H and W.
     """
 
     def __init__(self, patch_size: int):
@@ -57,12 +58,12 @@ def unpatchify(patches: Tensor, patch_size: int, image_size: int | tuple[int, in
 
 
 def check_patch_size(patch_size: int, image_size: tuple[int, int]) -> None:
-    """Raises ValueError, naming the sizes that would do, if patch_size does not divide both sides of the image."""
+    """Raises InputError, naming the sizes that would do, if patch_size does not divide both sides of the image."""
     H, W = image_size
     if patch_size < 1 or H % patch_size or W % patch_size:
         common = math.gcd(H, W)
         choices = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
-        raise ValueError(f"patch_size {patch_size} does not divide the image size {H}x{W}; choose one of {choices}")
+        raise InputError(f"patch_size {patch_size} does not divide the image size {H}x{W}; choose one of {choices}")
 
 
 # ---------------------------------------------------------------------------------------------------- normalization
@@ -72,7 +73,7 @@ def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """uint8 [B, C, H, W] -> float32 [B, C, H, W]: (images / 255 - mean) / std, channel by channel.
 
     This is all the preprocessing there is at validation. mean and std have one number a channel, in units of 0 to 1.
-    Raises ValueError if the images are not uint8 or the channels differ from mean and std.
+    Raises InputError if the images are not uint8 or the channels differ from mean and std.
     """
     _check_images(images)
     return _normalize_(images.float(), mean, std)
@@ -80,14 +81,14 @@ def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 
 def _check_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(f"images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}")
+        raise InputError(f"images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}")
 
 
 def _normalize_(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """Normalizes float [B, C, H, W] of 0 to 255 in place. Tensors of mean and std would cost a copy to the device."""
     C = pixels.shape[1]
     if not len(mean) == len(std) == C:
-        raise ValueError(f"images have {C} channels, but mean has {len(mean)} values and std {len(std)}")
+        raise InputError(f"images have {C} channels, but mean has {len(mean)} values and std {len(std)}")
     for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
         channel.mul_(1 / (255 * s)).sub_(m / s)
     return pixels
@@ -141,11 +142,11 @@ class Augmentation:
         for name, high in highest.items():
             low, value = int(name == "policy_ops"), getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+                raise InputError(f"{name} must be between {low} and {high}, got {value}")
         choices = {"policy": ("none", "randaugment", "trivialaugment"), "erase_fill": ("noise", "constant")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}")
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}")
 
 
 # ---------------------------------------------------------------------------------------------------- augmentation
@@ -159,15 +160,12 @@ class Augment:
     """
 
     def __init__(self, settings: Augmentation, mean: list[float], std: list[float]):
-        self.settings = settings
-        self.mean = list(mean)
-        self.std = list(std)
+        self.settings, self.mean, self.std = settings, mean, std
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         _check_images(images)
         s = self.settings
-        draw = Draw(len(images), generator)
-        steps = []
+        draw, steps = Draw(len(images), generator), []
         if s.jitter or s.hue:
             images = color.jitter(images, s.jitter, s.hue, draw)
         if s.policy != "none":
@@ -203,7 +201,7 @@ def resample(images: Tensor, maps: Tensor) -> Tensor:
     grid = torch.empty(B, H, W, 2, device=images.device)
     for axis, size in enumerate((W, H)):  # grid_sample wants coordinates from -1 to 1
         a, b, c = (maps[:, axis] * (2 / size))[:, :, None, None].unbind(1)  # [B, 1, 1] each
-        torch.add(a * x, b * y + c, out=grid[..., axis])
+        grid[..., axis] = a * x + (b * y + c)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

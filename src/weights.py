@@ -174,14 +174,14 @@ def _read(source: str) -> _Found:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{source}: holds no state dict but a {type(content).__name__}; give a file of named tensors")
+        raise InputError(f"{source}: holds no named tensors but a {type(content).__name__}; give a state dict")
 
     averaged = any(key.startswith("averaged.") for key in content)
     prefix = ("averaged." if averaged else "net.") if ours else ""
     state = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise InputError(f"{source}: {key} is a {type(value).__name__}, not a tensor; give a file of named tensors")
+            raise InputError(f"{source}: {key} is a {type(value).__name__}, not a tensor; give a state dict")
     if ours.get("kind") == "vit":
         style, names, old = f"{'averaged' if averaged else 'trained'} weights of a checkpoint", {}, {}
     elif "conv_proj.weight" in state or "encoder.pos_embedding" in state:

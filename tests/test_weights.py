@@ -399,7 +399,7 @@ def test_our_checkpoint_of_another_architecture(tmp_path):
     assert "set --model.heads 3" in error(hyper={"heads": None, "size": "Ti"})
     cnn = {"net.layers.0.weight": torch.zeros(32, 1, 3, 3)}
     assert "layers.0.weight is no name of a ViT" in error_of(ours(), checkpoint(tmp_path, cnn, kind="cnn"))
-    assert "nothing is no name of a ViT" in error_of(ours(), checkpoint(tmp_path, {}, kind="cnn"))
+    assert "class_token is missing" in error_of(ours(), checkpoint(tmp_path, {"metric": torch.zeros(1)}))
     assert "no checkpoint of this program" in error_of(ours(), save(tmp_path, {"state_dict": cnn}, "other.ckpt"))
 
 
@@ -426,8 +426,8 @@ def test_unknown_keys_and_odd_positions_are_named(tmp_path):
     [
         ({"layer1.weight": torch.zeros(3)}, "layer1.weight is no name of"),
         (torch.zeros(3), "a Tensor"),
-        ({}, "holds no state dict"),
-        ({3: torch.zeros(3)}, "holds no state dict"),
+        ({}, "holds no named tensors"),
+        ({3: torch.zeros(3)}, "holds no named tensors"),
     ],
 )
 def test_a_file_that_is_no_vit(tmp_path, content, part):
