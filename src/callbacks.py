@@ -3,17 +3,19 @@
 import csv
 import io
 import math
+import shutil
 import signal
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from src.errors import InputError
-from src.runs import write_atomically
+from src.runs import load_checkpoint, write_atomically
 
 
 class Checkpoints(Checkpoint):
@@ -61,7 +63,7 @@ class Checkpoints(Checkpoint):
         if trainer.fast_dev_run:
             return
         accuracy = trainer.callback_metrics.get("val_accuracy")
-        if accuracy is not None and float(accuracy) > self.best_accuracy:
+        if accuracy is not None and float(accuracy) >= self.best_accuracy:  # of equals, the later
             self.best_accuracy, self.best_epoch = float(accuracy), trainer.current_epoch
             self.save(trainer, module, "best")
         self.save(trainer, module, "last")
@@ -88,6 +90,26 @@ def can_stop_here(trainer, batch_idx: int) -> bool:
     """Whether a checkpoint after this batch can be resumed exactly: whole optimizer steps, and not an epoch's last."""
     whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     return whole_step and batch_idx + 1 < trainer.num_training_batches
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the file and renames: at every instant the file is whole, the old one or the new one."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str, storage_options=None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomically(Path(path), buffer.getbuffer())
+        except OSError as error:
+            free = shutil.disk_usage(Path(path).parent).free / 2**20
+            raise InputError(
+                f"{path}: the checkpoint could not be written ({error.strerror}); it needs "
+                f"{len(buffer.getbuffer()) / 2**20:.1f} MiB and the disk has {free:.1f} MiB free; the one before it is "
+                "intact: make room, then continue with --resume"
+            ) from None
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
+        return load_checkpoint(path)
 
 
 class Stop(Callback):

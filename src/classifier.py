@@ -85,6 +85,7 @@ class Classifier(LightningModule):
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         self.total_steps = steps * self.trainer.max_epochs
         self.warmup_steps = round(steps * self.hparams.warmup_epochs)
+        self.on_train_epoch_start()  # which Lightning leaves out when a run goes on in the middle of an epoch
 
     def on_train_epoch_start(self) -> None:
         self.epoch_start, self.epoch_images = time.perf_counter(), 0
@@ -114,11 +115,15 @@ class Classifier(LightningModule):
         if gradient_clip_val:  # not Lightning's own: it refuses fused optimizers under bf16-mixed, which need no scaler
             nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
 
-    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
-        if self.averaged and self.global_step:
+    def optimizer_step(self, *args, **kwargs) -> None:
+        """Step and average as one: a checkpoint written after the step, by a callback, has both or neither."""
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged:
             # The warm-up of the average: with few steps behind it, a long memory would only keep the random start.
-            decay = min(self.hparams.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.net.parameters()), 1 - decay)
+            steps = self.global_step + 1
+            decay = min(self.hparams.ema_decay, (1 + steps) / (10 + steps))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.net.parameters()), 1 - decay)
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start

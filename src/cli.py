@@ -20,18 +20,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src import classifier, data  # noqa: F401  (their classes are named in configs)
-from src.callbacks import Checkpoints, EpochLog, Stop, read_metrics
+from src.callbacks import AtomicCheckpointIO, Checkpoints, EpochLog, Stop, read_metrics
 from src.errors import InputError
-from src.runs import (
-    AtomicCheckpointIO,
-    find_run,
-    flatten,
-    load_checkpoint,
-    lock_run,
-    new_run,
-    refuse_changes,
-    write_atomically,
-)
+from src.runs import find_run, flatten, load_checkpoint, lock_run, new_run, refuse_changes, write_atomically
 
 DEFAULT_CONFIG = "configs/mnist.yaml"
 
@@ -158,7 +149,7 @@ class CLI(LightningCLI):
         self.model.load_state_dict(chosen["state_dict"])
         test = {}
         if self.datamodule.sets["test"]:
-            test = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0]
+            test = (self.trainer.test(self.model, datamodule=self.datamodule, verbose=False) or [{}])[0]
         results = self._results(chosen["epoch"], test)
         write_atomically(self.run / "results.json", (json.dumps(results, indent=2) + "\n").encode())
         metrics = {k: v for k in ("val_accuracy", "test_accuracy", "test_loss") if (v := results[k]) is not None}
@@ -236,6 +227,8 @@ def one_line(message: str, parser_keys: list[str]) -> str:
     """jsonargparse's explanation, which can fill a screen, as one line: the key, what is wrong, and what was meant."""
     text = re.sub(r" - Expected an? <class 'NoneType'>", "", " ".join(message.split()))
     keys = re.findall(r'Parser key "([^"]+)"', text)
+    if nested := re.search(r"- ([\w.]+: .+?; see python train.py --help)", text):
+        return f"{keys[0]}.{nested[1]}"  # a parser within the parser has already said it in one line
     if unknown := re.search(r"Option '([^']+)' is not|unrecognized arguments: --([^\s=]+)", text):
         return _unknown_key([*keys, unknown[1] or unknown[2]], parser_keys)
     if unknown := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
@@ -246,16 +239,9 @@ def one_line(message: str, parser_keys: list[str]) -> str:
         names = [name for name, c in vars(sys.modules[kinds.__module__]).items() if _is_choice(c, kinds)]
         return f"{keys[0]}: {given[1] if given else 'it'} is unknown; choose one of {', '.join(names)}"
     expected = re.search(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value| - | Given value|$)", text)
-    value = re.search(r"Got value: (.+?)(?: Given value| - |$)", text)
-    value = (
-        re.search(r"NestedArg\(key='[^']*', val='?(.*?)'?\)", text)
-        or value
-        or re.search(r"Given value: (.+?)( - |$)", text)
-    )
+    value = re.search(r"Got value: (.+?)(?: Given value| - |$)", text) or re.search(r"Given value: (.+?)( - |$)", text)
     if not (keys and expected and value):
         return text[:300]
-    if len(keys) == 1 and (nested := re.search(r"NestedArg\(key='([^']*)'", text)):
-        keys.append(nested[1])
     kind = re.sub(r"<class '(\w+)'>", r"\1", expected[1])
     return f"{'.'.join(keys)}: expected {kind}, not {value[1]}; see python train.py --help"
 
@@ -288,7 +274,8 @@ def device_name(trainer: Trainer) -> str:
 
 def quiet() -> None:
     """Silence advice that does not concern the user of this program."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*isinstance.treespec.*",
                     ".*LightningCLI's args parameter.*", ".*Checkpoint directory.*", ".*in eval mode.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)

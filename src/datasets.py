@@ -51,12 +51,16 @@ IDX_IMAGES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60
 
 
 def read_digits(split: str) -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits -> uint8 [N, 1, 8, 8], int64 [N]; 1,437 to train on and the last 360 to test."""
+    """scikit-learn's digits -> uint8 [N, 1, 8, 8], int64 [N]; every fifth image is for the test: 1,438 and 359.
+
+    The same 13 people wrote both parts: this is a set to try things on, not a benchmark.
+    """
     from sklearn.datasets import load_digits  # half a second to import, for this dataset alone
 
     digits = load_digits()
     images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
-    part = slice(None, -360) if split == "train" else slice(-360, None)
+    test = torch.arange(len(images)) % 5 == 4
+    part = test if split == "test" else ~test
     return images[part], torch.from_numpy(digits.target).long()[part]
 
 

@@ -31,7 +31,7 @@ def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, f
         peak: highest learning rate.
         floor: learning rate of the last step.
     """
-    if step < warmup_steps:
+    if step < min(warmup_steps, total_steps):
         return peak * (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return floor + (peak - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2

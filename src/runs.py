@@ -4,14 +4,11 @@ A run lives in `<runs>/<name>/version_<n>/`: config.yaml, TensorBoard events, me
 and, once it is finished, results.json.
 """
 
-import io
 import os
-import shutil
 from pathlib import Path
 
 import torch
 import yaml
-from lightning_fabric.plugins.io import TorchCheckpointIO
 
 from src.errors import InputError
 
@@ -54,26 +51,6 @@ def load_checkpoint(path: str | Path) -> dict:
             "name a .ckpt that train.py wrote"
         ) from None
     return checkpoint
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the file and renames: at every instant the file is whole, the old one or the new one."""
-
-    def save_checkpoint(self, checkpoint: dict, path: str, storage_options=None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        try:
-            write_atomically(Path(path), buffer.getbuffer())
-        except OSError as error:
-            free = shutil.disk_usage(Path(path).parent).free / 2**20
-            raise InputError(
-                f"{path}: the checkpoint could not be written ({error.strerror}); it needs "
-                f"{len(buffer.getbuffer()) / 2**20:.1f} MiB and the disk has {free:.1f} MiB free; the one before it is "
-                "intact: make room, then continue with --resume"
-            ) from None
-
-    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
-        return load_checkpoint(path)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

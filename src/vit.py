@@ -168,15 +168,12 @@ class VisionTransformer(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise InputError(f"size {size!r} is unknown; choose one of {', '.join(SIZES)}")
-        width, depth, heads = (
-            width or SIZES[size]["width"],
-            depth or SIZES[size]["depth"],
-            heads or SIZES[size]["heads"],
-        )
+        given = {"width": width, "depth": depth, "heads": heads}
+        width, depth, heads = (SIZES[size][key] if value is None else value for key, value in given.items())
         self.side = _grid_side(image_size, patch_size, stem_layers)
         self.pool = pool
         self.patch_size = None if stem_layers else patch_size
-        _check(width, depth, heads, pool, positions, (dropout, attention_dropout, drop_path))
+        _check(width, depth, heads, mlp_ratio, pool, positions, (dropout, attention_dropout, drop_path))
 
         self.embed = (
             ConvStem(channels, width, stem_layers) if stem_layers else nn.Linear(patch_size**2 * channels, width)
@@ -241,10 +238,7 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int
     """Tokens along one side of the image."""
     if stem_layers:
         if stem_layers < 0 or image_size % 2**stem_layers:
-            raise InputError(
-                f"stem_layers {stem_layers} halves the image {stem_layers} times, which image_size {image_size} does "
-                "not allow; use fewer stem_layers"
-            )
+            raise InputError(f"stem_layers {stem_layers}: image_size {image_size} cannot be halved so often; use less")
         return image_size // 2**stem_layers
     if not patch_size:
         raise InputError("a ViT without a convolutional stem reads patches; set data.patch_size (or model.stem_layers)")
@@ -257,11 +251,15 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int
     return image_size // patch_size
 
 
-def _check(width: int, depth: int, heads: int, pool: str, positions: str, rates: tuple[float, ...]) -> None:
+def _check(
+    width: int, depth: int, heads: int, mlp_ratio: float, pool: str, positions: str, rates: tuple[float, ...]
+) -> None:
     if min(width, depth, heads) < 1:
         raise InputError(f"width {width}, depth {depth} and heads {heads} must all be at least 1")
+    if round(width * mlp_ratio) < 1:
+        raise InputError(f"mlp_ratio {mlp_ratio} leaves no hidden units; use a value above 0, for example 4")
     if width % heads:
-        fits = [h for h in range(1, min(width, 33)) if width % h == 0]
+        fits = [h for h in range(1, min(width, 64) + 1) if width % h == 0]
         raise InputError(f"heads {heads} does not divide width {width}; choose one of {', '.join(map(str, fits))}")
     if pool not in ("cls", "mean", "sequence"):
         raise InputError(f"pool {pool!r} is unknown; choose cls, mean or sequence")

@@ -36,6 +36,11 @@ def test_shapes_and_gradients(image_size, channels, classes):
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
+def test_layers_in_order():
+    names = [type(layer).__name__ for layer in ConvNet(image_size=28, channels=1, classes=10).layers]
+    assert names == "Conv2d ReLU Conv2d ReLU MaxPool2d Dropout Flatten Linear ReLU Dropout Linear".split()
+
+
 def test_a_batch_of_8_overfits():
     network = ConvNet(image_size=12, channels=1, classes=8, dropout=0.0)
     x, y = torch.randn(8, 1, 12, 12), torch.arange(8)

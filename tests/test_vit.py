@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from src.errors import InputError
-from src.vit import SIZES, Attention, DropPath, SequencePool, VisionTransformer, sincos_positions
+from src.vit import SIZES, Attention, Block, DropPath, SequencePool, VisionTransformer, sincos_positions
 from src.weights import from_torchvision
 
 VARIANTS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
@@ -153,6 +153,20 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert kept.float().mean() == pytest.approx(0.75, abs=0.015) and out.mean() == pytest.approx(1, abs=0.02)
     x = torch.randn(4, 3, 4)
     assert drop.eval()(x) is x
+
+
+def test_drop_path_takes_both_branches_of_a_block():
+    block, x = Block(32, 4, 2.0, 0.0, 0.0, drop_path=1 - 1e-6), torch.randn(8, 16, 32)
+    assert torch.equal(block(x), x) and not torch.equal(block.eval()(x), x)
+
+
+def test_dropout_stands_after_the_embedding_the_attention_and_both_mlp_layers():
+    network = vit(dropout=0.5)
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.5] * (1 + 3 * 2)
+    seen = []
+    network.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    network(inputs())
+    assert (seen[0] == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_drop_path_grows_linearly_with_depth():

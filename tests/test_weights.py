@@ -9,7 +9,7 @@ from torchvision import models
 
 from src.errors import InputError
 from src.vit import VisionTransformer
-from src.weights import from_timm, from_torchvision, load_encoder, resample_positions, to_timm, to_torchvision
+from src.weights import HEADS, from_timm, from_torchvision, load_encoder, resample_positions, to_timm, to_torchvision
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 
@@ -193,6 +193,10 @@ def test_positions_are_resampled_as_timm_does(old, new, extra):
     assert torch.equal(got[:, :extra], positions[:, :extra])
 
 
+def test_resampling_keeps_the_dtype():
+    assert resample_positions(torch.randn(1, 10, 8).half(), 5, 1).dtype == torch.float16
+
+
 def test_resampling_keeps_orientation_and_refuses_rectangles():
     ramp = torch.arange(4.0).repeat(4, 1).reshape(1, 16, 1)  # grows with x, not with y
     grid = resample_positions(torch.cat([torch.full((1, 1, 1), 9.0), ramp], dim=1), 8, 1)[0, 1:, 0].view(8, 8)
@@ -260,6 +264,7 @@ def test_old_names_of_the_published_torchvision_files(tmp_path):
         k.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v for k, v in theirs.state_dict().items()
     }
     assert any("linear_2" in key for key in old)
+    assert from_torchvision(old).keys() == from_torchvision(theirs.state_dict()).keys()
     load_encoder(mine, str(save(tmp_path, old)))
     mine.head.load_state_dict(theirs.heads.head.state_dict())
     assert_same_logits(mine, theirs, 8, 24)
@@ -304,6 +309,10 @@ def test_a_network_without_head_and_a_file_without_head(tmp_path):
     state = {key: value for key, value in torchvision_vit().state_dict().items() if not key.startswith("heads")}
     report = load_encoder(ours(classes=0), str(save(tmp_path, state)))
     assert "not used   nothing" in report and "new        nothing" in report
+    state |= {"heads.pre_logits.weight": torch.zeros(16, 32), "heads.head.weight": torch.zeros(9, 16)}
+    assert "not used   head (9 classes)" in load_encoder(ours(), str(save(tmp_path, state)))
+    timm_state = small_timm().state_dict() | {"pre_logits.fc.weight": torch.zeros(32, 32)}
+    assert "loaded     30 tensors" in load_encoder(ours(), str(save(tmp_path, timm_state)))
 
 
 # torchvision:vit_*
@@ -327,6 +336,13 @@ def test_torchvision_source(monkeypatch):
     assert torch.equal(mine.blocks[11].mlp[3].weight, theirs.encoder.layers[11].mlp[3].weight)
     wrong = VisionTransformer(image_size=96, patch_size=32, channels=3, classes=10, size="B", heads=8)
     assert "heads is 12 in the file but 8 in the model; set --model.heads 12" in error_of(wrong, "torchvision:vit_b_32")
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
+def test_heads_of_torchvision_are_known(name):
+    with torch.device("meta"):
+        theirs = models.get_model(name, weights=None)
+    assert HEADS[theirs.hidden_dim, len(theirs.encoder.layers)] == theirs.encoder.layers[0].num_heads
 
 
 def test_torchvision_file_placed_by_hand(tmp_path, monkeypatch):
@@ -416,6 +432,8 @@ def test_unknown_keys_and_odd_positions_are_named(tmp_path):
     assert "blocks.0.ls1.gamma [32] has no counterpart" in error_of(ours(), save(tmp_path, extra))
     odd = state | {"pos_embed": torch.zeros(1, 9, 32)}  # nine patches, no place for the class token
     assert "pos_embed [1, 9, 32] is no square grid" in error_of(ours(), save(tmp_path, odd))
+    two = state | {"pos_embed": torch.zeros(2, 10, 32)}
+    assert "pos_embed [2, 10, 32] is no square grid" in error_of(ours(), save(tmp_path, two))
     flat = state | {"pos_embed": torch.zeros(10, 32)}
     assert "pos_embed [10, 32] does not fit" in error_of(ours(), save(tmp_path, flat))
     assert "norm.bias is a int" in error_of(ours(), save(tmp_path, state | {"norm.bias": 3}))
