@@ -11,7 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from src.errors import InputError, exit_on_input_error
+import torch
+
+from src.errors import ArgumentParser, InputError, exit_on_input_error
 from src.predict import Predictor
 from src.runs import find_checkpoint
 
@@ -35,7 +37,7 @@ def main(args: list[str]) -> None:
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
     parser.add_argument("--index", type=int, metavar="N", help="classify test image N of the checkpoint's dataset")
     parser.add_argument("--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)")
@@ -55,21 +57,29 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 def test_image(predictor: Predictor, index: int, root: str | None):
     """Test image `index` of the checkpoint's dataset: uint8 [1, C, H, W], its class, and a name to show."""
+    images, name = dataset_of(predictor, root), predictor.dataset["name"]
+    if not 0 <= index < len(images):
+        raise InputError(f"--index {index}: {name} has {len(images):,} test images; use 0 to {len(images) - 1}")
+    pixels, labels = images.__getitems__(torch.tensor([index]))
+    return pixels, predictor.classes[int(labels[0])], f"{name} test image {index}"
+
+
+def dataset_of(predictor: Predictor, root: str | None):
+    """All test images of the checkpoint's dataset, an `ImageSet`; `root` is where to look, if not as in training."""
     from src import data  # only here: the datasets need Lightning and torchvision
 
     dataset = predictor.dataset
-    kind = getattr(data, dataset["module"])
+    kind = getattr(data, str(dataset["module"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, data.ImageDataModule)):
+        raise InputError(f"the checkpoint's dataset {dataset['module']!r} is unknown; name image files instead")
     extra = {}
     if kind is data.FolderDataModule:
         extra = {key: dataset[key] for key in ("image_size", "channels", "mean", "std")}
     module = kind(root=root or dataset["root"], patch_size=dataset["patch_size"], **extra)
     module.setup("test")
-    images = module.sets["test"]
-    count = len(images) if images else 0
-    if not 0 <= index < count:
-        raise InputError(f"--index {index}: {dataset['name']} has {count:,} test images; use 0 to {count - 1}")
-    pixels, labels = images.__getitems__([index])
-    return pixels, predictor.classes[int(labels[0])], f"{dataset['name']} test image {index}"
+    if not module.sets["test"]:
+        raise InputError(f"{module.root}: the dataset has no test images; name image files instead of --index")
+    return module.sets["test"]
 
 
 def hint_at_inverting(paths: list[str], images) -> None:

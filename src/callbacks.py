@@ -25,8 +25,10 @@ class Checkpoints(Checkpoint):
     every `every_n_steps` steps; never after an epoch's last step, because the epoch's own follows at once.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int | None = None):
-        self.folder, self.every_n_steps = folder, every_n_steps
+    folder: Path  # set when the run directory is made
+
+    def __init__(self, every_n_steps: int | None = None):
+        self.every_n_steps = every_n_steps
         self.best_accuracy, self.best_epoch = -1.0, None
         self.seconds_before, self.started = 0.0, time.monotonic()
 
@@ -170,10 +172,11 @@ class EpochLog(Checkpoint):
     COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate",
                "images_per_second")  # fmt: skip
 
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path  # set when the run directory is made
 
     def on_train_epoch_end(self, trainer, module) -> None:
+        if not trainer.is_global_zero:
+            return
         epoch, metrics = trainer.current_epoch, trainer.callback_metrics
         row = {"epoch": str(epoch), "step": str(trainer.global_step)}
         row |= {key: f"{float(metrics[key]):.6g}" for key in self.COLUMNS[2:] if key in metrics}

@@ -5,6 +5,7 @@ import difflib
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 import warnings
@@ -21,10 +22,15 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src import classifier, data  # noqa: F401  (their classes are named in configs)
 from src.callbacks import AtomicCheckpointIO, Checkpoints, EpochLog, Stop, read_metrics
-from src.errors import InputError
+from src.errors import ArgumentParser, InputError
 from src.runs import find_run, flatten, load_checkpoint, lock_run, new_run, refuse_changes, write_atomically
 
 DEFAULT_CONFIG = "configs/mnist.yaml"
+JOINED_RUN = "VIT_JOINED_RUN"  # tells the processes of one training, one a device, the run directory of the first
+LEAST = {
+    "seed_everything": 0, "patience": 1, "checkpoint_every_n_steps": 1, "trainer.max_epochs": 1,
+    "trainer.accumulate_grad_batches": 1, "trainer.check_val_every_n_epoch": 1, "trainer.gradient_clip_val": 0,
+}  # fmt: skip
 
 
 class Trainer(LightningTrainer):
@@ -60,14 +66,18 @@ class CLI(LightningCLI):
             found = ", ".join(sorted(map(str, Path("configs").glob("*.yaml"))))
             raise InputError(f"{base}: there is no such config; choose one of {found}")
         self.name = known.name or _name_in(base)
+        if not re.fullmatch(r"\w[\w.+=, -]*", self.name):
+            raise InputError(f"--name {self.name}: a name is one folder; use letters, digits, and _ - . + = ,")
         if known.resume is not None:
-            self.resumed_run, self.checkpoint = find_run(known.resume, Path(known.runs), self.name)
+            resume = known.resume or (_is_joining() and os.environ.get(JOINED_RUN)) or ""
+            self.resumed_run, self.checkpoint = find_run(resume, Path(known.runs), self.name)
             base = str(self.resumed_run / "config.yaml")
         super().__init__(
             classifier.Classifier, data.ImageDataModule, subclass_mode_model=True, subclass_mode_data=True,
             trainer_class=Trainer, parser_class=Parser, save_config_callback=None, auto_configure_optimizers=False,
             load_from_checkpoint_support=False, run=False, seed_everything_default=0,
-            parser_kwargs={"default_config_files": [base], "prog": "train.py", "description": __doc__},
+            parser_kwargs={"default_config_files": [base], "prog": "train.py", "description": __doc__,
+                           "allow_abbrev": False},
             trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False, "gradient_clip_val": 1.0,
                               "log_every_n_steps": 10, "max_epochs": 10},
             args=_without_config(args),
@@ -91,6 +101,12 @@ class CLI(LightningCLI):
         parser.link_arguments("data", "model.init_args.dataset", lambda d: d.description, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", int)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        super().parse_arguments(parser, args)
+        for key, least in LEAST.items():
+            if (value := self.config[key]) is not None and value < least:
+                raise InputError(f"{key} {value}: use {least} or more")
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
@@ -98,13 +114,41 @@ class CLI(LightningCLI):
             raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
         except ValueError as error:  # jsonargparse wraps what a constructor raises in explanations of its own
             cause = error
-            while cause and not isinstance(cause, InputError):
+            while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__):
                 cause = cause.__cause__ or cause.__context__
-            raise (cause or error) from None
+            raise InputError(" ".join(str(cause).split())) from None
 
     def instantiate_trainer(self) -> Trainer:
-        """Data and model stand, so the settings are sound: only now a run directory is made."""
+        """Data, model and trainer stand, so the settings are sound: only now a run directory is made."""
         self.datamodule.prepare_data()
+        settings = dict(self.config_init["trainer"])
+        self.checkpoints, table = Checkpoints(self.config.checkpoint_every_n_steps), EpochLog()
+        stop = Stop(self.checkpoints, Timer(duration=settings.pop("max_time")).time_remaining())
+        callbacks = [stop, table, self.checkpoints]
+        if self.config.patience and self.datamodule.sets["val"]:
+            callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=self.config.patience))
+        settings["enable_progress_bar"] = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
+        if settings["enable_progress_bar"]:
+            callbacks.append(RichProgressBar(leave=False))
+        settings["callbacks"] = (settings["callbacks"] or []) + callbacks
+        settings |= {"logger": False, "plugins": [AtomicCheckpointIO()], "enable_model_summary": False}
+        trainer = Trainer(**settings)
+
+        self.run = self._claim_run()
+        self.checkpoints.folder, table.path = self.run / "checkpoints", self.run / "metrics.csv"
+        if not trainer.fast_dev_run:
+            trainer.logger = self._logger()
+        return trainer
+
+    def _claim_run(self) -> Path:
+        """Make the run directory, or take up the resumed one: lock it, and write its config.
+
+        Lightning starts one process a device, with the environment of the first, which alone does this for all.
+        """
+        if _is_joining():
+            if JOINED_RUN not in os.environ:
+                raise InputError("start train.py itself: it starts a process for every device (--trainer.devices)")
+            return Path(os.environ[JOINED_RUN])
         config = self.config.clone()
         for key in ("config", "resume"):
             config.pop(key, None)
@@ -112,27 +156,16 @@ class CLI(LightningCLI):
         text = self.parser.dump(config, skip_none=False)
         if self.resumed_run:
             refuse_changes(self.resumed_run, yaml.safe_load(text))
-            self.run = self.resumed_run
-        else:
-            self.run = new_run(Path(self.config.runs), self.name)
-        self.lock = lock_run(self.run)
-        write_atomically(self.run / "config.yaml", text.encode())
-
-        settings = dict(self.config_init["trainer"])
-        self.checkpoints = Checkpoints(self.run / "checkpoints", self.config.checkpoint_every_n_steps)
-        stop = Stop(self.checkpoints, Timer(duration=settings.pop("max_time")).time_remaining())
-        callbacks = [stop, EpochLog(self.run / "metrics.csv"), self.checkpoints]
-        if self.config.patience and self.datamodule.sets["val"]:
-            callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=self.config.patience))
-        settings["enable_progress_bar"] = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
-        if settings["enable_progress_bar"]:
-            callbacks.append(RichProgressBar(leave=False))
-        settings["callbacks"] = (settings["callbacks"] or []) + callbacks
-        settings |= {"logger": self._logger(), "plugins": [AtomicCheckpointIO()], "enable_model_summary": False}
-        return Trainer(**settings)
+        run = self.resumed_run or new_run(Path(self.config.runs), self.name)
+        self.lock = lock_run(run)
+        write_atomically(run / "config.yaml", text.encode())
+        os.environ[JOINED_RUN] = str(run)
+        return run
 
     def announce(self) -> None:
         """Say what is about to be trained, on what, and where it goes."""
+        if not self.trainer.is_global_zero:
+            return
         parameters = sum(p.numel() for p in self.model.net.parameters())
         info = self.model.hparams
         images = {split: len(images) for split, images in self.datamodule.sets.items() if images}
@@ -150,6 +183,8 @@ class CLI(LightningCLI):
         test = {}
         if self.datamodule.sets["test"]:
             test = (self.trainer.test(self.model, datamodule=self.datamodule, verbose=False) or [{}])[0]
+        if not self.trainer.is_global_zero:
+            return
         results = self._results(chosen["epoch"], test)
         write_atomically(self.run / "results.json", (json.dumps(results, indent=2) + "\n").encode())
         metrics = {k: v for k in ("val_accuracy", "test_accuracy", "test_loss") if (v := results[k]) is not None}
@@ -161,8 +196,9 @@ class CLI(LightningCLI):
         hp, seconds, datamodule = self.model.hparams, self.checkpoints.train_seconds, self.datamodule
         rows = {int(row["epoch"]): row for row in read_metrics(self.run / "metrics.csv")}
         val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
-        batch = datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        images_seen = self.trainer.global_step * min(batch, len(datamodule.sets["train"]))
+        world = self.trainer.world_size
+        batch = min(datamodule.batch_size, len(datamodule.sets["train"]) // world)
+        images_seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed * batch * world
         return {
             "dataset": hp.dataset["name"], "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.net.parameters()),
@@ -197,12 +233,17 @@ class CLI(LightningCLI):
 
 def _known_first(args: list[str]) -> argparse.Namespace:
     """The flags that decide which config is the base; all others are parsed over it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", "-c")
     parser.add_argument("--name")
     parser.add_argument("--runs", default="data/runs")
     parser.add_argument("--resume", nargs="?", const="")
     return parser.parse_known_args(args)[0]
+
+
+def _is_joining() -> bool:
+    """Whether this process joins a training that another one, the first of them, has begun."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def _without_config(args: list[str]) -> list[str]:
@@ -233,8 +274,8 @@ def one_line(message: str, parser_keys: list[str]) -> str:
         return _unknown_key([*keys, unknown[1] or unknown[2]], parser_keys)
     if unknown := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
         return _unknown_key([*keys, unknown[1], unknown[2]], parser_keys)
-    if "import path" in text or "not accessible or invalid" in text:
-        kinds = {"model": classifier.Classifier, "data": data.ImageDataModule}[keys[0]]
+    kinds = {"model": classifier.Classifier, "data": data.ImageDataModule}.get(keys[0] if keys else "")
+    if kinds and ("import path" in text or "not accessible or invalid" in text):
         given = re.search(r"import path string: (\S+)", text)
         names = [name for name, c in vars(sys.modules[kinds.__module__]).items() if _is_choice(c, kinds)]
         return f"{keys[0]}: {given[1] if given else 'it'} is unknown; choose one of {', '.join(names)}"

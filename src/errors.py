@@ -1,5 +1,6 @@
 """The one exception that stands for a mistake in what the user gave, and how the programs end on it."""
 
+import argparse
 import contextlib
 import sys
 
@@ -10,6 +11,13 @@ class InputError(Exception):
     `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback. It is no
     ValueError, because jsonargparse catches those, to wrap them in explanations of its own.
     """
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises InputError in place of printing its usage."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; see --help")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,35 @@
+"""What the benchmarks share: one training through `train.py`, and a table of its results."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def train(*flags: str, runs: str | None = None) -> dict:
+    """Run `python train.py *flags`, its output passed through to standard error -> its results.json.
+
+    The run's directory stands under the key `run`. Without `runs` it is a temporary one that stays in place.
+    """
+    runs = runs or tempfile.mkdtemp(prefix="benchmark-")
+    before = set(Path(runs).glob("*/version_*"))
+    subprocess.run([sys.executable, "train.py", "--runs", runs, *flags], stdout=sys.stderr, check=True)
+    (run,) = set(Path(runs).glob("*/version_*")) - before
+    return json.loads((run / "results.json").read_text()) | {"run": str(run)}
+
+
+def table(results: dict[str, dict], columns: tuple[str, ...]) -> str:
+    """A Markdown table, one row a training."""
+    lines = ["| | " + " | ".join(column.replace("_", " ") for column in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, result in results.items():
+        cells = [_format(result[column]) for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _format(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
