@@ -102,5 +102,6 @@ def show(rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # not every terminal can show every file name, or the bars
     with exit_on_input_error():
         main(sys.argv[1:])

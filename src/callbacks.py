@@ -3,10 +3,9 @@
 import csv
 import io
 import math
-import shutil
+import os
 import signal
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,15 +21,16 @@ class Checkpoints(Checkpoint):
     """Writes `best.ckpt` (highest validation accuracy) and then `last.ckpt`, at the end of every epoch.
 
     Lightning calls a `Checkpoint` after all other callbacks, so what is saved is complete. `last.ckpt` is also written
-    every `every_n_steps` steps; never after an epoch's last step, because the epoch's own follows at once.
+    whenever another `every_n_steps` steps are done; at the next step if a run cannot be resumed exactly from this one.
     """
 
     folder: Path  # set when the run directory is made
 
     def __init__(self, every_n_steps: int | None = None):
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.saved_step = every_n_steps, 0
         self.best_accuracy, self.best_epoch = -1.0, None
-        self.seconds_before, self.started = 0.0, time.monotonic()
+        self.validated: dict[str, float] = {}  # the epoch of the last validation, its val_loss and val_accuracy
+        self.seconds_before, self.started = 0.0, math.inf
 
     @property
     def chosen_path(self) -> Path:
@@ -44,37 +44,57 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict:
         return {
-            "best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch, "train_seconds": self.train_seconds
+            "best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch, "validated": dict(self.validated),
+            "train_seconds": self.train_seconds,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_accuracy, self.best_epoch = state_dict["best_accuracy"], state_dict["best_epoch"]
-        self.seconds_before = state_dict["train_seconds"]
+        self.validated, self.seconds_before = dict(state_dict["validated"]), state_dict["train_seconds"]
 
     def on_train_start(self, trainer, module) -> None:
-        self.started = time.monotonic()
+        self.started, self.saved_step = time.monotonic(), trainer.global_step
 
     def on_train_end(self, trainer, module) -> None:
         self.seconds_before, self.started = self.train_seconds, math.inf
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and can_stop_here(trainer, batch_idx):
+        n, step = self.every_n_steps, trainer.global_step
+        if n and step // n > self.saved_step // n and can_stop_here(trainer, batch_idx):
             self.save(trainer, module, "last")
+
+    def on_validation_end(self, trainer, module) -> None:
+        metrics = trainer.callback_metrics
+        if not trainer.sanity_checking:
+            self.validated = {key: float(metrics[key]) for key in ("val_loss", "val_accuracy")}
+            self.validated["epoch"] = trainer.current_epoch
+
+    def metrics(self, trainer) -> dict:
+        """This epoch's metrics. Lightning keeps a validation's until the next one, but loses them when resuming."""
+        metrics = {key: v for key, v in trainer.callback_metrics.items() if not key.startswith("val_")}
+        return metrics | (self.validated if self.validated.get("epoch") == trainer.current_epoch else {})
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        for logger in trainer.loggers:  # a process that is killed loses the curves of one epoch at most
+            logger.experiment.flush()
 
     def on_train_epoch_end(self, trainer, module) -> None:
         if trainer.fast_dev_run:
             return
-        accuracy = trainer.callback_metrics.get("val_accuracy")
-        if accuracy is not None and float(accuracy) >= self.best_accuracy:  # of equals, the later
-            self.best_accuracy, self.best_epoch = float(accuracy), trainer.current_epoch
+        accuracy = self.metrics(trainer).get("val_accuracy", -math.inf)
+        if accuracy >= self.best_accuracy:  # of equals, the later
+            self.best_accuracy, self.best_epoch = accuracy, trainer.current_epoch
             self.save(trainer, module, "best")
         self.save(trainer, module, "last")
 
     def save(self, trainer, module, name: str) -> None:
-        """Write `<name>.ckpt`, unless a weight is no longer finite: a checkpoint on disk is always a good one."""
-        if not all(torch.isfinite(p).all() for p in module.parameters()):
-            self._diverged(trainer, module, "a weight became infinite or NaN")
+        """Write `<name>.ckpt`, unless a value is no longer finite: a checkpoint on disk is always a good one."""
+        moments = [v for kept in trainer.optimizers[0].state.values() for v in kept.values() if torch.is_tensor(v)]
+        for what, values in (("weight", module.state_dict().values()), ("optimizer moment", moments)):
+            if not all(torch.isfinite(v).all() for v in values):
+                self._diverged(trainer, module, f"a {what} became infinite or NaN")
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
+        self.saved_step = trainer.global_step
 
     def on_before_backward(self, trainer, module, loss: Tensor) -> None:
         if not torch.isfinite(loss):
@@ -84,14 +104,20 @@ class Checkpoints(Checkpoint):
         last = self.folder / "last.ckpt"
         raise InputError(
             f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}, learning rate {module.lr_now:.2e}); "
-            f"the last good checkpoint is {last if last.is_file() else 'none yet'}; try a lower --model.lr"
+            f"the last good checkpoint is {last if last.is_file() else 'none yet'}; start again with a lower --model.lr"
         )
 
 
 def can_stop_here(trainer, batch_idx: int) -> bool:
-    """Whether a checkpoint after this batch can be resumed exactly: whole optimizer steps, and not an epoch's last."""
+    """Whether a checkpoint after this batch can be resumed exactly.
+
+    Only after a whole optimizer step that is not the epoch's last, since the epoch's own checkpoint follows at once,
+    and that no validation follows, since Lightning would leave it out.
+    """
     whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-    return whole_step and batch_idx + 1 < trainer.num_training_batches
+    loop = trainer.fit_loop
+    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return whole_step and batch_idx + 1 < trainer.num_training_batches and not validates
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -100,15 +126,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict, path: str, storage_options=None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        try:
-            write_atomically(Path(path), buffer.getbuffer())
-        except OSError as error:
-            free = shutil.disk_usage(Path(path).parent).free / 2**20
-            raise InputError(
-                f"{path}: the checkpoint could not be written ({error.strerror}); it needs "
-                f"{len(buffer.getbuffer()) / 2**20:.1f} MiB and the disk has {free:.1f} MiB free; the one before it is "
-                "intact: make room, then continue with --resume"
-            ) from None
+        write_atomically(Path(path), buffer.getbuffer())
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
         return load_checkpoint(path)
@@ -117,50 +135,74 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Stop(Callback):
     """Ends the run on Ctrl-C, SIGTERM or after `max_time`, at the end of a step, with `last.ckpt` written.
 
-    A second signal ends it at once. The process then exits with 130, 143 or, when the time was up, 0.
+    While nothing is trained a signal ends it at once, as does a second one at any time. The process then exits with
+    130, 143 or, when the time was up, 0.
     """
 
-    def __init__(self, checkpoints: Checkpoints, max_time: timedelta | None):
+    def __init__(self, checkpoints: Checkpoints, max_seconds: float | None):
         self.checkpoints = checkpoints
-        self.deadline = time.monotonic() + max_time.total_seconds() if max_time else math.inf
+        self.deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
         self.reason: tuple[str, int] | None = None
+        self.training = self.saved = False
         self.handlers: dict = {}
 
-    def on_train_start(self, trainer, module) -> None:
+    def setup(self, trainer, module, stage: str) -> None:
+        self.trainer = trainer
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._receive)
 
+    def on_train_start(self, trainer, module) -> None:
+        self.training = True
+        signal.signal(signal.SIGTERM, self._receive)  # Lightning has taken it since
+
     def _receive(self, number: int, frame) -> None:
-        if self.reason:
-            raise SystemExit(128 + number)
-        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        self.reason = (name, 128 + number)
-        print(f"\n{name}: stopping after this step; once more stops at once", flush=True)
+        if self.reason and self.reason[1]:
+            os._exit(128 + number)
+        self.reason = ("Ctrl-C" if number == signal.SIGINT else "SIGTERM", 128 + number)
+        if not self.training:
+            self._leave(self.trainer)
+        print(f"\n{self.reason[0]}: stopping after this step; once more stops at once", flush=True)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        if self._due() and can_stop_here(trainer, batch_idx):
+        if can_stop_here(trainer, batch_idx) and self._due(trainer):
             self.checkpoints.save(trainer, module, "last")
-            self._leave()
+            self.saved = True
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
+        if self.saved:  # only now: this step's curves have been written, too
+            self._leave(trainer)
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        if self._due():  # the checkpoint of the epoch before has just been written
-            self._leave()
+        if trainer.global_step and self._due(trainer):  # the checkpoint of the epoch before has just been written
+            self._leave(trainer)
 
-    def _due(self) -> bool:
+    def on_train_end(self, trainer, module) -> None:
+        self.training = False
+        if self.reason and self.reason[1]:
+            self._leave(trainer)
+
+    def _due(self, trainer) -> bool:
+        """Whether this process, or another of the same training, was told to stop: they all do, at the same step."""
         if not self.reason and time.monotonic() > self.deadline:
             self.reason = ("max_time", 0)
-        return self.reason is not None
+        return trainer.strategy.reduce_boolean_decision(self.reason is not None, all=False)
 
-    def _leave(self) -> None:
-        name, code = self.reason
-        folder = self.checkpoints.folder
-        print(f"Stopped by {name}. {folder / 'last.ckpt'} is written; go on with:\n"
-              f"  python train.py --resume {folder.parent}", flush=True)  # fmt: skip
+    def _leave(self, trainer) -> None:
+        name, code = self.reason or ("another process", 0)
+        last = self.checkpoints.folder / "last.ckpt"
+        if trainer.is_global_zero and last.is_file():
+            print(f"Stopped by {name}. {last} is written; go on with:\n"
+                  f"  python train.py --resume {last.parent.parent}", flush=True)  # fmt: skip
+        elif trainer.is_global_zero:
+            print(f"Stopped by {name} before the first step; start again with the same command", flush=True)
         raise SystemExit(code)
 
     def teardown(self, trainer, module, stage: str) -> None:
         while self.handlers:
             signal.signal(*self.handlers.popitem())
+
+    def on_exception(self, trainer, module, exception: BaseException) -> None:
+        self.teardown(trainer, module, "")
 
 
 class EpochLog(Checkpoint):
@@ -174,10 +216,13 @@ class EpochLog(Checkpoint):
 
     path: Path  # set when the run directory is made
 
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
     def on_train_epoch_end(self, trainer, module) -> None:
         if not trainer.is_global_zero:
             return
-        epoch, metrics = trainer.current_epoch, trainer.callback_metrics
+        epoch, metrics = trainer.current_epoch, self.checkpoints.metrics(trainer)
         row = {"epoch": str(epoch), "step": str(trainer.global_step)}
         row |= {key: f"{float(metrics[key]):.6g}" for key in self.COLUMNS[2:] if key in metrics}
         # Epochs that a crash undid are written again, not twice.

@@ -70,6 +70,7 @@ class Classifier(LightningModule):
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
         self.eval_loss, self.eval_accuracy = MeanMetric(), accuracy.clone()
+        self.total_steps: int | None = None  # of the schedule; known when training starts, or is resumed
 
     @property
     def best_net(self) -> nn.Module:
@@ -83,8 +84,11 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        self.total_steps = steps * self.trainer.max_epochs
+        before, self.total_steps = self.total_steps, steps * self.trainer.max_epochs
         self.warmup_steps = round(steps * self.hparams.warmup_epochs)
+        if before not in (None, self.total_steps) and self.trainer.is_global_zero:
+            print(f"the learning-rate schedule, made for {before} steps, now has {self.total_steps}; "
+                  f"it goes on in it at step {self.global_step}")  # fmt: skip
         self.on_train_epoch_start()  # which Lightning leaves out when a run goes on in the middle of an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -158,6 +162,12 @@ class Classifier(LightningModule):
         self.log_dict(metrics)
         self.eval_loss.reset()
         self.eval_accuracy.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["total_steps"] = self.total_steps
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.total_steps = checkpoint["total_steps"]
 
     # Optimizer --------------------------------------------------------------------------------------------------------
 

@@ -23,9 +23,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from src import classifier, data  # noqa: F401  (their classes are named in configs)
 from src.callbacks import AtomicCheckpointIO, Checkpoints, EpochLog, Stop, read_metrics
 from src.errors import ArgumentParser, InputError
-from src.runs import find_run, flatten, load_checkpoint, lock_run, new_run, refuse_changes, write_atomically
+from src.runs import find_run, flatten, load_checkpoint, lock_run, new_run, take_up, write_atomically
 
 DEFAULT_CONFIG = "configs/mnist.yaml"
+DESCRIPTION = """Train a Vision Transformer from scratch on small images. The keys of a model or dataset are listed by
+`python train.py --model.help ViT` and `python train.py --data.help CIFAR10DataModule`."""
 JOINED_RUN = "VIT_JOINED_RUN"  # tells the processes of one training, one a device, the run directory of the first
 LEAST = {
     "seed_everything": 0, "patience": 1, "checkpoint_every_n_steps": 1, "trainer.max_epochs": 1,
@@ -39,7 +41,7 @@ class Trainer(LightningTrainer):
     def __init__(
         self,
         *args,
-        precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "auto",
+        precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
         **kwargs,
     ):
         if precision == "auto":
@@ -49,7 +51,10 @@ class Trainer(LightningTrainer):
 
 
 class Parser(LightningArgumentParser):
-    """Raises InputError in place of printing a page of usage."""
+    """Takes whole keys alone, and raises InputError in place of printing a page of usage."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, allow_abbrev=False)
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         raise InputError(one_line(message, [a.dest for a in self._actions])) from None
@@ -76,8 +81,7 @@ class CLI(LightningCLI):
             classifier.Classifier, data.ImageDataModule, subclass_mode_model=True, subclass_mode_data=True,
             trainer_class=Trainer, parser_class=Parser, save_config_callback=None, auto_configure_optimizers=False,
             load_from_checkpoint_support=False, run=False, seed_everything_default=0,
-            parser_kwargs={"default_config_files": [base], "prog": "train.py", "description": __doc__,
-                           "allow_abbrev": False},
+            parser_kwargs={"default_config_files": [base], "prog": "train.py", "description": DESCRIPTION},
             trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False, "gradient_clip_val": 1.0,
                               "log_every_n_steps": 10, "max_epochs": 10},
             args=_without_config(args),
@@ -104,10 +108,17 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         super().parse_arguments(parser, args)
         for key, least in LEAST.items():
-            if (value := self.config[key]) is not None and value < least:
-                raise InputError(f"{key} {value}: use {least} or more")
+            if (value := self.config[key]) is not None and (isinstance(value, bool) or value < least):
+                raise InputError(f"{key} {value}: use a number, {least} or more")
+
+        if self.config.trainer.max_steps != -1:
+            raise InputError("trainer.max_steps: the schedule and --resume count epochs; use trainer.max_epochs, and "
+                             "trainer.limit_train_batches to make them shorter")  # fmt: skip
 
     def instantiate_classes(self) -> None:
+        self.init_from = self.config.model.init_args.get("init_from")
+        if self.resumed_run and self.init_from:  # all weights come from the checkpoint; the file may be gone by now
+            self.config.model.init_args.init_from = None
         try:
             super().instantiate_classes()
         except MisconfigurationException as error:  # Lightning's own word for a mistake in the settings
@@ -122,7 +133,8 @@ class CLI(LightningCLI):
         """Data, model and trainer stand, so the settings are sound: only now a run directory is made."""
         self.datamodule.prepare_data()
         settings = dict(self.config_init["trainer"])
-        self.checkpoints, table = Checkpoints(self.config.checkpoint_every_n_steps), EpochLog()
+        self.checkpoints = Checkpoints(self.config.checkpoint_every_n_steps)
+        table = EpochLog(self.checkpoints)
         stop = Stop(self.checkpoints, Timer(duration=settings.pop("max_time")).time_remaining())
         callbacks = [stop, table, self.checkpoints]
         if self.config.patience and self.datamodule.sets["val"]:
@@ -135,13 +147,17 @@ class CLI(LightningCLI):
         trainer = Trainer(**settings)
 
         self.run = self._claim_run()
+        if self.checkpoint:
+            take_up(self.run, self.checkpoint, yaml.safe_load(self._settings()), self.model, trainer)
+        if not _is_joining():
+            write_atomically(self.run / "config.yaml", self._settings().encode())
         self.checkpoints.folder, table.path = self.run / "checkpoints", self.run / "metrics.csv"
         if not trainer.fast_dev_run:
             trainer.logger = self._logger()
         return trainer
 
     def _claim_run(self) -> Path:
-        """Make the run directory, or take up the resumed one: lock it, and write its config.
+        """Make the run directory, or find the resumed one unchanged, and lock it.
 
         Lightning starts one process a device, with the environment of the first, which alone does this for all.
         """
@@ -149,18 +165,20 @@ class CLI(LightningCLI):
             if JOINED_RUN not in os.environ:
                 raise InputError("start train.py itself: it starts a process for every device (--trainer.devices)")
             return Path(os.environ[JOINED_RUN])
+        run = self.resumed_run or new_run(Path(self.config.runs), self.name)
+        self.lock = lock_run(run)
+        os.environ[JOINED_RUN] = str(run)
+        return run
+
+    def _settings(self) -> str:
+        """The complete configuration, as config.yaml keeps it."""
         config = self.config.clone()
         for key in ("config", "resume"):
             config.pop(key, None)
         config["name"] = self.name
-        text = self.parser.dump(config, skip_none=False)
-        if self.resumed_run:
-            refuse_changes(self.resumed_run, yaml.safe_load(text))
-        run = self.resumed_run or new_run(Path(self.config.runs), self.name)
-        self.lock = lock_run(run)
-        write_atomically(run / "config.yaml", text.encode())
-        os.environ[JOINED_RUN] = str(run)
-        return run
+        if self.init_from:
+            config.model.init_args.init_from = self.init_from
+        return self.parser.dump(config, skip_none=False)
 
     def announce(self) -> None:
         """Say what is about to be trained, on what, and where it goes."""
@@ -187,8 +205,10 @@ class CLI(LightningCLI):
             return
         results = self._results(chosen["epoch"], test)
         write_atomically(self.run / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-        metrics = {k: v for k in ("val_accuracy", "test_accuracy", "test_loss") if (v := results[k]) is not None}
-        self.trainer.logger.log_hyperparams(flatten(dict(self.model.hparams)), metrics)
+        metrics = {
+            f"final/{k}": v for k in ("val_accuracy", "test_accuracy", "test_loss") if (v := results[k]) is not None
+        }
+        self.trainer.logger.log_hyperparams(flatten(dict(self.model.hparams)), metrics, self.trainer.global_step)
         self.trainer.logger.finalize("success")
         self._report(results)
 
@@ -202,7 +222,8 @@ class CLI(LightningCLI):
         return {
             "dataset": hp.dataset["name"], "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.net.parameters()),
-            "epochs": self.trainer.current_epoch, "images_seen": images_seen, "seed": datamodule.seed,
+            "epochs": self.trainer.fit_loop.epoch_progress.current.processed, "images_seen": images_seen,
+            "seed": datamodule.seed,
             "val_accuracy": float(val_accuracy) if val_accuracy else None,
             "test_accuracy": test.get("test_accuracy"), "test_loss": test.get("test_loss"),
             "checkpoint": self.checkpoints.chosen_path.name, "checkpoint_epoch": chosen_epoch + 1,
@@ -276,7 +297,7 @@ def one_line(message: str, parser_keys: list[str]) -> str:
         return _unknown_key([*keys, unknown[1], unknown[2]], parser_keys)
     kinds = {"model": classifier.Classifier, "data": data.ImageDataModule}.get(keys[0] if keys else "")
     if kinds and ("import path" in text or "not accessible or invalid" in text):
-        given = re.search(r"import path string: (\S+)", text)
+        given = re.search(r"(?:import path string:|Given value:) (\S+)", text)
         names = [name for name, c in vars(sys.modules[kinds.__module__]).items() if _is_choice(c, kinds)]
         return f"{keys[0]}: {given[1] if given else 'it'} is unknown; choose one of {', '.join(names)}"
     expected = re.search(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value| - | Given value|$)", text)
@@ -318,5 +339,6 @@ def quiet() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*isinstance.treespec.*",
-                    ".*LightningCLI's args parameter.*", ".*Checkpoint directory.*", ".*in eval mode.*"):  # fmt: skip
+                    ".*LightningCLI's args parameter.*", ".*Checkpoint directory.*", ".*in eval mode.*",
+                    ".*smaller than the logging interval.*", ".*sync_dist=True.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)

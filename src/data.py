@@ -5,6 +5,7 @@ dataset files -> uint8 images [N, C, H, W] and int64 labels [N], in memory
   -> uint8 batch on the device -> augment (training only), normalise, Patchify -> [B, N_patches, P*P*C]
 """
 
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +60,8 @@ class TrainBatches:
     def __iter__(self):
         loop = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.processed
-        done = loop.epoch_loop.batch_progress.current.processed % self.batches
+        resumed_within = loop.epoch_progress.current.ready > epoch
+        done = loop.epoch_loop.batch_progress.current.processed if resumed_within else 0
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(fold_in(self.seed, epoch)))
         mine = order[self.trainer.global_rank :: self.trainer.world_size]
         return iter(mine[: self.batches * self.batch_size].split(self.batch_size)[done:])
@@ -106,8 +108,8 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"data.batch_size {batch_size} and data.eval_batch_size {eval_batch_size}: use 1 or more")
         if not 0 <= val_fraction < 1:
             raise InputError(f"data.val_fraction {val_fraction}: use a value from 0 up to, but not including, 1")
-        if workers < 0:
-            raise InputError(f"data.workers {workers}: use 0 or more")
+        if workers < 0 or memory_budget < 0:
+            raise InputError(f"data.workers {workers} and data.memory_budget {memory_budget}: use 0 or more")
         self.root, self.batch_size, self.patch_size = Path(root), batch_size, patch_size
         self.val_fraction, self.augmentation, self.eval_batch_size = val_fraction, augment, eval_batch_size
         self.workers, self.memory_budget, self.skip_broken, self.seed = workers, memory_budget, skip_broken, seed
@@ -171,7 +173,7 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, images: ImageSet, batches) -> DataLoader:
         return DataLoader(
             images, batch_sampler=batches, collate_fn=_as_is, num_workers=self.workers,
-            persistent_workers=self.workers > 0, pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0, pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_signals,
         )  # fmt: skip
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
@@ -196,6 +198,12 @@ class ImageDataModule(LightningDataModule):
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 [B, C, H, W] -> augmented and normalised float32 [B, C, H, W]"""
         return Augment(self.augmentation, self.mean, self.std)(images, generator)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group, as Ctrl-C is, must leave the batches coming until the step is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch):

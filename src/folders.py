@@ -81,14 +81,16 @@ def read_folder(
             f"missing here: {', '.join(missing) or 'none'}); make the class folders the same"
         )
     files, labels = _list_files(folder, classes)
-    key = hashlib.sha256(repr((image_size, channels, budget, files)).encode()).hexdigest()
+    key = hashlib.sha256(repr((image_size, channels, budget, skip_broken, files)).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
         state = _decode(folder, [path for path, _, _ in files], labels, image_size, channels, budget)
+        if state["broken"] and not skip_broken:
+            _refuse_broken(folder, state["broken"])
         state["key"] = key
         _save_cache(cache, state)
     if state["broken"]:
-        _report_broken(folder, state["broken"], skip_broken)
+        print(f"{folder}: {len(state['broken'])} damaged image(s) left out")
     counts = state["labels"].bincount(minlength=len(classes))
     if not counts.all():
         empty = [classes[i] for i in (counts == 0).nonzero().flatten().tolist()]
@@ -149,10 +151,7 @@ def _windowed_map(pool: ThreadPoolExecutor, function, items: list, window: int =
         yield from pool.map(function, items[start : start + window])
 
 
-def _report_broken(folder: Path, broken: list[str], skip: bool) -> None:
-    if skip:
-        print(f"{folder}: {len(broken)} damaged image(s) left out")
-        return
+def _refuse_broken(folder: Path, broken: list[str]) -> None:
     shown = "; ".join(message.split(": ", 1)[0] for message in broken[:20])
     more = f" and {len(broken) - 20} more" if len(broken) > 20 else ""
     raise InputError(

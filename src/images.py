@@ -16,7 +16,6 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff",
 FORMATS = (
     "PNG",
     "JPEG",
-    "MPO",
     "WEBP",
     "GIF",
     "BMP",
@@ -24,6 +23,7 @@ FORMATS = (
     "TIFF",
     "PPM",
 )  # Pillow opens many more; we need no others
+Image.init()  # load the decoders now: threads that do so at the same time trip over each other
 MAX_BYTES = 128 * 2**20
 MAX_PIXELS = 64_000_000  # about 250 MB while decoding; a larger declared size is a mistake or a decompression bomb
 

@@ -33,7 +33,9 @@ class Predictor:
         try:
             self.classes = [str(name) for name in self.dataset["classes"]]
             self.network = build_network(checkpoint).to(self.device).eval()
-            self.probabilities(torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=torch.uint8))
+            blank = torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+            if (count := self.probabilities(blank).shape[1]) != len(self.classes):
+                raise InputError(f"{count} outputs, {len(self.classes)} class names")
         except Exception as error:  # altered hyperparameters can be wrong in any way
             reason = " ".join(str(error).split())[:200]
             raise InputError(

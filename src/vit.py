@@ -187,7 +187,7 @@ class VisionTransformer(nn.Module):
             fixed = F.pad(sincos_positions(self.side, width), (0, 0, tokens - self.side**2, 0))
             self.register_buffer("positions", fixed[None])
         self.drop = nn.Dropout(dropout)
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, attention_dropout, r) for r in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         if pool == "sequence":

@@ -1,0 +1,262 @@
+"""train.py as a whole: what a run leaves behind, what its settings do, and one line for every mistake."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import short
+import torch
+import yaml
+from short import ROOT, SETTINGS, STEPS, VIT
+
+from src import classifier
+from src.data import DigitsDataModule
+from src.predict import Predictor
+
+RESULTS = {
+    "dataset", "model", "parameters", "epochs", "images_seen", "seed", "val_accuracy", "test_accuracy", "test_loss",
+    "checkpoint", "checkpoint_epoch", "train_seconds", "images_per_second", "device", "precision", "torch",
+}  # fmt: skip
+TIMES = {"train_seconds", "images_per_second"}
+
+
+def results(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def metrics(run):
+    with open(run / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(found):
+    return {key: value for key, value in found.items() if key not in TIMES}
+
+
+def weights(run, file="last"):
+    return torch.load(run / "checkpoints" / f"{file}.ckpt", weights_only=True)
+
+
+def same_weights(run, other):
+    """Whether the last weights of two runs are equal bit for bit."""
+    ours, theirs = weights(run)["state_dict"], weights(other)["state_dict"]
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def accuracy(run, file):
+    """Accuracy of a checkpoint on the test images, computed by what classify.py uses."""
+    module = DigitsDataModule()
+    module.setup("test")
+    images, labels = module.sets["test"].images, module.sets["test"].labels
+    predictor = Predictor(run / "checkpoints" / f"{file}.ckpt", "cpu")
+    return float((predictor.probabilities(images).argmax(1) == labels).double().mean())
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """One run of three epochs, for all that only look."""
+    return short.run(tmp_path_factory.mktemp("first") / "runs", epochs=3)
+
+
+# What a run leaves behind ----------------------------------------------------------------------------------------
+
+
+def test_a_run_directory_holds_what_it_should(first):
+    names = {path.name for path in first.iterdir()}
+    assert first.name == "version_0" and first.parent.name == "digits"
+    assert {"config.yaml", "metrics.csv", "results.json", "checkpoints"} <= names
+    assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert [name for name in names if name.startswith("events.out.tfevents")]
+    assert not [path for path in first.rglob("*.tmp")]
+
+
+def test_results_are_complete_and_true(first):
+    found = results(first)
+    assert set(found) >= RESULTS
+    assert (found["dataset"], found["model"], found["epochs"], found["seed"]) == ("digits", "ViT", 3, 0)
+    assert found["images_seen"] == 3 * STEPS * 64  # the last, smaller batch of an epoch is dropped
+    assert found["images_seen"] / found["train_seconds"] == pytest.approx(found["images_per_second"], rel=0.05)
+    assert found["torch"] == torch.__version__ and found["precision"] == "32-true" and "cpu" in found["device"]
+    assert found["checkpoint"] == "best.ckpt" and found["test_loss"] > 0
+    assert found["test_accuracy"] == pytest.approx(accuracy(first, "best"), abs=1e-6)
+    network = Predictor(first / "checkpoints" / "best.ckpt", "cpu").network
+    assert found["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_metrics_have_a_row_an_epoch(first):
+    rows = metrics(first)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [int(row["step"]) for row in rows] == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("train_accuracy", "val_accuracy"))
+
+
+def test_its_config_alone_repeats_a_run(first, tmp_path):
+    ended = short.train("--config", first / "config.yaml", "--runs", tmp_path)
+    again = tmp_path / "digits" / "version_0"
+    assert ended.code == 0 and timeless(results(again)) == timeless(results(first))
+    assert same_weights(again, first)
+
+
+def test_another_seed_gives_another_run(first, tmp_path):
+    other = short.run(tmp_path, "--seed_everything", 1, epochs=3)
+    assert results(other)["seed"] == 1 and not same_weights(other, first)
+
+
+def test_tensorboard_finds_the_curves_and_the_final_metrics(first):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    events = EventAccumulator(str(first)).Reload()
+
+    def values(tag):
+        return [event.value for event in events.Scalars(tag)]
+
+    for tag in ("train_loss", "train_accuracy", "val_loss", "images_per_second"):
+        assert values(tag) == pytest.approx([float(row[tag]) for row in metrics(first)], rel=1e-4)
+    assert values("val_accuracy")[:3] == pytest.approx([float(row["val_accuracy"]) for row in metrics(first)], rel=1e-4)
+    assert len(values("train_loss_step")) == len(values("learning_rate")) == 3 * STEPS
+    rates = values("learning_rate")
+    assert rates[0] < rates[STEPS] == max(rates) == pytest.approx(0.01) and rates[-1] == pytest.approx(1e-5)
+    final = results(first)
+    for tag in ("test_accuracy", "test_loss", "val_accuracy"):
+        assert values(tag)[-1] == pytest.approx(final[tag], rel=1e-4)
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["network.width"].number_value == 8 and hparams["lr"].number_value == 0.01
+
+
+def test_what_to_type_next_is_printed(tmp_path):
+    ended = short.train(*SETTINGS, *VIT, "--runs", tmp_path, "--trainer.max_epochs", 1)
+    run = tmp_path / "digits" / "version_0"
+    assert ended.err == "" and f"Test accuracy {results(run)['test_accuracy']:.4f}" in ended.out
+    for command in (f"classify.py IMAGE --ckpt {run}", f"tensorboard --logdir {tmp_path}", f"train.py --resume {run}"):
+        assert command in ended.out
+
+
+# The choice of the checkpoint ------------------------------------------------------------------------------------
+
+
+def test_the_best_validation_result_is_tested_not_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "learning_rate", lambda step, *rest: 0.01 if step < 2 * STEPS else 1.0)
+    run = short.run(tmp_path, "--model.ema_decay", 0, epochs=3)
+    assert [weights(run, file)["epoch"] for file in ("best", "last")] == [1, 2]
+    found = results(run)
+    assert found["checkpoint"] == "best.ckpt" and found["checkpoint_epoch"] == 2
+    assert found["val_accuracy"] == pytest.approx(float(metrics(run)[1]["val_accuracy"]), abs=1e-6)
+    assert found["test_accuracy"] == pytest.approx(accuracy(run, "best"), abs=1e-6)
+    assert accuracy(run, "best") != accuracy(run, "last")
+
+
+def test_without_validation_the_last_weights_are_tested(tmp_path):
+    run = short.run(tmp_path, "--data.val_fraction", 0, "--patience", 1)
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+    found = results(run)
+    assert found["checkpoint"] == "last.ckpt" and found["val_accuracy"] is None and found["epochs"] == 2
+    assert found["test_accuracy"] == pytest.approx(accuracy(run, "last"), abs=1e-6)
+    assert found["images_seen"] == 2 * (1438 // 64) * 64
+
+
+def test_only_an_epoch_that_was_validated_can_be_the_best(tmp_path):
+    run = short.run(tmp_path, "--trainer.check_val_every_n_epoch", 2, epochs=3)
+    assert [bool(row["val_accuracy"]) for row in metrics(run)] == [False, True, False]
+    assert weights(run, "best")["epoch"] == 1 and results(run)["checkpoint_epoch"] == 2
+
+
+# What settings do ------------------------------------------------------------------------------------------------
+
+
+def test_patience_stops_a_training_that_no_longer_gets_better(tmp_path):
+    still = ["--model.lr", "1e-12", "--model.min_lr", 0, "--model.ema_decay", 0]
+    assert results(short.run(tmp_path, *still, "--patience", 2, epochs=6))["epochs"] == 3
+
+
+def test_flags_override_the_config_and_stand_in_the_runs_own(tmp_path):
+    run = short.run(tmp_path, "--model.depth", 1, "--data.batch_size=100", "--name", "other", epochs=1)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert run.parent.name == config["name"] == "other"
+    assert config["model"]["init_args"]["depth"] == 1 and config["data"]["init_args"]["batch_size"] == 100
+    assert weights(run)["hyper_parameters"]["network"]["depth"] == 1
+    assert metrics(run)[0]["step"] == "12"
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ("--model.ema_decay 0", STEPS),
+        ("--model CNN --data.patch_size null --model.dropout 0.1", STEPS),
+        ("--model.stem_layers 2 --data.patch_size null --model.pool sequence", STEPS),
+        ("--trainer.accumulate_grad_batches 3", 7),
+        ("--model.optimizer sgd --model.label_smoothing 0.1 --model.positions sincos --model.pool cls", STEPS),
+        ("--data.workers 1 --trainer.precision bf16-mixed", STEPS),
+        ("--model.freeze encoder --trainer.gradient_clip_val 0.1", STEPS),
+    ],
+)
+def test_every_kind_of_model_and_training_runs(tmp_path, settings, steps):
+    cnn = "CNN" in settings
+    run = short.run(tmp_path, *settings.split(), epochs=1, model=[] if cnn else VIT)
+    assert results(run)["model"] == ("CNN" if cnn else "ViT") and results(run)["images_seen"] == STEPS * 64
+    assert weights(run)["global_step"] == steps
+    assert results(run)["test_accuracy"] == pytest.approx(accuracy(run, "best"), abs=0.02)  # bf16 rounds
+
+
+def test_a_fast_dev_run_leaves_no_results(tmp_path):
+    short.run(tmp_path, "--trainer.fast_dev_run", "true")
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("results.json"))
+
+
+def test_help_and_print_config_end_well(tmp_path):
+    printed = short.train("--config", "configs/digits.yaml", "--model.depth", 2, "--print_config", "--runs", tmp_path)
+    config = yaml.safe_load(printed.out)
+    assert printed.code == 0 and config["model"]["init_args"]["depth"] == 2
+    assert "seed_everything" in config and "patch_size" in config["data"]["init_args"]
+    shown = short.train("--help")
+    assert shown.code == 0 and "--resume" in shown.out and "--trainer.max_epochs" in shown.out
+    assert not list(tmp_path.iterdir())
+
+
+# Two processes ---------------------------------------------------------------------------------------------------
+
+
+def start(*args) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "train.py", *map(str, args)], cwd=ROOT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_two_processes_train_one_run_and_stop_together(tmp_path):
+    flags = [*SETTINGS, *VIT, "--runs", tmp_path, "--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    process = start(*flags, "--data.batch_size", 32, "--trainer.max_epochs", 500)
+    while not (line := process.stdout.readline()).startswith("epoch 2/"):
+        assert line, process.communicate()
+    process.send_signal(signal.SIGTERM)  # to the first process alone, as a batch system does
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143 and err == "" and out.count("Stopped by SIGTERM") == 1, (out, err)
+    (run,) = (tmp_path / "digits").iterdir()
+    epochs = weights(run)["epoch"] + 1
+    assert epochs >= 2
+
+    process = start("--resume", run, "--trainer.max_epochs", epochs + 1)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == "" and out.count("Test accuracy") == 1, (out, err)
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == [run.name]
+    assert [int(row["epoch"]) for row in metrics(run)] == list(range(epochs + 1))
+    assert weights(run)["global_step"] == (epochs + 1) * STEPS
+    assert results(run)["images_seen"] == (epochs + 1) * STEPS * 64
+    assert results(run)["test_accuracy"] == pytest.approx(accuracy(run, "best"), abs=1e-6)
+
+
+def test_a_process_that_train_py_has_not_started_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("VIT_JOINED_RUN", raising=False)
+    ended = short.train(*SETTINGS, *VIT, "--runs", tmp_path)
+    assert ended.code == 2 and "start train.py itself" in ended.err and not list(tmp_path.iterdir())
