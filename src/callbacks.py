@@ -90,9 +90,9 @@ class Checkpoints(Checkpoint):
     def save(self, trainer, module, name: str) -> None:
         """Write `<name>.ckpt`, unless a value is no longer finite: a checkpoint on disk is always a good one."""
         moments = [v for kept in trainer.optimizers[0].state.values() for v in kept.values() if torch.is_tensor(v)]
-        for what, values in (("weight", module.state_dict().values()), ("optimizer moment", moments)):
+        for what, values in (("a weight", module.state_dict().values()), ("an optimizer moment", moments)):
             if not all(torch.isfinite(v).all() for v in values):
-                self._diverged(trainer, module, f"a {what} became infinite or NaN")
+                self._diverged(trainer, module, f"{what} became infinite or NaN")
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
         self.saved_step = trainer.global_step
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from src.errors import InputError
@@ -25,6 +25,11 @@ FORMATS = (
 )  # Pillow opens many more; we need no others
 Image.init()  # load the decoders now: threads that do so at the same time trip over each other
 MAX_BYTES = 128 * 2**20
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip  # what undoes each EXIF orientation
 MAX_PIXELS = 64_000_000  # about 250 MB while decoding; a larger declared size is a mistake or a decompression bomb
 
 
@@ -81,35 +86,37 @@ def _open_regular(path: str | Path):
 
 
 def _square(image: Image.Image, size: int, channels: int) -> Tensor:
+    """Crop and resize first: memory is then that of decoding alone, and what follows costs nothing."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}")
-    side = min(width, height)
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
     image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG alone: decode at a fraction of the size
-    image = ImageOps.exif_transpose(_eight_bits(image))
-    image = image.convert("RGB" if channels == 3 else "L")
+    image = _plain(image)
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size, size):
         left, top = (width - side) / 2, (height - side) / 2
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(image))
+    if image.mode == "F":
+        image = Image.fromarray(np.asarray(image).clip(0, 255).round().astype(np.uint8))
+    elif image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    pixels = torch.from_numpy(np.array(image.convert("RGB" if channels == 3 else "L")))
     return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring 16-bit, floating-point and transparent images to 8 opaque bits, keeping the EXIF orientation."""
-    exif = image.getexif()
+def _plain(image: Image.Image) -> Image.Image:
+    """Decode to a mode that can be resized: L, RGB, RGBA, or F with values from 0 to 255 for more than 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        values = np.array(image, dtype=np.float32)
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         if image.mode != "F" and values.max() > 255:
-            values = values / 257  # 65535 -> 255
-        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    else:
-        image.load()
-    image.info["exif"] = exif.tobytes() if exif else b""
-    return image
+            values /= 257  # 65535 -> 255
+        return Image.fromarray(values.clip(0, 255, out=values))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    image.load()
+    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")

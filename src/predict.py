@@ -13,6 +13,7 @@ from src.transforms import Patchify, normalize
 from src.vit import VisionTransformer
 
 BATCH = 256
+MAX_SIDE = 8192  # pixels of an image that a network reads; a larger number is no size but an attack on the memory
 
 
 class Predictor:
@@ -31,11 +32,14 @@ class Predictor:
         self.device = find_device(device)
         self.dataset = checkpoint["hyper_parameters"]["dataset"]
         try:
-            self.classes = [str(name) for name in self.dataset["classes"]]
+            self.classes = ["".join(c if c.isprintable() else "?" for c in name) for name in self.dataset["classes"]]
             self.network = build_network(checkpoint).to(self.device).eval()
             blank = torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-            if (count := self.probabilities(blank).shape[1]) != len(self.classes):
-                raise InputError(f"{count} outputs, {len(self.classes)} class names")
+            result = self.probabilities(blank)
+            if result.shape[1] != len(self.classes):
+                raise InputError(f"{result.shape[1]} outputs, {len(self.classes)} class names")
+            if not result.isfinite().all():
+                raise InputError("not all of its values are finite")
         except Exception as error:  # altered hyperparameters can be wrong in any way
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -79,13 +83,29 @@ class Predictor:
 
 
 def build_network(checkpoint: dict) -> nn.Module:
-    """The network of a checkpoint, with its averaged weights where it has them."""
-    arguments = dict(checkpoint["hyper_parameters"]["network"])
-    network = {"vit": VisionTransformer, "cnn": ConvNet}[arguments.pop("kind")](**arguments)
-    state = checkpoint["state_dict"]
+    """The network of a checkpoint, with its averaged weights where it has them.
+
+    It is built without memory, and given the checkpoint's tensors only when they fit: a few bytes cannot declare a
+    network that fills the machine.
+
+    Raises:
+        InputError: the hyperparameters do not fit the weights, or each other.
+    """
+    hparams, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    arguments = dict(hparams["network"])
     prefix = "averaged." if any(key.startswith("averaged.") for key in state) else "net."
-    network.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
-    return network
+    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    limits = {"image_size": MAX_SIDE, "depth": len(weights), "stem_layers": len(weights)}  # what loops run over
+    for name, limit in limits.items():
+        if (arguments.get(name) or 0) > limit:
+            raise InputError(f"{name} {arguments[name]}, more than {limit}")
+    for name in ("image_size", "channels", "patch_size"):
+        if name in arguments and arguments[name] != hparams["dataset"][name]:
+            raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")
+    with torch.device("meta"):
+        network = {"vit": VisionTransformer, "cnn": ConvNet}[arguments.pop("kind")](**arguments)
+    network.load_state_dict(weights, assign=True)
+    return network.float()
 
 
 def find_device(name: str) -> torch.device:

@@ -85,6 +85,7 @@ class Running:
 
 def _main(script: str, args: list[str], output: str, prepare: tuple) -> None:
     os.chdir(ROOT)
+    multiprocessing.set_start_method(None, force=True)  # the program's workers start as they do by default
     for number in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))

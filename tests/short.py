@@ -1,4 +1,4 @@
-"""A training on digits that takes half a second and still has everything in it, for tests of what a run leaves behind."""
+"""A training on digits that takes half a second, for tests of what a run leaves behind."""
 
 import contextlib
 import io

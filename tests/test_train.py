@@ -3,9 +3,10 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import short
@@ -14,6 +15,7 @@ import yaml
 from short import ROOT, SETTINGS, STEPS, VIT
 
 from src import classifier
+from src.callbacks import Stop
 from src.data import DigitsDataModule
 from src.predict import Predictor
 
@@ -222,37 +224,29 @@ def test_help_and_print_config_end_well(tmp_path):
 # Two processes ---------------------------------------------------------------------------------------------------
 
 
-def start(*args) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "train.py", *map(str, args)], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+def test_two_processes_train_one_run_together(tmp_path):
+    flags = [*SETTINGS, *VIT, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "32"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *flags, "--runs", str(tmp_path), "--trainer.max_epochs", "2"], cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-
-
-def test_two_processes_train_one_run_and_stop_together(tmp_path):
-    flags = [*SETTINGS, *VIT, "--runs", tmp_path, "--trainer.devices", 2, "--trainer.strategy", "ddp"]
-    process = start(*flags, "--data.batch_size", 32, "--trainer.max_epochs", 500)
-    while not (line := process.stdout.readline()).startswith("epoch 2/"):
-        assert line, process.communicate()
-    process.send_signal(signal.SIGTERM)  # to the first process alone, as a batch system does
-    try:
-        out, err = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 143 and err == "" and out.count("Stopped by SIGTERM") == 1, (out, err)
+    assert done.returncode == 0 and done.stderr == "", done
+    assert done.stdout.count("epoch 2/2") == 1 and done.stdout.count("Test accuracy") == 1
     (run,) = (tmp_path / "digits").iterdir()
-    epochs = weights(run)["epoch"] + 1
-    assert epochs >= 2
-
-    process = start("--resume", run, "--trainer.max_epochs", epochs + 1)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and err == "" and out.count("Test accuracy") == 1, (out, err)
-    assert [path.name for path in (tmp_path / "digits").iterdir()] == [run.name]
-    assert [int(row["epoch"]) for row in metrics(run)] == list(range(epochs + 1))
-    assert weights(run)["global_step"] == (epochs + 1) * STEPS
-    assert results(run)["images_seen"] == (epochs + 1) * STEPS * 64
+    assert results(run)["images_seen"] == 2 * STEPS * 64 and weights(run)["global_step"] == 2 * STEPS
+    assert [row["epoch"] for row in metrics(run)] == ["0", "1"]
     assert results(run)["test_accuracy"] == pytest.approx(accuracy(run, "best"), abs=1e-6)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_process_stops_when_another_of_the_training_does(tmp_path, stopped):
+    """A signal may reach one process alone; the others would wait for it forever."""
+    asked = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda mine, all: asked.append((mine, all)) or stopped)
+    trainer = SimpleNamespace(strategy=strategy, is_global_zero=False, global_step=3)
+    with pytest.raises(SystemExit) if stopped else nullcontext():
+        Stop(SimpleNamespace(folder=tmp_path), None).on_train_epoch_start(trainer, None)
+    assert asked == [(False, False)]
 
 
 def test_a_process_that_train_py_has_not_started_is_refused(tmp_path, monkeypatch):

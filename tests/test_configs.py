@@ -1,0 +1,89 @@
+"""Every config parses, says what its keys mean and how to run it, and gives a model that takes a batch of its data."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from short import ROOT
+
+from src.cli import CLI
+from src.vit import SIZES
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+GROUPS = ("model", "data", "trainer")
+
+
+class Unread(CLI):
+    """Builds data and model as train.py does, but reads no images and makes no run."""
+
+    def instantiate_trainer(self):
+        return None
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def config(request):
+    return request.param
+
+
+def test_there_are_the_configs_that_were_promised():
+    promised = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar10_cpu", "cifar100", "folder"}
+    assert promised <= {path.stem for path in CONFIGS}
+
+
+def test_its_header_says_what_it_is_and_how_to_run_it(config):
+    header = re.match(r"(#.*\n)+", config.read_text())
+    assert header, "a config begins with a comment"
+    lines = [line.lstrip("# ") for line in header[0].splitlines()]
+    assert len(lines[0]) > 20
+    commands = [line for line in lines if line.startswith("python train.py --config")]
+    assert commands and all(line.split()[3] == f"configs/{config.name}" for line in commands)
+
+
+def test_every_key_has_a_comment_on_its_line(config):
+    bare = [
+        line
+        for line in config.read_text().splitlines()
+        if (key := re.match(r"\s+([\w.]+): *[^# ]", line)) and key[1] != "class_path" and " # " not in line
+    ]
+    assert not bare, f"{config.name}: {bare}"
+
+
+def test_it_has_no_key_twice_and_nothing_but_the_known_groups(config):
+    keys = yaml.safe_load(config.read_text())
+    assert set(GROUPS) <= set(keys) <= {*GROUPS, "patience", "seed_everything", "checkpoint_every_n_steps"}
+    path, seen = [], set()
+    for line in config.read_text().splitlines():
+        if match := re.match(r"( *)([\w.]+):", line):
+            path = path[: len(match[1]) // 2] + [match[2]]
+            assert tuple(path) not in seen, f"{config.name}: {'.'.join(path)} is there twice"
+            seen.add(tuple(path))
+
+
+def test_its_model_takes_a_batch_of_its_data(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    keys = yaml.safe_load(config.read_text())
+    flags = ["--config", str(config), "--data.root", str(tmp_path)]
+    if keys["data"]["class_path"] == "FolderDataModule":
+        for name in ("cat", "dog", "owl"):
+            (tmp_path / "train" / name).mkdir(parents=True)
+    model = keys["model"]["init_args"]
+    if "init_from" in model:
+        flags += ["--model.init_from", "null"]
+    if SIZES.get(model.get("size"), {"width": 0})["width"] > 512:
+        flags += ["--model.depth", "1"]  # all blocks of a ViT-B would take half a gigabyte
+    built = Unread(flags)
+    data, net = built.datamodule, built.model.net.eval()
+    epoch = SimpleNamespace(current=SimpleNamespace(processed=0, ready=0))
+    loop = SimpleNamespace(epoch_progress=epoch, epoch_loop=SimpleNamespace(batch_progress=epoch))
+    data.trainer = SimpleNamespace(training=True, fit_loop=loop, global_rank=0)
+    images = torch.randint(0, 256, (2, data.channels, data.image_size, data.image_size), dtype=torch.uint8)
+    inputs, _ = data.on_after_batch_transfer((images, torch.tensor([0, 1])), 0)
+    with torch.inference_mode():
+        logits = net(inputs)
+    assert logits.shape == (2, len(data.classes)) and logits.isfinite().all()
+    assert built.model.hparams["dataset"] == data.description
+    assert not [path for path in tmp_path.iterdir() if path.name != "train"]
