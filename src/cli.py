@@ -76,7 +76,8 @@ class CLI(LightningCLI):
         if known.resume is not None:
             resume = known.resume or (_is_joining() and os.environ.get(JOINED_RUN)) or ""
             self.resumed_run, self.checkpoint = find_run(resume, Path(known.runs), self.name)
-            base = str(self.resumed_run / "config.yaml")
+            base, self.name = str(self.resumed_run / "config.yaml"), self.resumed_run.parent.name
+            _name_in(base)  # which sees that it can be read
         super().__init__(
             classifier.Classifier, data.ImageDataModule, subclass_mode_model=True, subclass_mode_data=True,
             trainer_class=Trainer, parser_class=Parser, save_config_callback=None, auto_configure_optimizers=False,
@@ -280,8 +281,10 @@ def _without_config(args: list[str]) -> list[str]:
 def _name_in(config: str) -> str:
     """The config's own `name`, which a run's config.yaml has, or else its file's stem."""
     try:
-        return (yaml.safe_load(Path(config).read_text()) or {}).get("name") or Path(config).stem
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        tree = yaml.safe_load(Path(config).read_text()) or {}
+        json.dumps(tree, default=str)  # refuses what holds itself, by an alias
+        return tree.get("name") or Path(config).stem
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise InputError(f"{config}: is no config: {' '.join(str(error).split())}; mend its YAML") from None
 
 

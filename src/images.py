@@ -30,7 +30,8 @@ UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip  # what undoes each EXIF orientation
-MAX_PIXELS = 64_000_000  # about 250 MB while decoding; a larger declared size is a mistake or a decompression bomb
+MAX_MEMORY = 384 * 2**20  # while decoding; what declares more is a mistake, or a decompression bomb
+MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # measured, in bytes a pixel of the costliest kind; others take up to 12
 
 
 def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
@@ -88,11 +89,11 @@ def _open_regular(path: str | Path):
 def _square(image: Image.Image, size: int, channels: int) -> Tensor:
     """Crop and resize first: memory is then that of decoding alone, and what follows costs nothing."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}")
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if width * height > (most := MAX_MEMORY // MEMORY.get(image.format, 12)):
+        raise ValueError(f"it declares {width}x{height} pixels, for {image.format} at most {most:,} are decoded")
     image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG alone: decode at a fraction of the size
-    image = _plain(image)
+    opened, image = image, _plain(image)
+    orientation = opened.getexif().get(ExifTags.Base.Orientation)  # not before it is decoded: TIFFs are turned by that
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size, size):

@@ -13,7 +13,8 @@ from src.transforms import Patchify, normalize
 from src.vit import VisionTransformer
 
 BATCH = 256
-MAX_SIDE = 8192  # pixels of an image that a network reads; a larger number is no size but an attack on the memory
+MAX_SIDE = 8192  # pixels; a larger image is no image but an attack on the memory
+MAX_VALUES = 2**29  # in one layer's output for one image: 2 GiB
 
 
 class Predictor:
@@ -102,6 +103,13 @@ def build_network(checkpoint: dict) -> nn.Module:
     for name in ("image_size", "channels", "patch_size"):
         if name in arguments and arguments[name] != hparams["dataset"][name]:
             raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")
+    widest = max(max(value.shape, default=1) for value in weights.values())
+    outputs = [weights[key].shape[1] * widest for key in weights.keys() & {"positions"}]
+    outputs += [
+        weights[key].shape[0] * arguments["image_size"] ** 2 for key in weights.keys() & {"embed.convs.0.weight"}
+    ]
+    if max(outputs, default=0) > MAX_VALUES:
+        raise InputError(f"it would compute {max(outputs):,} values at once for one image")
     with torch.device("meta"):
         network = {"vit": VisionTransformer, "cnn": ConvNet}[arguments.pop("kind")](**arguments)
     network.load_state_dict(weights, assign=True)

@@ -6,6 +6,7 @@ and, once it is finished, results.json.
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -250,6 +251,7 @@ def _refuse_misfit(path: Path, checkpoint: dict, module, loops: dict) -> None:
             and all(m.shape in (shape, ()) for m, shape in moments if isinstance(m, Tensor))
             and isinstance(checkpoint["callbacks"]["Checkpoints"]["validated"], dict)
             and all(isinstance(checkpoint[key], int) for key in ("epoch", "global_step", "total_steps"))
+            and re.fullmatch(r"\d+(\.\d+)+\w*", checkpoint["pytorch-lightning_version"])
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         fits = False
