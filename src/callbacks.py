@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from src.errors import InputError
+from src.errors import InputError, is_disk_full
 from src.runs import load_checkpoint, write_atomically
 
 
@@ -99,6 +100,14 @@ class Checkpoints(Checkpoint):
     def on_before_backward(self, trainer, module, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             self._diverged(trainer, module, f"the loss became {loss.item()}")
+
+    def on_exception(self, trainer, module, exception: BaseException) -> None:
+        if is_disk_full(exception):  # TensorBoard was the first to notice
+            last = self.folder / "last.ckpt"
+            raise InputError(
+                f"{self.folder.parent}: there is no room to write to ({exception.strerror}); "
+                f"{f'{last} is intact; ' if last.is_file() else ''}make room, then go on with --resume"
+            )
 
     def _diverged(self, trainer, module, what: str) -> None:
         last = self.folder / "last.ckpt"
@@ -192,7 +201,7 @@ class Stop(Callback):
         last = self.checkpoints.folder / "last.ckpt"
         if trainer.is_global_zero and last.is_file():
             print(f"Stopped by {name}. {last} is written; go on with:\n"
-                  f"  python train.py --resume {last.parent.parent}", flush=True)  # fmt: skip
+                  f"  python train.py --resume {shlex.quote(str(last.parent.parent))}", flush=True)  # fmt: skip
         elif trainer.is_global_zero:
             print(f"Stopped by {name} before the first step; start again with the same command", flush=True)
         raise SystemExit(code)

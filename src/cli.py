@@ -1,12 +1,11 @@
 """The command line of `train.py`: which keys there are, what links data to model, and errors of one line."""
 
 import argparse
-import difflib
-import inspect
 import json
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -23,8 +22,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from src import classifier, data  # noqa: F401  (their classes are named in configs)
 from src.callbacks import AtomicCheckpointIO, Checkpoints, EpochLog, Stop, read_metrics
 from src.errors import ArgumentParser, InputError
+from src.explain import one_line
 from src.runs import find_run, flatten, load_checkpoint, lock_run, new_run, take_up, write_atomically
 
+ROOT = Path(__file__).parents[1]
 DEFAULT_CONFIG = "configs/mnist.yaml"
 DESCRIPTION = """Train a Vision Transformer from scratch on small images. The keys of a model or dataset are listed by
 `python train.py --model.help ViT` and `python train.py --data.help CIFAR10DataModule`."""
@@ -67,17 +68,22 @@ class CLI(LightningCLI):
         known = _known_first(args)
         self.resumed_run, self.checkpoint = None, None
         base = known.config or DEFAULT_CONFIG
+        if not Path(base).is_file() and (ROOT / base).is_file():  # started from another folder
+            base = str(ROOT / base)
         if not Path(base).is_file():
-            found = ", ".join(sorted(map(str, Path("configs").glob("*.yaml"))))
+            found = ", ".join(f"configs/{path.name}" for path in sorted((ROOT / "configs").glob("*.yaml")))
             raise InputError(f"{base}: there is no such config; choose one of {found}")
         self.name = known.name or _name_in(base)
         if not re.fullmatch(r"\w[\w.+=, -]*", self.name):
-            raise InputError(f"--name {self.name}: a name is one folder; use letters, digits, and _ - . + = ,")
+            raise InputError(f"--name {self.name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,")
         if known.resume is not None:
             resume = known.resume or (_is_joining() and os.environ.get(JOINED_RUN)) or ""
             self.resumed_run, self.checkpoint = find_run(resume, Path(known.runs), self.name)
             base, self.name = str(self.resumed_run / "config.yaml"), self.resumed_run.parent.name
-            _name_in(base)  # which sees that it can be read
+            named = _name_in(base)  # which also sees that it can be read
+            if known.config and not known.name and _name_in(known.config) != named:
+                raise InputError(f"--config {known.config}: {self.resumed_run} is a run of {named!r}; leave --config "
+                                 "out: a resumed run goes on with its own")  # fmt: skip
         super().__init__(
             classifier.Classifier, data.ImageDataModule, subclass_mode_model=True, subclass_mode_data=True,
             trainer_class=Trainer, parser_class=Parser, save_config_callback=None, auto_configure_optimizers=False,
@@ -233,6 +239,7 @@ class CLI(LightningCLI):
         }  # fmt: skip
 
     def _report(self, results: dict) -> None:
+        run = shlex.quote(str(self.run))
         print(f"\nTrained {results['epochs']} epochs, {results['images_seen']:,} images in "
               f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)")  # fmt: skip
         if results["test_accuracy"] is not None:
@@ -241,9 +248,9 @@ class CLI(LightningCLI):
         elif results["val_accuracy"] is not None:
             print(f"Validation accuracy {results['val_accuracy']:.4f}; there are no test images")
         print(f"Written to {self.run}/ (results.json, metrics.csv, config.yaml, checkpoints/)\n\n"
-              f"  python classify.py IMAGE --ckpt {self.run}        classify your own image\n"
-              f"  tensorboard --logdir {self.config.runs}        see the curves\n"
-              f"  python train.py --resume {self.run} --trainer.max_epochs {2 * results['epochs']}        train longer",
+              f"  python classify.py IMAGE --ckpt {run}        classify your own image\n"
+              f"  tensorboard --logdir {shlex.quote(self.config.runs)}        see the curves\n"
+              f"  python train.py --resume {run} --trainer.max_epochs {2 * results['epochs']}        train longer",
               flush=True)  # fmt: skip
 
     def _logger(self) -> TensorBoardLogger:
@@ -282,51 +289,12 @@ def _name_in(config: str) -> str:
     """The config's own `name`, which a run's config.yaml has, or else its file's stem."""
     try:
         tree = yaml.safe_load(Path(config).read_text()) or {}
+        if not isinstance(tree, dict):
+            raise ValueError(f"it has no keys; {DEFAULT_CONFIG} shows what one looks like")
         json.dumps(tree, default=str)  # refuses what holds itself, by an alias
         return tree.get("name") or Path(config).stem
     except (OSError, ValueError, RecursionError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise InputError(f"{config}: is no config: {' '.join(str(error).split())}; mend its YAML") from None
-
-
-def one_line(message: str, parser_keys: list[str]) -> str:
-    """jsonargparse's explanation, which can fill a screen, as one line: the key, what is wrong, and what was meant."""
-    text = re.sub(r" - Expected an? <class 'NoneType'>", "", " ".join(message.split()))
-    keys = re.findall(r'Parser key "([^"]+)"', text)
-    if nested := re.search(r"- ([\w.]+: .+?; see python train.py --help)", text):
-        return f"{keys[0]}.{nested[1]}"  # a parser within the parser has already said it in one line
-    if unknown := re.search(r"Option '([^']+)' is not|unrecognized arguments: --([^\s=]+)", text):
-        return _unknown_key([*keys, unknown[1] or unknown[2]], parser_keys)
-    if unknown := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
-        return _unknown_key([*keys, unknown[1], unknown[2]], parser_keys)
-    kinds = {"model": classifier.Classifier, "data": data.ImageDataModule}.get(keys[0] if keys else "")
-    if kinds and ("import path" in text or "not accessible or invalid" in text):
-        given = re.search(r"(?:import path string:|Given value:) (\S+)", text)
-        names = [name for name, c in vars(sys.modules[kinds.__module__]).items() if _is_choice(c, kinds)]
-        return f"{keys[0]}: {given[1] if given else 'it'} is unknown; choose one of {', '.join(names)}"
-    expected = re.search(r"Expected an? (?:typing\.)?(.+?)(?:\. Got value| - | Given value|$)", text)
-    value = re.search(r"Got value: (.+?)(?: Given value| - |$)", text) or re.search(r"Given value: (.+?)( - |$)", text)
-    if not (keys and expected and value):
-        return text[:300]
-    kind = re.sub(r"<class '(\w+)'>", r"\1", expected[1])
-    return f"{'.'.join(keys)}: expected {kind}, not {value[1]}; see python train.py --help"
-
-
-def _unknown_key(path: list[str], parser_keys: list[str]) -> str:
-    """The message for a key that does not exist, with the known key that looks most like it."""
-    known = {key.split(".")[-1] for key in parser_keys}
-    for kind in (*_subclasses(classifier.Classifier), *_subclasses(data.ImageDataModule), data.Augmentation):
-        known |= set(inspect.signature(kind).parameters)
-    near = difflib.get_close_matches(path[-1].split(".")[-1], sorted(known), 1)
-    meant = f", did you mean {near[0]}?" if near else ""
-    return f"{'.'.join(path)}: unknown key{meant}; see python train.py --help"
-
-
-def _is_choice(c: object, base: type) -> bool:
-    return isinstance(c, type) and issubclass(c, base) and c not in (base, data.NamedDataModule)
-
-
-def _subclasses(kind: type) -> list[type]:
-    return [kind] + [below for child in kind.__subclasses__() for below in _subclasses(child)]
 
 
 def device_name(trainer: Trainer) -> str:

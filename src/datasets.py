@@ -1,5 +1,7 @@
 """The named datasets: what is known of each without reading it, and how to read it."""
 
+import contextlib
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +84,13 @@ def read_torchvision(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]
     else:
         place = root / dataset_class.base_folder
         _check_batches(place, dataset_class)
+    made = [folder for folder in (place, place.parent, root) if not folder.exists()]
     try:
         dataset = dataset_class(str(root), train=split == "train", download=True)
     except Exception as error:  # URLError, RuntimeError, OSError, or whatever a proxy's answer causes
+        for folder in made:  # torchvision makes them before it knows whether there is anything to put in
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         reason = " ".join(str(error).split())[:200]
         sources = ", ".join(getattr(dataset_class, "mirrors", None) or [dataset_class.url])
         raise InputError(
@@ -104,20 +110,30 @@ def read_torchvision(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]
 
 
 def _check_idx(place: Path, split: str) -> None:
-    """Refuse IDX files of the wrong length, which torchvision would only assert."""
+    """Refuse IDX files of the wrong length, which torchvision would only assert, and those of another shape."""
     images, labels, count = IDX_IMAGES[split]
-    for name, size in ((images, 16 + count * 28 * 28), (labels, 8 + count)):
+    for name, header, values in (
+        (images, struct.pack(">IIII", 2051, count, 28, 28), count * 28 * 28),
+        (labels, struct.pack(">II", 2049, count), count),
+    ):
         path = place / name
-        if path.exists() and path.stat().st_size != size:
-            raise InputError(
-                f"{path}: damaged, {path.stat().st_size} bytes in place of {size}; delete it to download it again"
-            )
+        if not path.exists():
+            continue
+        size = path.stat().st_size
+        if size != len(header) + values:
+            what = f"{size} bytes in place of {len(header) + values}"
+        elif path.open("rb").read(len(header)) != header:
+            what = "it does not begin as it should"
+        else:
+            continue
+        raise InputError(f"{path}: damaged, {what}; delete it to download it again")
 
 
 def _check_batches(place: Path, dataset_class: type) -> None:
     """Refuse CIFAR batches whose checksum is wrong: they are pickles, and only the originals may be opened."""
     from torchvision.datasets.utils import check_integrity
 
-    for name, md5 in dataset_class.train_list + dataset_class.test_list:
+    names = (dataset_class.meta["filename"], dataset_class.meta["md5"])
+    for name, md5 in [*dataset_class.train_list, *dataset_class.test_list, names]:
         if (place / name).exists() and not check_integrity(str(place / name), md5):
             raise InputError(f"{place / name}: damaged, its MD5 checksum is wrong; delete it to download it again")

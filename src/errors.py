@@ -2,7 +2,10 @@
 
 import argparse
 import contextlib
+import errno
+import os
 import sys
+import threading
 
 
 class InputError(Exception):
@@ -11,6 +14,37 @@ class InputError(Exception):
     `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback. It is no
     ValueError, because jsonargparse catches those, to wrap them in explanations of its own.
     """
+
+    def __init__(self, message: str):
+        # The worker of a data loader hands an error on with its traceback as the message, which ends in ours.
+        super().__init__(message.rsplit("InputError: ", 1)[-1].strip())
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether there was no room for a file: on the disk, in the user's share of it, or for a file of this size."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class PipeProof:
+    """Standard output whose reader may go away (`| head`): what comes then is dropped, and the work goes on."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            self.stream.write(text)
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -23,12 +57,26 @@ class ArgumentParser(argparse.ArgumentParser):
 @contextlib.contextmanager
 def exit_on_input_error():
     """A mistake in what the user gave: one line on standard error and exit code 2. Ctrl-C: exit code 130."""
+    sys.stdout = PipeProof(sys.stdout)
+    usual = threading.excepthook
+    threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else usual(args)  # it comes up again
     try:
         yield
     except InputError as error:
         sys.exit(_fail(error, 2))
+    except OSError as error:
+        first = error  # a library that cannot close its file on a full disk hides what came before, which says more
+        while first and not isinstance(first, InputError):
+            first = first.__context__
+        if not first and isinstance(error, PermissionError) and error.filename:
+            first = f"{error.filename}: no permission; change its permissions, or own it"
+        if not first:
+            raise
+        sys.exit(_fail(first, 2))
     except KeyboardInterrupt:
         sys.exit(_fail("stopped by Ctrl-C", 130))
+    finally:
+        sys.stdout = sys.stdout.stream if isinstance(sys.stdout, PipeProof) else sys.stdout
 
 
 def _fail(message, code: int) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,9 +52,7 @@ class ImageSet(Dataset):
 
 def list_classes(folder: Path) -> list[str]:
     """Names of the class folders in `folder`, sorted; hidden folders are not classes."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; put the images in {folder}/<class>/*.png")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(e.name for e in _entries(folder) if e.is_dir() and not e.name.startswith("."))
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no class folder"
         raise InputError(f"{folder}: {found} was found, but it takes two classes; put images in {folder}/<class>/*.png")
@@ -104,17 +103,35 @@ def _list_files(folder: Path, classes: list[str]) -> tuple[list[tuple[str, int, 
     """Every image file as (path relative to `folder`, size, time of change), and its label; in a fixed order."""
     files, labels = [], []
     for label, name in enumerate(classes):
-        with os.scandir(folder / name) as entries:
-            rows = [
-                (f"{name}/{e.name}", status.st_size, status.st_mtime_ns)
-                for e in entries
-                if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith(".") and (status := e.stat())
-            ]
+        rows = [
+            (f"{name}/{e.name}", *_size_and_time(e))
+            for e in _entries(folder / name)
+            if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith(".")
+        ]
         if not rows:
             raise InputError(f"{folder / name}: the class has no image; add images, or remove the folder")
         files += sorted(rows)
         labels += [label] * len(rows)
     return files, labels
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder}: there is no such folder; put the images in {folder}/<class>/*.png") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed: {error.strerror}; change its permissions") from None
+
+
+def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
+    """Size, and time of the last change; of a link that leads nowhere (-1, -1): reading it will say so."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _decode(folder: Path, paths: list[str], labels: list[int], size: int, channels: int, budget: int) -> dict:
@@ -173,6 +190,9 @@ def _save_cache(cache: Path, state: dict) -> None:
     temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in cache.parent.glob(f"{cache.name}.*.tmp"):  # of a process that was killed while writing it
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
         torch.save(state, temporary)
         temporary.replace(cache)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program import ROOT, classify, forks
+from program import ROOT, as_another_user, classify, forks
 
 from src.errors import InputError
 from src.images import read_image
@@ -195,31 +195,17 @@ def test_what_is_no_file_is_refused(tmp_path):
         read("nul\0.png")
 
 
-def as_nobody() -> None:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_file_without_permission_is_refused(digits_run, tmp_path):
-    """Root may read everything, so that the program drops to another user where it starts as root."""
+    prepare, checkpoint = as_another_user(tmp_path), tmp_path / "x.ckpt"
+    checkpoint.write_bytes((digits_run / "checkpoints" / "best.ckpt").read_bytes())
     PHOTO.save(tmp_path / "x.png")
     (tmp_path / "x.png").chmod(0)
-    opened = [tmp_path, *tmp_path.parents]
-    prepare = ()
-    if os.getuid() == 0:
-        for folder in opened[:-1]:
-            if folder.owner() == "root" and str(folder).startswith("/tmp/"):
-                folder.chmod(folder.stat().st_mode | 0o055)
-        prepare = (as_nobody,)
-    checkpoint = tmp_path / "x.ckpt"
-    checkpoint.write_bytes((digits_run / "checkpoints" / "best.ckpt").read_bytes())
-    checkpoint.chmod(0o644)
     ended = classify(tmp_path / "x.png", "--ckpt", checkpoint, prepare=prepare)
     assert f"{tmp_path / 'x.png'}: no permission to read it; change its permissions" in ended.error
     checkpoint.chmod(0)
-    assert "cannot be read: Permission denied" in classify("x.png", "--ckpt", checkpoint, prepare=prepare).error
+    ended = classify("x.png", "--ckpt", checkpoint, prepare=prepare)
+    assert f"{checkpoint}: cannot be read: Permission denied; check its permissions" in ended.error
 
 
 def test_classify_names_the_bad_file_among_the_good(digits_run, tmp_path):

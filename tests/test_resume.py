@@ -6,11 +6,12 @@ import signal
 
 import pytest
 import torch
+import yaml
 from program import STEPS, differences, metrics, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.errors import InputError
-from src.runs import find_run, load_checkpoint
+from src.runs import find_run, flatten, load_checkpoint
 
 SETTINGS = {
     "": (),
@@ -92,9 +93,9 @@ def test_killed_between_two_checkpoints(undisturbed, tmp_path):
     checkpoints = [load_checkpoint(r / "checkpoints" / "last.ckpt") for r in (run, undisturbed())]
     assert differences(*checkpoints) == []
     assert metrics(run) == metrics(undisturbed())
-    for curve in scalars(run).values():
-        steps = [step for step, _ in curve]
-        assert steps == sorted(set(steps))
+    curves = {tag: [step for step, _ in curve] for tag, curve in scalars(run).items()}
+    assert all(steps == sorted(set(steps)) for steps in curves.values())
+    assert curves["val_accuracy"] == [9, 19, 29]  # the kill cost no epoch's point
 
 
 def test_curves_have_every_step_once(undisturbed):
@@ -124,6 +125,9 @@ def test_longer_than_planned(undisturbed, tmp_path):
     assert len(rates) == 4 and rates[2] == rates[3] == 1e-5  # the end of each of the two schedules
     assert [step for step, _ in scalars(run)["train_loss_step"]] == list(range(40))
     assert json.loads((run / "results.json").read_text())["epochs"] == 4
+    before, now = (flatten(yaml.safe_load((r / "config.yaml").read_text())) for r in (undisturbed(), run))
+    assert {key for key in now if now[key] != before[key]} == {"trainer.max_epochs", "name"}
+    assert now["name"] == "elsewhere"  # it goes by its folder
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from program import tiny, train
 
 from src.classifier import CNN, ViT
 from src.data import CIFAR10DataModule, CIFAR100DataModule, MNISTDataModule
 from src.errors import InputError
-from tests.program import tiny, train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
