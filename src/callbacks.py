@@ -75,10 +75,6 @@ class Checkpoints(Checkpoint):
         metrics = {key: v for key, v in trainer.callback_metrics.items() if not key.startswith("val_")}
         return metrics | (self.validated if self.validated.get("epoch") == trainer.current_epoch else {})
 
-    def on_train_epoch_start(self, trainer, module) -> None:
-        for logger in trainer.loggers:  # a process that is killed loses the curves of one epoch at most
-            logger.experiment.flush()
-
     def on_train_epoch_end(self, trainer, module) -> None:
         if trainer.fast_dev_run:
             return

@@ -58,6 +58,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def exit_on_input_error():
     """A mistake in what the user gave: one line on standard error and exit code 2. Ctrl-C: exit code 130."""
     sys.stdout = PipeProof(sys.stdout)
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be valid text, nor the terminal know every letter
+        sys.stdout.reconfigure(errors="replace")
     usual = threading.excepthook
     threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else usual(args)  # it comes up again
     try:

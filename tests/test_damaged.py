@@ -1,6 +1,7 @@
 """Damaged datasets and full disks: said in one line that names the file and what to do; nothing good is lost."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pickle
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
 
 from src.datasets import read_torchvision
-from src.errors import InputError
+from src.errors import InputError, exit_on_input_error
 from src.folders import ImageSet
 from src.runs import load_checkpoint
 
@@ -233,6 +234,16 @@ def test_no_room_for_the_decoded_images(photos):
     ended = train_on(photos, "--data.image_size", "64", "--data.patch_size", "16", prepare=limit)
     assert ended.code == 0 and "the decoded images could not be kept for the next run" in ended.text, ended.text
     assert not list(photos.rglob("*.tmp"))
+
+
+def test_what_came_first_is_what_is_said(capsys):
+    """A library that cannot close its file on a full disk must not hide the reason."""
+    with pytest.raises(SystemExit) as end, exit_on_input_error():
+        try:
+            raise InputError("last.ckpt: no room; make some")
+        finally:
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert end.value.code == 2 and capsys.readouterr().err == "error: last.ckpt: no room; make some\n"
 
 
 @contextlib.contextmanager

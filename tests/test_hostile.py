@@ -14,6 +14,7 @@ from program import classify, tiny, train
 from src.errors import InputError
 from src.predict import Predictor
 from src.runs import load_checkpoint
+from src.vit import VisionTransformer
 
 PROBE = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
 
@@ -161,7 +162,7 @@ def test_a_packed_archive_is_refused(digits_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("depth", 10**9), ("width", 10**7), ("width", 2**40), ("image_size", 10**15), ("image_size", 8000),
+    [("depth", 10**9), ("width", 12_000), ("width", 2**40), ("image_size", 10**15), ("image_size", 8000),
      ("stem_layers", 10**9), ("mlp_ratio", 1e12), ("mlp_ratio", float("nan")), ("classes", 10**12),
      ("channels", 10**9), ("heads", 0), ("depth", -1), ("depth", "2"), ("kind", "os.system"), ("more", 1)],
 )  # fmt: skip
@@ -199,6 +200,20 @@ def test_tensors_that_are_not_what_they_should_be_are_refused(digits_run, tmp_pa
     content = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")
     content["state_dict"]["averaged.head.weight"] = change(content["state_dict"]["averaged.head.weight"])
     torch.save(content, tmp_path / "x.ckpt")
+    assert not opens(tmp_path / "x.ckpt")
+
+
+def test_a_small_file_cannot_hold_a_huge_network(digits_run, tmp_path):
+    """Weights that fit the network, of a gigabyte each, but all of whose values are one and the same."""
+    content = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")
+    content["hyper_parameters"]["network"]["width"] = 8000
+    with torch.device("meta"):
+        arguments = content["hyper_parameters"]["network"]
+        network = VisionTransformer(**{key: value for key, value in arguments.items() if key != "kind"})
+    one = torch.zeros(1)
+    content["state_dict"] = {f"net.{key}": one.expand(value.shape) for key, value in network.state_dict().items()}
+    torch.save(content, tmp_path / "x.ckpt")
+    assert (tmp_path / "x.ckpt").stat().st_size < 10**6
     assert not opens(tmp_path / "x.ckpt")
 
 

@@ -215,6 +215,14 @@ def test_classify_names_the_bad_file_among_the_good(digits_run, tmp_path):
     assert ended.error.startswith(f"error: {tmp_path / 'bad.png'}: cannot be read as an image")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, names are text")
+def test_a_name_that_is_no_text(digits_run, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    PHOTO.save(path)
+    ended = classify(path, "--ckpt", digits_run)
+    assert ended.code == 0 and "caf?.png" in ended.text
+
+
 # Mutations ------------------------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(?:bash|console)\n(.*?)```", README, re.DOTALL)
-LINES = [line.removeprefix("$ ").split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines()
+TYPED = re.findall(r"^\$ (.*)$", README, re.MULTILINE)  # in a block that shows the output, too
+LINES = [line.split("#")[0].strip() for line in SHELL + TYPED]
 COMMANDS = [line for line in LINES if line.startswith(("python ", ".venv/bin/python ", "python -m venv"))]
 SHORT = ["--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
 HAS_MNIST = (ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file()

@@ -2,12 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from program import Running, differences, stop_at, tiny, train
 
-from src.runs import load_checkpoint
+from src.runs import load_checkpoint, new_run
 
 
 def last(runs):
@@ -134,6 +135,11 @@ def test_a_killed_run_with_workers_can_be_resumed_at_once(tmp_path):
     (run / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half of a checkpoint")
     assert train("--resume", run).code == 0
     assert sorted(path.name for path in run.glob("**/.*")) == [".lock"]
+
+
+def test_two_runs_that_see_the_same_free_number_get_different_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [])  # what the other process sees before we are done
+    assert [new_run(tmp_path, "x").name for _ in range(3)] == ["version_0", "version_1", "version_2"]
 
 
 def test_two_runs_that_begin_at_once(tmp_path):
