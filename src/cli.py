@@ -311,6 +311,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*isinstance.treespec.*",
                     ".*LightningCLI's args parameter.*", ".*Checkpoint directory.*", ".*in eval mode.*",
+                    ".*callbacks used to create the checkpoint.*",
                     ".*smaller than the logging interval.*", ".*sync_dist=True.*",
                     ".*across ranks is zero.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
