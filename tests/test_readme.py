@@ -12,9 +12,10 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines()
-TYPED = re.findall(r"^\$ (.*)$", README, re.MULTILINE)  # in a block that shows the output, too
-LINES = [line.split("#")[0].strip() for line in SHELL + TYPED]
+BLOCKS = re.findall(r"```(bash|console)\n(.*?)```", README, re.DOTALL)  # in the order of the page: later ones build on
+SHOWN = [(kind, line) for kind, block in BLOCKS for line in block.splitlines()]
+TYPED = [line.removeprefix("$ ") for kind, line in SHOWN if kind == "bash" or line.startswith("$ ")]
+LINES = [line.split("#")[0].strip() for line in TYPED]
 COMMANDS = [line for line in LINES if line.startswith(("python ", ".venv/bin/python ", "python -m venv"))]
 SHORT = ["--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
 HAS_MNIST = (ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file()
