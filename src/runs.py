@@ -37,7 +37,7 @@ def load_checkpoint(path: str | Path) -> dict:
     Every tensor it holds is dense, on the CPU, and no larger than the file: none is a small storage seen as a huge one.
 
     Raises:
-        InputError: the file is missing, damaged (a single changed bit is noticed), or none of ours.
+        InputError: the file is missing, damaged (a changed bit of its contents is noticed), or none of ours.
     """
     path = Path(path)
     if path.is_dir():
