@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from src.cnn import ConvNet
 from src.errors import InputError
-from src.optim import learning_rate, parameter_groups
+from src.optim import Muon, learning_rate, muon_groups, parameter_groups
 from src.randomness import fold_in
 from src.vit import VisionTransformer
 from src.weights import load_encoder
@@ -31,7 +31,8 @@ class Classifier(LightningModule):
         lr: highest learning rate, reached after the warm-up.
         min_lr: learning rate of the last step.
         warmup_epochs: epochs in which the learning rate grows linearly from 0; fractions are welcome.
-        optimizer: AdamW (Loshchilov & Hutter 2019), Adam with L2 decay, or SGD with Nesterov momentum 0.9.
+        optimizer: Muon for hidden matrices and AdamW for the rest (`src/optim.py`), AdamW alone (Loshchilov & Hutter
+            2019), Adam with L2 decay, or SGD with Nesterov momentum 0.9.
         weight_decay: decay of matrices; norms, biases, class token and positions never decay.
         beta2: decay rate of AdamW's and Adam's second moment.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
@@ -46,7 +47,7 @@ class Classifier(LightningModule):
         lr: float = 1e-3,
         min_lr: float = 1e-5,
         warmup_epochs: float = 1.0,
-        optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
+        optimizer: Literal["muon", "adamw", "adam", "sgd"] = "adamw",
         weight_decay: float = 0.05,
         beta2: float = 0.999,
         label_smoothing: float = 0.0,
@@ -128,6 +129,8 @@ class Classifier(LightningModule):
             decay = min(self.hparams.ema_decay, (1 + steps) / (10 + steps))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.net.parameters()), 1 - decay)
+                for average, now in zip(self.averaged.buffers(), self.net.buffers(), strict=True):
+                    average.copy_(now)  # batch norm's statistics are averages already
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start
@@ -173,6 +176,8 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         hp = self.hparams
+        if hp.optimizer == "muon":
+            return Muon(muon_groups(self.net, hp.weight_decay), lr=hp.lr, betas=(0.9, hp.beta2))
         groups = parameter_groups(self.net, hp.weight_decay)
         if hp.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=hp.lr, momentum=0.9, nesterov=True)
@@ -193,7 +198,7 @@ class ViT(Classifier):
         pool: what the head reads: the class token, the mean of all tokens, or CCT's sequence pooling.
         positions: learned position embeddings, or fixed 2-D sine and cosine.
         stem_layers: 0 projects patches, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
-            through n convolutions, each halving the side.
+            through n convolutional layers, each halving the side.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
@@ -239,6 +244,7 @@ class ViT(Classifier):
                 self.averaged.load_state_dict(self.net.state_dict())
         if freeze == "encoder":
             self.net.requires_grad_(False)
+            self.net.embed.eval()  # batch norm in a stem would go on counting
             self.net.head.requires_grad_(True)
 
 
