@@ -1,15 +1,19 @@
 """Every config parses, says what its keys mean and how to run it, and gives a model that takes a batch of its data."""
 
+import json
 import re
 import sys
 from types import SimpleNamespace
 
 import pytest
+import short
 import torch
 import yaml
+from PIL import Image
 from short import ROOT
 
 from src.cli import CLI
+from src.datasets import DATASETS
 from src.vit import SIZES
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -29,7 +33,8 @@ def config(request):
 
 
 def test_there_are_the_configs_that_were_promised():
-    promised = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar10_cpu", "cifar100", "folder"}
+    promised = {"digits", "mnist", "mnist_best", "fashion_mnist", "cifar100", "folder"}
+    promised |= {"cifar10", "cifar10_cpu", "cifar10_best", "cifar10_fast"}
     assert promised <= {path.stem for path in CONFIGS}
 
 
@@ -87,3 +92,30 @@ def test_its_model_takes_a_batch_of_its_data(config, tmp_path, monkeypatch):
     assert logits.shape == (2, len(data.classes)) and logits.isfinite().all()
     assert built.model.hparams["dataset"] == data.description
     assert not [path for path in tmp_path.iterdir() if path.name != "train"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_best", "cifar10_fast", "cifar10_cpu", "cifar10_tutorial"])
+def test_cifar10_recipes_take_a_few_steps(name, cifar10, tmp_path):
+    """Whole and unchanged but for the length, the batch and the compilation, from images to classified tests."""
+    flags = ["--data.root", cifar10, "--runs", tmp_path, "--trainer.max_epochs", 1, "--data.batch_size", 6]
+    flags += ["--model.compile", "false", "--trainer.accelerator", "cpu", "--data.val_fraction", 0.5]
+    ended = short.train("--config", f"configs/{name}.yaml", *flags)
+    assert ended.code == 0, ended
+    (results,) = tmp_path.glob("*/version_0/results.json")
+    results = json.loads(results.read_text())
+    assert results["images_seen"] == 18 and 0 < results["test_loss"] < 10
+    if name != "cifar10_tutorial":
+        assert results["parameters"] <= 10_000_000
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    """Four training images a class and one test image, as class folders."""
+    root = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 4), ("test", 1)):
+        for label, name in enumerate(DATASETS["cifar10"].classes):
+            (root / "cifar10" / split / name).mkdir(parents=True)
+            for index in range(count):
+                image = Image.new("RGB", (32, 32), (label * 20, index * 50, 90))
+                image.save(root / "cifar10" / split / name / f"{index}.png")
+    return root

@@ -1,5 +1,6 @@
 """Every trainable parameter is optimized once, and the learning rate is where it should be."""
 
+import copy
 import itertools
 import math
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from src.cnn import ConvNet
-from src.optim import learning_rate, parameter_groups
-from src.vit import VisionTransformer
+from src.optim import Muon, learning_rate, muon_groups, orthogonalize, parameter_groups
+from src.vit import ConvStem, VisionTransformer
 
 
 def vit(pool="cls", positions="learned", stem_layers=0, classes=10):
@@ -82,6 +83,99 @@ def test_one_step_of_decay_shrinks_matrices_alone():
     for name, parameter in network.named_parameters():
         shrinks = parameter.ndim == 2
         assert torch.allclose(parameter, torch.tensor(0.95 if shrinks else 1.0)), name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_muon_takes_hidden_matrices_and_the_other_groups_keep_the_rest(name):
+    network = NETWORKS[name]()
+    groups = muon_groups(network, 0.05)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in network.parameters())
+    assert groups[0]["muon"] and not any("muon" in group for group in groups[1:])
+    hidden = names_of(groups[0], network)
+    assert all(network.get_parameter(key).ndim >= 2 and "norm" not in key for key in hidden)
+    if name == "cnn":
+        assert hidden == {"layers.2.weight", "layers.7.weight"}
+    else:
+        assert not any(key.startswith(("head", "positions", "sequence_pool", "embed.patches")) for key in hidden)
+        assert "embed.weight" not in hidden and "blocks.0.attention.qkv.weight" in hidden
+        assert ("embed.stages.0.conv1.weight" in hidden) == isinstance(network.embed, ConvStem)
+
+
+def test_muon_leaves_frozen_parameters_out():
+    network = vit()
+    network.requires_grad_(False)
+    network.head.requires_grad_(True)
+    decayed, plain = muon_groups(network, 0.05)
+    assert names_of(decayed, network) == {"head.weight"} and names_of(plain, network) == {"head.bias"}
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (16, 64), (3, 24, 40)])
+def test_orthogonalize(shape):
+    singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+    assert singular.min() > 0.3 and singular.max() < 1.3
+    assert singular.median() > 0.65
+
+
+def test_muon_steps_as_torch_does():
+    """The same steps as torch.optim.Muon, which works in bfloat16, on matrices; as AdamW on all else."""
+    ours, theirs = vit(), vit()
+    theirs.load_state_dict(ours.state_dict())
+    before = [p.detach().clone() for p in ours.parameters()]
+    muon = Muon(muon_groups(ours, 0.1), lr=0.02, betas=(0.9, 0.99))
+    hidden, *rest = muon_groups(theirs, 0.1)
+    matrices = torch.optim.Muon(
+        hidden["params"], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(rest, lr=0.02, betas=(0.9, 0.99))
+    for step in range(3):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=torch.Generator().manual_seed(step))
+            b.grad = a.grad.clone()
+        for optimizer in (muon, matrices, adamw):
+            optimizer.step()
+    taken = {id(p) for p in hidden["params"]}
+    for start, a, b in zip(before, ours.parameters(), theirs.parameters(), strict=True):
+        if id(b) in taken:
+            assert (a - b).norm() < 0.02 * (b - start).norm()
+        else:
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_muon_sees_a_convolution_as_a_matrix():
+    torch.manual_seed(0)
+    conv, linear = torch.nn.Conv2d(8, 16, 3, bias=False), torch.nn.Linear(72, 16, bias=False)
+    linear.weight.data.copy_(conv.weight.flatten(1))
+    conv.weight.grad = torch.randn_like(conv.weight)
+    linear.weight.grad = conv.weight.grad.flatten(1)
+    for layer in (conv, linear):
+        group = {"params": [layer.weight], "weight_decay": 0.1, "muon": True}
+        Muon([group], lr=0.1, betas=(0.9, 0.99)).step()
+    assert torch.allclose(conv.weight.flatten(1), linear.weight, atol=1e-6)
+
+
+def test_muon_goes_on_from_its_state():
+    torch.manual_seed(0)
+    network = vit()
+
+    def step(optimizer, seed):
+        for p in network.parameters():
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+
+    def muon():
+        return Muon(muon_groups(network, 0.1), lr=0.02, betas=(0.9, 0.99))
+
+    first = muon()
+    step(first, 0)
+    weights, state = copy.deepcopy(network.state_dict()), copy.deepcopy(first.state_dict())
+    step(first, 1)
+    expected = copy.deepcopy(network.state_dict())
+    network.load_state_dict(weights)
+    second = muon()
+    second.load_state_dict(state)
+    step(second, 1)
+    assert all(torch.equal(expected[key], value) for key, value in network.state_dict().items())
 
 
 SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}

@@ -191,7 +191,7 @@ def test_flags_override_the_config_and_stand_in_the_runs_own(tmp_path):
     [
         ("--model.ema_decay 0", STEPS),
         ("--model CNN --data.patch_size null --model.dropout 0.1", STEPS),
-        ("--model.stem_layers 2 --data.patch_size null --model.pool sequence", STEPS),
+        ("--model.stem_layers 2 --data.patch_size null --model.pool sequence --model.optimizer muon", STEPS),
         ("--trainer.accumulate_grad_batches 3", 7),
         ("--model.optimizer sgd --model.label_smoothing 0.1 --model.positions sincos --model.pool cls", STEPS),
         ("--data.workers 1 --trainer.precision bf16-mixed", STEPS),

@@ -87,6 +87,16 @@ def test_finetuning_starts_from_a_run_and_can_freeze_the_encoder(pretrained):
     assert 0 <= results["test_accuracy"] <= 1
 
 
+def test_a_frozen_stem_keeps_its_statistics():
+    frozen = ViT(
+        CIFAR10DataModule(patch_size=None).description, width=32, depth=1, heads=2, stem_layers=2, freeze="encoder"
+    )
+    before = {key: value.clone() for key, value in frozen.net.state_dict().items()}
+    frozen.net(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert all(torch.equal(before[key], value) for key, value in frozen.net.state_dict().items())
+    assert frozen.net.head.weight.grad is not None and frozen.net.embed.patches.weight.grad is None
+
+
 def test_init_from_a_model_of_another_width_is_refused(pretrained):
     from src.vit import VisionTransformer
     from src.weights import load_encoder

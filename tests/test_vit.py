@@ -106,7 +106,7 @@ def test_a_batch_of_8_overfits(pool, positions, stem_layers):
     x, y = inputs(stem_layers=stem_layers), torch.arange(8) % 5
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
-    for _ in range(120):
+    for _ in range(150):
         loss = F.cross_entropy(network(x), y)
         optimizer.zero_grad()
         loss.backward()
@@ -222,7 +222,8 @@ def test_mean_pooling_is_the_mean_of_all_tokens():
 def test_a_stem_of_n_layers_divides_the_side_n_times(image_size, layers, side):
     network = vit(layers, image_size=image_size)
     assert network.side == side and network.embed(torch.randn(2, 3, image_size, image_size)).shape == (2, side**2, 32)
-    assert [c.out_channels for c in network.embed.convs] == [16] * (layers - 1) + [32]
+    widths = [network.embed.patches.out_channels] + [stage.conv1.out_channels for stage in network.embed.stages]
+    assert widths == [8, 16, 32][-layers:]
 
 
 def test_initial_weights():
