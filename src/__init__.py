@@ -2,7 +2,8 @@
 
 Spinning as long as GNU OpenMP does by default kept a small training from the processor on two busy cores: five epochs
 of configs/digits.yaml ran at 444 to 946 images a second with it and at 1,268 to 1,650 without, beside another program.
-Not spinning at all costs a quiet machine: 383 images a second rather than 435 with the model of configs/cifar10_cpu.yaml.
+Not spinning at all costs a quiet machine: the model of configs/cifar10_cpu.yaml trained on 383 images a second with
+the passive policy and on 435 with this.
 """
 
 import os

@@ -153,7 +153,8 @@ class VisionTransformer(nn.Module):
         mlp_ratio: hidden width of the MLP as a multiple of `width`.
         pool: what the head reads: the class token, the mean of all tokens, or CCT's sequence pooling.
         positions: learned position embeddings, or fixed 2-D sine and cosine.
-        stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images through n convolutional layers.
+        stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images through n layers of a
+            convolutional stem.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.

@@ -1,6 +1,7 @@
 """What the whole-program tests share."""
 
 import pytest
+import torchvision
 from program import tiny, train
 
 
@@ -11,3 +12,14 @@ def digits_run(tmp_path_factory):
     ended = train(*tiny(runs, epochs=2))
     assert ended.code == 0, ended.text
     return runs / "digits" / "version_0"
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """torchvision cannot download: it fails at once."""
+
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    for module in (torchvision.datasets.mnist, torchvision.datasets.cifar):
+        monkeypatch.setattr(module, "download_and_extract_archive", fail)

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -46,17 +45,6 @@ def digits():
     module = DigitsDataModule()
     module.prepare_data()
     return module
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """torchvision cannot download: it fails at once."""
-
-    def fail(*args, **kwargs):
-        raise OSError("no network")
-
-    for module in (torchvision.datasets.mnist, torchvision.datasets.cifar):
-        monkeypatch.setattr(module, "download_and_extract_archive", fail)
 
 
 # The validation split --------------------------------------------------------------------------------------------

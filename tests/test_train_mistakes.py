@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import short
-import torchvision
 
 MISTAKES = {
     # keys that do not exist
@@ -63,15 +62,6 @@ MISTAKES = {
     "--resume": "no run named 'digits' has a checkpoint",
     "--resume NOWHERE": "there is no such checkpoint to resume from",
 }
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError("no network")
-
-    for module in (torchvision.datasets.mnist, torchvision.datasets.cifar):
-        monkeypatch.setattr(module, "download_and_extract_archive", fail)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
