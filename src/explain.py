@@ -36,7 +36,10 @@ def _unknown_key(path: list[str], parser_keys: list[str]) -> str:
     known = {key.split(".")[-1] for key in parser_keys}
     for kind in (*_subclasses(classifier.Classifier), *_subclasses(data.ImageDataModule), data.Augmentation):
         known |= set(inspect.signature(kind).parameters)
-    near = difflib.get_close_matches(path[-1].split(".")[-1], sorted(known), 1)
+    *groups, last = path[-1].split(".")
+    near = difflib.get_close_matches(last, sorted(known), 1)
+    if groups and groups[0] not in (tops := {key.split(".")[0] for key in parser_keys}) and near:
+        near = [".".join(difflib.get_close_matches(groups[0], sorted(tops), 1) + near)]
     meant = f", did you mean {near[0]}?" if near else ""
     return f"{'.'.join(path)}: unknown key{meant}; see python train.py --help"
 

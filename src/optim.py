@@ -86,9 +86,11 @@ class Muon(torch.optim.AdamW):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            if "momentum" not in self.state[p]:
-                self.state[p]["momentum"] = torch.zeros_like(p)
-            momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - self.MOMENTUM)
+            state = self.state[p]
+            if not state:  # with the step, which AdamW expects of every state that it loads
+                state["step"], state["momentum"] = torch.tensor(0.0), torch.zeros_like(p)
+            state["step"] += 1
+            momentum = state["momentum"].lerp_(p.grad, 1 - self.MOMENTUM)
             update = p.grad.lerp(momentum, self.MOMENTUM).flatten(1)  # Nesterov's
             updates[update.shape].append((p, update))
             p.grad = None

@@ -120,7 +120,7 @@ class SequencePool(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.score = nn.Linear(width, 1)
+        self.score = nn.Linear(width, 1, bias=False)  # softmax ignores a constant
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         weights_BT1 = self.score(x_BTD).softmax(dim=1)
@@ -217,7 +217,8 @@ class VisionTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for block in self.blocks:
             for weight in block.attention.qkv.weight.chunk(3):  # query, key and value are three matrices in the paper
                 nn.init.xavier_uniform_(weight)
