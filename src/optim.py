@@ -40,7 +40,7 @@ def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """[..., M, N] -> the nearest semi-orthogonal matrices, roughly: all singular values come to lie in 0.7 to 1.2.
+    """[n, M, N] -> the nearest semi-orthogonal matrices, roughly: all singular values come to lie in 0.7 to 1.2.
 
     Newton-Schulz iteration with Jordan's quintic coefficients (kellerjordan.github.io/posts/muon, 2024).
     """
@@ -50,7 +50,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.mT if tall else x).to(matrices.dtype)
 
 

@@ -110,7 +110,7 @@ def test_muon_leaves_frozen_parameters_out():
     assert names_of(decayed, network) == {"head.weight"} and names_of(plain, network) == {"head.bias"}
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (16, 64), (3, 24, 40)])
+@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 96, 32), (1, 16, 64), (3, 24, 40)])
 def test_orthogonalize(shape):
     singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     assert singular.min() > 0.3 and singular.max() < 1.3
