@@ -243,6 +243,7 @@ class ViT(Classifier):
             if self.averaged:
                 self.averaged.load_state_dict(self.net.state_dict())
         if freeze == "encoder":
+            print(f"the encoder is frozen{'' if init_from else ' as it was initialised: give --model.init_from, too'}")
             self.net.requires_grad_(False)
             self.net.embed.eval()  # batch norm in a stem would go on counting
             self.net.head.requires_grad_(True)

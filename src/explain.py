@@ -40,6 +40,8 @@ def _unknown_key(path: list[str], parser_keys: list[str]) -> str:
     near = difflib.get_close_matches(last, sorted(known), 1)
     if groups and groups[0] not in (tops := {key.split(".")[0] for key in parser_keys}) and near:
         near = [".".join(difflib.get_close_matches(groups[0], sorted(tops), 1) + near)]
+    if near == [path[-1]]:  # a key of another class, such as freeze of the CNN
+        return f"{'.'.join(path)}: unknown key of the class chosen, another has it; see python train.py --help"
     meant = f", did you mean {near[0]}?" if near else ""
     return f"{'.'.join(path)}: unknown key{meant}; see python train.py --help"
 

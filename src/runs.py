@@ -43,7 +43,7 @@ def load_checkpoint(path: str | Path) -> dict:
     if path.is_dir():
         raise InputError(f"{path}: is a directory; name a checkpoint in it, for example {path}/checkpoints/best.ckpt")
     if not path.is_file():
-        raise InputError(f"{path}: there is no such checkpoint; check the path, or train first: python train.py")
+        raise InputError(f"{path}: there is no such checkpoint; check the path, or train it first")
     try:
         with open(path, "rb") as file:
             _check_zip(file)

@@ -142,6 +142,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     _compare(source, found, network, {key: value for key, value in own.items() if key not in head})
     positions, resampled = _fit_positions(source, found, network)
     network.load_state_dict(found.state | {"positions": positions} | head)
+    heads = network.blocks[0].attention.heads
+    heads = f"{heads}, as in the source" if "heads" in found.options else f"{heads}, which the source does not tell"
     return "\n".join(
         [
             f"encoder from {source} ({found.style})",
@@ -149,6 +151,7 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
             f"  resampled  {resampled}",
             f"  not used   {_head(found.head)}",
             f"  new        {_head(head.get('head.weight'))}",
+            f"  heads      {heads}",
         ]
     )
 
@@ -241,7 +244,7 @@ def _open(source: str) -> Any:
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{source}: no file of tensors that opens without running code ({type(error).__name__}); "
-            "save it again with torch.save(model.state_dict(), path)"
+            f"save a state dict again, with {'safetensors' if path.suffix == '.safetensors' else 'torch.save'}"
         ) from error
 
 

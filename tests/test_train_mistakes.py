@@ -11,6 +11,7 @@ MISTAKES = {
     # keys that do not exist
     "--model.widht 3": "model.widht: unknown key, did you mean width?",
     "--data.batchsize 3": "data.batchsize: unknown key, did you mean batch_size?",
+    "--model CNN --data.patch_size null --model.freeze encoder": "model.freeze: unknown key of the class chosen",
     "--modle.depth 3": "modle.depth: unknown key, did you mean model.depth?",
     "--trainer.max_epoch 3": "trainer.max_epoch: unknown key, did you mean max_epochs?",
     "--data.augment.rotat 3": "data.augment.rotat: unknown key, did you mean rotate?",
