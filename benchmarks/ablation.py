@@ -9,7 +9,7 @@ Accuracies are those of the held-out training images: the test images choose not
 import argparse
 import statistics
 
-from benchmarks.training import train
+from benchmarks.training import table, train
 
 CHANGES = {
     "mnist": {
@@ -35,17 +35,17 @@ def main() -> None:
     parser.add_argument("config", choices=CHANGES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options, flags = parser.parse_known_args()
-    print("| change | validation accuracy, mean | each seed | images seen | seconds |\n" + "|---" * 5 + "|")
+    common = ["--config", f"configs/{options.config}.yaml", "--trainer.limit_test_batches", "0", *flags]
+    results = {}
     for name, change in CHANGES[options.config].items():
-        common = ["--config", f"configs/{options.config}.yaml", "--trainer.limit_test_batches", "0", *flags]
         runs = [train(*common, *change.split(), "--seed_everything", str(seed)) for seed in options.seeds]
-        accuracy, seconds = ([run[key] for run in runs] for key in ("val_accuracy", "train_seconds"))
-        each = ", ".join(f"{value:.4f}" for value in accuracy)
-        print(
-            f"| {name} | {statistics.mean(accuracy):.4f} | {each} "
-            f"| {runs[0]['images_seen']:,} | {statistics.mean(seconds):.0f} |",
-            flush=True,
-        )
+        results[name] = {
+            "mean_validation_accuracy": statistics.mean(run["val_accuracy"] for run in runs),
+            "each_seed": ", ".join(f"{run['val_accuracy']:.4f}" for run in runs),
+            "images_seen": runs[0]["images_seen"],
+            "mean_train_seconds": statistics.mean(run["train_seconds"] for run in runs),
+        }
+    print(table(results, tuple(results["the recipe"])))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,15 @@
 """What the whole-program tests share."""
 
 import pytest
+import torch
 import torchvision
 from program import tiny, train
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same random numbers, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

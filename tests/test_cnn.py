@@ -9,11 +9,6 @@ from src.cnn import ConvNet
 from src.errors import InputError
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def first_linear(network):
     return next(module for module in network.modules() if isinstance(module, nn.Linear))
 

@@ -28,11 +28,6 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("nested", [None, "state_dict", "model"])
 @pytest.mark.parametrize("style", ["torchvision", "timm"])
 def test_an_encoder_from_a_file_gives_the_features_of_the_source(tmp_path, style, nested):

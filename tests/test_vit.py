@@ -16,11 +16,6 @@ from src.weights import from_torchvision
 VARIANTS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def vit(stem_layers=0, **options):
     shape = {"image_size": 16, "patch_size": None if stem_layers else 4, "channels": 3, "classes": 5}
     small = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}

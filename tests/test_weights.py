@@ -8,12 +8,6 @@ from src.errors import InputError
 from src.vit import VisionTransformer
 from src.weights import from_timm, from_torchvision, load_encoder, resample_positions, to_timm, to_torchvision
 
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 # Conversion
 
 
