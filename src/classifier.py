@@ -203,7 +203,7 @@ class ViT(Classifier):
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
         init_from: start from pre-trained weights: `torchvision:vit_b_16`, a torchvision or timm state dict
-            (`.pth`, `.safetensors`), or a checkpoint of ours; the head stays new.
+            (`.pth`, `.safetensors`), or a checkpoint or run of ours; the head stays new.
         freeze: `encoder` trains the head alone.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from src.errors import InputError
-from src.runs import load_checkpoint
+from src.runs import find_checkpoint, load_checkpoint
 from src.vit import SIZES, ConvStem, VisionTransformer, sincos_positions
 
 TORCHVISION = {
@@ -127,8 +127,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Args:
         network: the network to fill. Its head stays as it is.
         source: `torchvision:vit_b_16` (or another vit_* of torchvision, downloaded by it); or a file: a state dict of
-            torchvision or timm (.pth, .pt, .bin, .safetensors), or a checkpoint of this program (.ckpt), of which the
-            averaged weights are taken where it has them.
+            torchvision or timm (.pth, .pt, .bin, .safetensors); or a checkpoint of this program (.ckpt) or its run
+            directory; the averaged weights are taken where it has them.
 
     Returns:
         A report of a few lines: what was loaded, resampled, not used, and what is new.
@@ -136,6 +136,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Raises:
         InputError: when the source cannot be read safely, or its encoder is not that of the network.
     """
+    if Path(source).is_dir():
+        source = str(find_checkpoint(source))
     found = _read(source)
     own = network.state_dict()
     head = {key: value for key, value in own.items() if key.startswith("head.")}
@@ -228,7 +230,7 @@ def _download(source: str) -> dict:
 
 def _open(source: str) -> Any:
     path = Path(source).expanduser()
-    if path.suffix == ".ckpt" or path.is_dir():
+    if path.suffix == ".ckpt":
         return load_checkpoint(path)
     if not path.is_file():
         raise InputError(f"{source}: no such file; give a .pth, .safetensors or .ckpt file, or torchvision:vit_b_16")

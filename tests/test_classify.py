@@ -8,6 +8,7 @@ import sys
 import pytest
 import short
 import torch
+from photos import class_folders
 from PIL import Image
 
 import classify
@@ -90,13 +91,7 @@ def test_index_and_a_png_of_that_image_agree(run, digit, test_set):
 
 
 def test_index_in_a_folder_of_images_that_has_moved(run, tmp_path):
-    for split in ("train", "test"):
-        for number, name in enumerate(("cat", "dog")):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            for index in range(2):
-                Image.new("RGB", (40, 30), (number * 255, index, 0)).save(
-                    tmp_path / "photos" / split / name / f"{index}.png"
-                )
+    class_folders(tmp_path / "photos", ("cat", "dog"), (40, 30), train=2, test=2)
     data = FolderDataModule(root=str(tmp_path / "photos"), image_size=8, patch_size=4)
     model = ViT(data.description, width=8, depth=1, heads=1)
     torch.save({"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}, tmp_path / "photos.ckpt")

@@ -9,7 +9,7 @@ import pytest
 import short
 import torch
 import yaml
-from PIL import Image
+from photos import class_folders
 from short import ROOT
 
 from src.cli import CLI
@@ -73,8 +73,7 @@ def test_its_model_takes_a_batch_of_its_data(config, tmp_path, monkeypatch):
     keys = yaml.safe_load(config.read_text())
     flags = ["--config", str(config), "--data.root", str(tmp_path)]
     if keys["data"]["class_path"] == "FolderDataModule":
-        for name in ("cat", "dog", "owl"):
-            (tmp_path / "train" / name).mkdir(parents=True)
+        class_folders(tmp_path, ("cat", "dog", "owl"), (32, 32), train=0)
     model = keys["model"]["init_args"]
     if "init_from" in model:
         flags += ["--model.init_from", "null"]
@@ -112,10 +111,5 @@ def test_cifar10_recipes_take_a_few_steps(name, cifar10, tmp_path):
 def cifar10(tmp_path_factory):
     """Four training images a class and one test image, as class folders."""
     root = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 4), ("test", 1)):
-        for label, name in enumerate(DATASETS["cifar10"].classes):
-            (root / "cifar10" / split / name).mkdir(parents=True)
-            for index in range(count):
-                image = Image.new("RGB", (32, 32), (label * 20, index * 50, 90))
-                image.save(root / "cifar10" / split / name / f"{index}.png")
+    class_folders(root / "cifar10", DATASETS["cifar10"].classes, (32, 32), train=4, test=1)
     return root

@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 import torch
-from PIL import Image
+from photos import class_folders
 from program import as_another_user, metrics, tiny, train
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
@@ -100,12 +100,7 @@ def test_an_altered_cifar_batch_is_refused_and_not_opened(tmp_path, monkeypatch,
 
 @pytest.fixture
 def photos(tmp_path):
-    for split, count in (("train", 12), ("test", 3)):
-        for name, color in (("cat", "red"), ("dog", "blue"), ("eel", "green")):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            for number in range(count):
-                Image.new("RGB", (20 + number, 20), color).save(tmp_path / f"photos/{split}/{name}/{number}.png")
-    return tmp_path / "photos"
+    return class_folders(tmp_path / "photos", ("cat", "dog", "eel"), (25, 20), train=12, test=3)
 
 
 def train_on(photos, *more, prepare=()):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from photos import class_folders
 from torch.utils.data import DataLoader
 
 from src import data, folders
@@ -255,18 +255,13 @@ def check_statistics(name, images):
 
 def test_named_datasets_can_lie_on_disk_as_class_folders(tmp_path, offline):
     classes = DATASETS["cifar10"].classes
-    for split in ("train", "test"):
-        for label, name in enumerate(classes):
-            (tmp_path / "cifar10" / split / name).mkdir(parents=True)
-            for index in range(2):
-                color = (label * 20, index * 100, split == "test")
-                Image.new("RGB", (32, 32), color).save(tmp_path / "cifar10" / split / name / f"{index}.png")
+    class_folders(tmp_path / "cifar10", classes, (32, 32), train=2, test=2)
     module = CIFAR10DataModule(root=str(tmp_path), val_fraction=0.5)
     module.prepare_data()
     assert {name: len(images) for name, images in module.sets.items()} == {"train": 10, "val": 10, "test": 20}
     test = module.sets["test"]
     assert test.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert test.images[:, :, 5, 7].tolist() == [[k * 20, i * 100, 1] for k in range(10) for i in range(2)]
+    assert test.images[:, :, 5, 7].tolist() == [[k * 20, i * 20, 1] for k in range(10) for i in range(2)]
 
 
 @pytest.mark.parametrize("name", NAMED)

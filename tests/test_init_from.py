@@ -101,6 +101,15 @@ def test_our_own_checkpoint(tmp_path, options, averaged):
         )
 
 
+def test_a_run_directory_stands_for_its_best_checkpoint(tmp_path):
+    trained, mine = ours(), ours()
+    path = checkpoint(tmp_path, {f"net.{key}": value for key, value in trained.state_dict().items()})
+    (tmp_path / "checkpoints").mkdir()
+    path.rename(tmp_path / "checkpoints" / "best.ckpt")
+    assert "best.ckpt" in load_encoder(mine, str(tmp_path))
+    assert torch.equal(mine.blocks[0].mlp[0].weight, trained.blocks[0].mlp[0].weight)
+
+
 def test_fixed_positions_follow_the_formula_on_another_grid(tmp_path):
     small, large = ours(positions="sincos"), ours(positions="sincos", image_size=40)
     fixed = large.positions.clone()
@@ -263,7 +272,7 @@ def test_a_file_that_is_no_vit(tmp_path, content, part):
 
 def test_files_that_cannot_be_read(tmp_path):
     assert "no such file" in error_of(ours(), tmp_path / "nowhere.pth")
-    assert "directory" in error_of(ours(), tmp_path)
+    assert "last.ckpt" in error_of(ours(), tmp_path)
     assert "no such checkpoint" in error_of(ours(), tmp_path / "nowhere.ckpt")
     for name in ("text.pth", "empty.pth", "text.ckpt"):
         (tmp_path / name).write_bytes(b"" if "empty" in name else b"hello, I am text")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from photos import class_folders
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,11 +30,7 @@ def checkout(tmp_path_factory) -> Path:
     (folder / "data").mkdir()
     if HAS_MNIST:
         (folder / "data" / "MNIST").symlink_to(ROOT / "data" / "MNIST")
-    for split in ("train", "test"):
-        for name, color in (("cat", "red"), ("dog", "blue")):
-            (folder / "photos" / split / name).mkdir(parents=True)
-            for index in range(8):
-                Image.new("RGB", (40 + index, 50), color).save(folder / "photos" / split / name / f"{index}.jpg")
+    class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
     shutil.copy(folder / "photos" / "train" / "cat" / "0.jpg", folder / "photo.png")
     run("python train.py --config configs/digits.yaml", folder)  # what the install command does
     return folder
