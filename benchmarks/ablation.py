@@ -18,6 +18,15 @@ CHANGES = {
         "no average of the weights": "--model.ema_decay 0",
         "no augmentation": "--data.augment.shift 0 --data.augment.rotate 0 --data.augment.scale 0",
         "class token in place of the mean": "--model.pool cls",
+        "MLP ratio 4": "--model.mlp_ratio 4",
+    },
+    "mnist_best": {
+        "the recipe": "",
+        "AdamW in place of Muon": "--model.optimizer adamw --model.lr 2e-3",
+        "width 96 and 3 blocks": "--model.width 96 --model.depth 3 --model.heads 3",
+        "no label smoothing": "--model.label_smoothing 0",
+        "the augmentation of mnist.yaml": "--data.augment.shift 1 --data.augment.rotate 8 --data.augment.scale 0.08 "
+        "--data.augment.shear 0",
     },
     "cifar10_cpu": {
         "the recipe": "",
