@@ -41,8 +41,8 @@ CHANGES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", choices=CHANGES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("config", choices=CHANGES, help="comes first; all other flags go to train.py")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training of every row for each of them")
     options, flags = parser.parse_known_args()
     common = ["--config", f"configs/{options.config}.yaml", "--trainer.limit_test_batches", "0", *flags]
     results = {}

@@ -270,8 +270,9 @@ class CNN(Classifier):
 def _check_training(lr, min_lr, warmup_epochs, weight_decay, label_smoothing, ema_decay, beta2, **_) -> None:
     if not 0 < lr < math.inf or not 0 <= min_lr <= lr:
         raise InputError(f"model.lr {lr} and model.min_lr {min_lr}: use lr above 0, and min_lr from 0 to lr")
-    if warmup_epochs < 0 or weight_decay < 0:
-        raise InputError(f"model.warmup_epochs {warmup_epochs}, model.weight_decay {weight_decay}: use 0 or more")
+    for name, value in (("warmup_epochs", warmup_epochs), ("weight_decay", weight_decay)):
+        if value < 0:
+            raise InputError(f"model.{name} {value}: use 0 or more")
     for name, value in (("label_smoothing", label_smoothing), ("ema_decay", ema_decay), ("beta2", beta2)):
         if not 0 <= value < 1:
             raise InputError(f"model.{name} {value}: use a value from 0 up to, but not including, 1")

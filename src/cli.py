@@ -118,6 +118,8 @@ class CLI(LightningCLI):
             if (value := self.config[key]) is not None and (isinstance(value, bool) or value < least):
                 raise InputError(f"{key} {value}: use a number, {least} or more")
 
+        if self.config.data.init_args.augment is None:
+            raise InputError("data.augment null: give its keys, for example --data.augment.rotate 0")
         if self.config.trainer.max_steps != -1:
             raise InputError("trainer.max_steps: the schedule and --resume count epochs; use trainer.max_epochs, and "
                              "trainer.limit_train_batches to make them shorter")  # fmt: skip

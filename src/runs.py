@@ -137,10 +137,15 @@ def newest_run(runs: Path, name: str = "*", file: str = "last") -> Path:
 
 
 def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
-    """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's."""
+    """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's.
+
+    `path` may also be the folder of all runs of a name, which stands for the newest of them.
+    """
     run = newest_run(runs) if path is None else Path(path)
     if not run.is_dir():
         return run
+    if list(run.glob("version_*/checkpoints/last.ckpt")):
+        run = newest_run(run.absolute().parent, run.absolute().name)
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
     best = folder / "best.ckpt"
     return best if best.is_file() else folder / "last.ckpt"

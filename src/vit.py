@@ -256,7 +256,9 @@ class VisionTransformer(nn.Module):
 def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int:
     """Tokens along one side of the image."""
     if stem_layers:
-        if stem_layers < 0 or image_size % 2**stem_layers:
+        if stem_layers < 0:
+            raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, or more")
+        if image_size % 2**stem_layers:
             raise InputError(f"stem_layers {stem_layers}: image_size {image_size} cannot be halved so often; use less")
         return image_size // 2**stem_layers
     if not patch_size:

@@ -131,7 +131,7 @@ def test_the_newest_runs_best_checkpoint_is_the_default(run, runs, digit, tmp_pa
 
 def test_a_run_its_checkpoints_and_a_file_are_all_accepted(run, runs, digit):
     folder = runs / "digits" / "version_0"
-    places = [folder, folder / "checkpoints", folder / "checkpoints" / "best.ckpt"]
+    places = [folder.parent, folder, folder / "checkpoints", folder / "checkpoints" / "best.ckpt"]
     outputs = {run(digit, "--json", "--ckpt", place)[1] for place in places}
     assert len(outputs) == 1 and json.loads(outputs.pop())
 
