@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from src.datasets import DATASETS, read_digits, read_torchvision
 from src.errors import InputError
 from src.folders import ImageSet, list_classes, read_folder
+from src.mixing import mix
 from src.randomness import fold_in
-from src.transforms import Augment, Augmentation, Patchify, mix, normalize
+from src.transforms import Augment, Augmentation, Patchify, normalize
 
 SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)  # a shift by a whole pixel of eight is too much
 DIGIT_CHANGES = Augmentation(shift=2, rotate=10, scale=0.1)
@@ -34,6 +35,8 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
         members = (labels == label).nonzero().flatten()
         order = members[torch.randperm(len(members), generator=generator)]
         held_out.append(order[: min(round(fraction * len(members)), len(members) - 1)])
+    if fraction and not any(map(len, held_out)):
+        raise InputError(f"data.val_fraction {fraction}: holds out not one image of {len(labels)}; use more, or 0")
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()

@@ -105,9 +105,8 @@ def build_network(checkpoint: dict) -> nn.Module:
             raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")
     widest = max(max(value.shape, default=1) for value in weights.values())
     outputs = [weights[key].shape[1] * widest for key in weights.keys() & {"positions"}]
-    outputs += [
-        weights[key].shape[0] * arguments["image_size"] ** 2 for key in weights.keys() & {"embed.patches.weight"}
-    ]
+    stem = weights.keys() & {"embed.stages.0.conv1.weight"}
+    outputs += [weights[key].shape[0] * arguments["image_size"] ** 2 for key in stem]
     if max(outputs, default=0) > MAX_VALUES:
         raise InputError(f"it would compute {max(outputs):,} values at once for one image")
     with torch.device("meta"):

@@ -129,26 +129,31 @@ def new_run(runs: Path, name: str) -> Path:
 
 def newest_run(runs: Path, name: str = "*", file: str = "last") -> Path:
     """The run directory whose `checkpoints/<file>.ckpt` was written last."""
-    found = list(runs.glob(f"{name}/version_*/checkpoints/{file}.ckpt"))
+    found = _newest(runs, f"{name}/version_*/checkpoints/{file}.ckpt")
     if not found:
         which = f"no run named {name!r}" if name != "*" else "no run"
         raise InputError(f"{runs}: {which} has a checkpoint there; train first: python train.py, or name a checkpoint")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent.parent
+    return found.parent.parent
+
+
+def _newest(folder: Path, pattern: str) -> Path | None:
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
-    """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's.
-
-    `path` may also be the folder of all runs of a name, which stands for the newest of them.
-    """
-    run = newest_run(runs) if path is None else Path(path)
+    """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's."""
+    run = newest_run(runs) if path is None else _newest_in(Path(path).expanduser())
     if not run.is_dir():
         return run
-    if list(run.glob("version_*/checkpoints/last.ckpt")):
-        run = newest_run(run.absolute().parent, run.absolute().name)
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
     best = folder / "best.ckpt"
     return best if best.is_file() else folder / "last.ckpt"
+
+
+def _newest_in(path: Path) -> Path:
+    """The folder of all runs of a name stands for the newest of them; any other path for itself."""
+    checkpoint = _newest(path, "version_*/checkpoints/last.ckpt")
+    return checkpoint.parent.parent if checkpoint else path
 
 
 def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
@@ -156,7 +161,7 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     if not resume:
         run = newest_run(runs, name)
         return run, run / "checkpoints" / "last.ckpt"
-    path = Path(resume)
+    path = _newest_in(Path(resume).expanduser())
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not checkpoint.parent.parent.parent.name:  # given from within the run: the names of its folders are needed
         checkpoint = checkpoint.absolute()

@@ -96,20 +96,18 @@ class ConvStage(nn.Module):
 class ConvStem(nn.Module):
     """Tokens from a small convolutional network: the hybrid architecture of section 3.1 of the paper.
 
-    The first layer projects patches of 2x2 pixels; each further layer is a `ConvStage` and twice as wide, up to the
-    width of a token. Every layer halves the side: `layers` of them turn an image of side S into (S / 2**layers)**2
-    tokens.
+    Every layer is a `ConvStage`, twice as wide as the one before it, up to the width of a token, and halves the side:
+    `layers` of them turn an image of side S into (S / 2**layers)**2 tokens.
     """
 
     def __init__(self, channels: int, width: int, layers: int):
         super().__init__()
-        widths = [max(1, width // 2 ** (layers - i)) for i in range(1, layers)] + [width]
-        self.patches = nn.Conv2d(channels, widths[0], kernel_size=2, stride=2)
+        widths = [channels] + [max(1, width // 2 ** (layers - i)) for i in range(1, layers)] + [width]
         self.stages = nn.ModuleList(ConvStage(a, b) for a, b in zip(widths, widths[1:], strict=False))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]"""
-        x = F.relu(self.patches(images_BCHW.to(memory_format=torch.channels_last)))  # faster on CPUs and GPUs
+        x = images_BCHW.to(memory_format=torch.channels_last)  # faster on CPUs and GPUs
         for stage in self.stages:
             x = stage(x)
         return x.flatten(2).transpose(1, 2)

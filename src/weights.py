@@ -136,7 +136,7 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Raises:
         InputError: when the source cannot be read safely, or its encoder is not that of the network.
     """
-    if Path(source).is_dir():
+    if Path(source).expanduser().is_dir():
         source = str(find_checkpoint(source))
     found = _read(source)
     own = network.state_dict()
@@ -254,7 +254,7 @@ def _compare(source: str, found: _Found, network: VisionTransformer, expected: d
     """Raise InputError at the first tensor that does not fit; the line names every option to change."""
     stem, patch_size = isinstance(network.embed, ConvStem), network.patch_size
     have = _facts(expected) | {"heads": network.blocks[0].attention.heads, "patch_size": patch_size}
-    have["channels"] = network.embed.patches.in_channels if stem else network.embed.in_features // patch_size**2
+    have["channels"] = network.embed.stages[0].conv1.in_channels if stem else network.embed.in_features // patch_size**2
     wanted = _facts(found.state) | found.options
     wanted = {name: value for name, value in wanted.items() if value != have.get(name, value)}
     flags = [
@@ -284,7 +284,7 @@ def _facts(state: dict[str, Tensor]) -> dict[str, Any]:
     width = state["norm.weight"].numel() if "norm.weight" in state else 0
     facts = {
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "stem_layers": sum(key.endswith((".conv1.weight", "embed.patches.weight")) for key in state),
+        "stem_layers": sum(key.endswith(".conv1.weight") for key in state),
         "pool": "cls" if "class_token" in state else "sequence" if "sequence_pool.score.weight" in state else "mean",
     }
     if width:

@@ -69,6 +69,11 @@ def test_split_leaves_every_class_an_image_to_train_on():
     assert 4 in train.tolist() and len(val) == 3
 
 
+def test_a_fraction_that_holds_out_nothing_is_refused():
+    with pytest.raises(InputError, match="data.val_fraction 0.1: holds out not one image of 4; use more, or 0"):
+        split_indices(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
+
+
 def test_digits_are_split_and_the_test_images_stay_apart(digits):
     assert {name: len(images) for name, images in digits.sets.items()} == {"train": 1294, "val": 144, "test": 359}
     counts = data.read_digits("train")[1].bincount().tolist()

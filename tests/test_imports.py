@@ -8,7 +8,7 @@ from short import ROOT
 
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"}
 MIDDLE = {"classifier", "data", "callbacks"}  # they know nothing of each other; train.py's cli brings them together
-PLAIN = ["vit", "cnn", "optim", "transforms", "color", "images", "folders", "datasets", "weights", "runs", "errors"]
+PLAIN = "vit cnn optim transforms mixing color images folders datasets weights runs errors".split()
 
 
 def imports(path, inside_functions=True):

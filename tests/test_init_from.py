@@ -208,7 +208,7 @@ def test_torchvision_source_without_network_or_of_unknown_name(monkeypatch):
         ({"channels": 1}, ["conv_proj.weight [32, 192]", "[32, 64]", "use images of 3 channels"]),
         ({"pool": "mean"}, ["class_token [1, 1, 32] has no place", "set --model.pool cls"]),
         ({"pool": "sequence"}, ["sequence_pool.score.weight is missing", "set --model.pool cls"]),
-        ({"patch_size": None, "stem_layers": 2}, ["embed.patches.weight is missing", "set --model.stem_layers 0"]),
+        ({"patch_size": None, "stem_layers": 2}, ["stages.0.conv1.weight is missing", "set --model.stem_layers 0"]),
         ({"width": 64, "depth": 1}, ["[1, 1, 64]", "set --model.depth 2 --model.width 32"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

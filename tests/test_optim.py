@@ -97,9 +97,9 @@ def test_muon_takes_hidden_matrices_and_the_other_groups_keep_the_rest(name):
     if name == "cnn":
         assert hidden == {"layers.2.weight", "layers.7.weight"}
     else:
-        assert not any(key.startswith(("head", "positions", "sequence_pool", "embed.patches")) for key in hidden)
+        assert not any(key.startswith(("head", "positions", "sequence_pool", "embed.stages.0.conv1")) for key in hidden)
         assert "embed.weight" not in hidden and "blocks.0.attention.qkv.weight" in hidden
-        assert ("embed.stages.0.conv1.weight" in hidden) == isinstance(network.embed, ConvStem)
+        assert ("embed.stages.1.conv1.weight" in hidden) == isinstance(network.embed, ConvStem)
 
 
 def test_muon_leaves_frozen_parameters_out():

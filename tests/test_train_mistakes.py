@@ -45,7 +45,7 @@ MISTAKES = {
     "--model CNN --data.patch_size null --model.dropout 2": "dropout",
     "--data.val_fraction 1": "data.val_fraction 1.0",
     "--data.batch_size 0": "data.batch_size 0",
-    "--data.augment.shift -1": "shift must be between",
+    "--data.augment.shift -1": "data.augment.shift must be between",
     "--data.augment null": "data.augment null: give its keys",
     "--model.weight_decay -1": "error: model.weight_decay -1.0: use 0 or more",
     "--model.stem_layers -1 --data.patch_size null": "stem_layers -1: use 0",

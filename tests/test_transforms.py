@@ -1,4 +1,4 @@
-"""Patches, normalization, augmentation, mixing: geometry against torchvision, randomness against distributions."""
+"""Patches, normalization, augmentation: geometry against torchvision, randomness against distributions."""
 
 import math
 
@@ -9,11 +9,14 @@ from scipy import stats
 
 from src import transforms
 from src.errors import InputError
-from src.transforms import Augment, Augmentation, Draw, Patchify, mix, normalize, resample, unpatchify
+from src.mixing import mix
+from src.transforms import Augment, Augmentation, Draw, Patchify, normalize, resample, unpatchify
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 PLAIN = [0.0, 0.0, 0.0], [1 / 255, 1 / 255, 1 / 255]  # mean and std that leave gray levels as they are
-EVERYTHING = dict(flip=True, shift=2, rotate=15, scale=0.1, shear=5, resized_crop=0.3, jitter=0.2, hue=0.1, erase=0.5)
+EVERYTHING = dict(
+    flip=True, shift=2, rotate=15, scale=0.1, shear=5, elastic=1, resized_crop=0.3, jitter=0.2, hue=0.1, erase=0.5
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -93,7 +96,7 @@ def test_normalize_refuses_other_types_and_channels():
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_range(setting, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"data.augment.{message}"):
         Augmentation(**setting)
 
 
@@ -131,6 +134,24 @@ def test_rotation_scale_and_shear_equal_torchvision(angle, scale, shear, channel
     images = random_images(6, channels, 12, 15)
     theirs = TF.affine(images.float(), -angle, [0, 0], 1 + scale, [shear, 0.0], TF.InterpolationMode.BILINEAR)
     assert_gray_levels_close(most(images, rotate=angle, scale=scale, shear=shear), theirs)
+
+
+@pytest.mark.parametrize("channels, size", [(1, (28, 28)), (3, (20, 32))])
+def test_displacements_equal_torchvision(channels, size):
+    images = random_images(2, channels, *size)
+    pixels = 3 * torch.randn(2, 2, *size, generator=generator())
+    ours = resample(images, torch.eye(3).expand(2, 3, 3), pixels)
+    for image, moved, result in zip(images, pixels, ours, strict=True):
+        fractions = torch.stack([moved[0] * 2 / size[1], moved[1] * 2 / size[0]], dim=2)[None]
+        assert_gray_levels_close(result, TF.elastic_image(image.float(), fractions))
+
+
+def test_elastic_displacements_have_their_size_and_are_smooth():
+    bent = transforms._bend(1.5, Draw(500, generator()), (26, 31))
+    assert bent.shape == (500, 2, 26, 31)
+    knots = bent[..., ::5, ::6]  # 26 and 31 pixels hold 6 knots 5 and 6 pixels apart
+    assert stats.kstest((knots / 1.5).flatten().double().numpy(), "norm").pvalue > 1e-3
+    assert bent.diff(dim=2).std() < 0.5 and bent.diff(dim=3).std() < 0.5
 
 
 def test_rotation_turns_counterclockwise_like_torchvision():
@@ -286,67 +307,6 @@ def test_erasing_hits_one_rectangle_with_its_probability(fill, batch):
         assert (erased[hit] == 0).all()
     else:
         assert erased.min() >= -2 and erased[hit].mean().abs() < 0.05  # uniform from (0 - 0.5) / 0.25 to 2
-
-
-# ---------------------------------------------------------------------------------------------------------- mixing
-
-
-def one_pixel_classes(count: int, size: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images with the value 1 in the channel of their class, so that the means of channels are the mixed shares."""
-    labels = torch.arange(count) % 4
-    images = torch.zeros(count, 4, size, size)
-    images[torch.arange(count), labels] = 1
-    return images, labels
-
-
-@pytest.mark.parametrize("settings", [dict(mixup=0.4), dict(cutmix=1.0), dict(mixup=0.4, cutmix=1.0)], ids=str)
-def test_targets_are_the_shares_of_the_pixels(settings):
-    images, labels = one_pixel_classes(200)
-    global_state = torch.get_rng_state()
-    mixed, targets = mix(images, labels, 4, Augmentation(**settings), generator())
-    torch.testing.assert_close(targets.sum(1), torch.ones(200))
-    torch.testing.assert_close(mixed.mean((2, 3)), targets)
-    assert targets.dtype == torch.float32
-    assert targets.max(1).values.unique().numel() > 20  # each sample has its own lambda
-    assert torch.equal(torch.get_rng_state(), global_state)
-    again = mix(images, labels, 4, Augmentation(**settings), generator())
-    assert torch.equal(again[0], mixed) and torch.equal(again[1], targets)
-
-
-def test_with_both_on_half_of_the_samples_are_cut():
-    images, labels = one_pixel_classes(2000)
-    mixed, targets = mix(images, labels, 4, Augmentation(mixup=1.0, cutmix=1.0), generator())
-    blended = ((mixed > 0.001) & (mixed < 0.999)).flatten(1).any(1)
-    told_apart = targets.max(1).values < 0.999  # partners of the same class leave no trace
-    assert 0.45 < blended[told_apart].float().mean() < 0.6  # CutMix boxes of no area leave none either
-
-
-def test_cutmix_pastes_one_box():
-    images, labels = one_pixel_classes(50, size=12)
-    mixed, _ = mix(images, labels, 4, Augmentation(cutmix=1.0), generator())
-    pasted = mixed[torch.arange(50), labels] == 0
-    assert pasted.any(2).any(1).float().mean() > 0.5
-    for box in pasted:
-        assert box.sum() == box.any(1).sum() * box.any(0).sum()
-
-
-def test_mixing_off_gives_one_hot_targets():
-    images, labels = one_pixel_classes(8)
-    mixed, targets = mix(images, labels, 6, Augmentation(), generator())
-    assert torch.equal(mixed, images)
-    assert torch.equal(targets, torch.nn.functional.one_hot(labels, 6).float())
-
-
-@pytest.mark.parametrize("alpha", [0.2, 0.5, 0.8, 1.0, 3.0, 100.0])
-def test_symmetric_beta_has_its_distribution(alpha):
-    drawn = transforms.symmetric_beta(alpha, Draw(20_000, generator())).double().numpy()
-    assert (drawn >= 0).all() and (drawn <= 1).all()
-    # Below 1e-4 float32 near 1 has few values left for what alphas under 1 put there.
-    inner = drawn[(drawn > 1e-4) & (drawn < 1 - 1e-4)]
-    beta = stats.beta(alpha, alpha)
-    low, high = beta.cdf(1e-4), beta.cdf(1 - 1e-4)
-    assert len(inner) / len(drawn) == pytest.approx(high - low, abs=0.015)
-    assert stats.kstest(inner, lambda x: (beta.cdf(x) - low) / (high - low)).pvalue > 1e-3
 
 
 # ---------------------------------------------------------------------------------------------------------- device

@@ -94,7 +94,7 @@ def test_a_frozen_stem_keeps_its_statistics():
     before = {key: value.clone() for key, value in frozen.net.state_dict().items()}
     frozen.net(torch.randn(4, 3, 32, 32)).sum().backward()
     assert all(torch.equal(before[key], value) for key, value in frozen.net.state_dict().items())
-    assert frozen.net.head.weight.grad is not None and frozen.net.embed.patches.weight.grad is None
+    assert frozen.net.head.weight.grad is not None and frozen.net.embed.stages[0].conv1.weight.grad is None
 
 
 def test_init_from_a_model_of_another_width_is_refused(pretrained):

@@ -214,8 +214,7 @@ def test_mean_pooling_is_the_mean_of_all_tokens():
 def test_a_stem_of_n_layers_divides_the_side_n_times(image_size, layers, side):
     network = vit(layers, image_size=image_size)
     assert network.side == side and network.embed(torch.randn(2, 3, image_size, image_size)).shape == (2, side**2, 32)
-    widths = [network.embed.patches.out_channels] + [stage.conv1.out_channels for stage in network.embed.stages]
-    assert widths == [8, 16, 32][-layers:]
+    assert [stage.conv1.out_channels for stage in network.embed.stages] == [8, 16, 32][-layers:]
 
 
 def test_initial_weights():

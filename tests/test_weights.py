@@ -69,7 +69,7 @@ def test_a_key_without_counterpart_is_named(convert):
 
 
 def test_a_stem_and_wrong_channels_are_not_converted():
-    with pytest.raises(InputError, match=r"embed\.patches\.weight"):
+    with pytest.raises(InputError, match=r"embed\.stages\.0\.conv1\.weight"):
         to_torchvision(ours(patch_size=None, stem_layers=2).state_dict())
     with pytest.raises(InputError, match=r"embed\.weight \[32, 64\] is no square patch of 3 channels"):
         to_timm(ours(channels=1).state_dict())
