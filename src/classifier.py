@@ -198,7 +198,7 @@ class ViT(Classifier):
         pool: what the head reads: the class token, the mean of all tokens, or CCT's sequence pooling.
         positions: learned position embeddings, or fixed 2-D sine and cosine.
         stem_layers: 0 projects patches, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
-            through n convolutional layers, each halving the side.
+            through n stages of convolutions, each halving the side.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.

@@ -146,7 +146,10 @@ class CLI(LightningCLI):
         table = EpochLog(self.checkpoints)
         stop = Stop(self.checkpoints, Timer(duration=settings.pop("max_time")).time_remaining())
         callbacks = [stop, table, self.checkpoints]
-        if self.config.patience and self.datamodule.sets["val"]:
+        if self.config.patience and not self.datamodule.sets["val"]:
+            raise InputError(f"patience {self.config.patience}: there are no validation images to stop by; set "
+                             "data.val_fraction above 0, or leave patience out")  # fmt: skip
+        if self.config.patience:
             callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=self.config.patience))
         settings["enable_progress_bar"] = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
         if settings["enable_progress_bar"]:

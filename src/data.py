@@ -36,7 +36,9 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
         order = members[torch.randperm(len(members), generator=generator)]
         held_out.append(order[: min(round(fraction * len(members)), len(members) - 1)])
     if fraction and not any(map(len, held_out)):
-        raise InputError(f"data.val_fraction {fraction}: holds out not one image of {len(labels)}; use more, or 0")
+        most = int(labels.bincount().max())
+        more = f"use {1 / most:.2g} or more, or 0" if most > 1 else "use 0"
+        raise InputError(f"data.val_fraction {fraction}: holds out not one of {len(labels)} images; {more}")
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()

@@ -161,8 +161,11 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     if not resume:
         run = newest_run(runs, name)
         return run, run / "checkpoints" / "last.ckpt"
-    path = _newest_in(Path(resume).expanduser())
-    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    checkpoint = _newest_in(Path(resume).expanduser())
+    if checkpoint.is_file() and checkpoint.suffix != ".ckpt":
+        raise InputError(f"{checkpoint}: is no checkpoint; give --resume a run directory, or a .ckpt file in one")
+    if checkpoint.is_dir():
+        checkpoint /= "last.ckpt" if checkpoint.name == "checkpoints" else "checkpoints/last.ckpt"
     if not checkpoint.parent.parent.parent.name:  # given from within the run: the names of its folders are needed
         checkpoint = checkpoint.absolute()
     run = checkpoint.parent.parent

@@ -70,8 +70,10 @@ def test_split_leaves_every_class_an_image_to_train_on():
 
 
 def test_a_fraction_that_holds_out_nothing_is_refused():
-    with pytest.raises(InputError, match="data.val_fraction 0.1: holds out not one image of 4; use more, or 0"):
+    with pytest.raises(InputError, match="data.val_fraction 0.1: holds out not one of 4 images; use 0.5 or more, or 0"):
         split_indices(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
+    with pytest.raises(InputError, match="not one of 2 images; use 0$"):
+        split_indices(torch.tensor([0, 1]), 0.9, seed=0)
 
 
 def test_digits_are_split_and_the_test_images_stay_apart(digits):

@@ -80,8 +80,9 @@ def test_stopped_and_resumed(undisturbed, tmp_path, key, step):
 def test_resumed_several_times(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     assert train(*tiny(tmp_path), prepare=(stop_at, 3)).code == 143
-    stops = ((9, signal.SIGINT, 130, run), (10, signal.SIGTERM, 143, run.parent), (24, signal.SIGTERM, 143, run))
-    for step, number, code, path in stops:  # the folder of all runs of a name is its newest run
+    stops = ((9, signal.SIGINT, 130), (10, signal.SIGTERM, 143), (24, signal.SIGTERM, 143))
+    paths = (run, run.parent, run / "checkpoints")  # the folder of all runs of a name is its newest run
+    for (step, number, code), path in zip(stops, paths, strict=True):
         assert train("--resume", path, prepare=(stop_at, step, number)).code == code
     assert train("--resume", "--runs", tmp_path, "--name", "digits").code == 0  # the newest of that name
     assert_same(run, undisturbed())

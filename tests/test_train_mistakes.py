@@ -54,6 +54,8 @@ MISTAKES = {
     "--trainer.check_val_every_n_epoch 0": "trainer.check_val_every_n_epoch 0",
     "--trainer.gradient_clip_val -1": "trainer.gradient_clip_val -1",
     "--patience -1": "patience -1",
+    "--patience 2 --data.val_fraction 0": "patience 2: there are no validation images",
+    "--resume configs/digits.yaml": "configs/digits.yaml: is no checkpoint; give --resume a run",
     "--checkpoint_every_n_steps 0": "checkpoint_every_n_steps 0",
     "--seed_everything -1": "seed_everything -1",
     "--seed_everything true": "seed_everything True",
