@@ -257,7 +257,8 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int
         if stem_layers < 0:
             raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, or more")
         if image_size % 2**stem_layers:
-            raise InputError(f"stem_layers {stem_layers}: image_size {image_size} cannot be halved so often; use less")
+            often = f"image_size {image_size} cannot be halved so often"
+            raise InputError(f"stem_layers {stem_layers}: {often}; use fewer layers, or an image_size that can")
         return image_size // 2**stem_layers
     if not patch_size:
         raise InputError("a ViT without a convolutional stem reads patches; set data.patch_size (or model.stem_layers)")
