@@ -21,7 +21,7 @@ SETTINGS = {
     "part": ("--trainer.limit_train_batches", "7"),
     "seldom": ("--trainer.check_val_every_n_epoch", "2"),  # the last epoch of three validates nothing
     "often": ("--trainer.val_check_interval", "0.4"),  # after batches 4 and 8, not after 10
-    "all": ("--data.val_fraction", "0"),
+    "all": ("--data.val_fraction", "0", "--patience", "null"),
     "hybrid": ("--model.stem_layers", "2", "--data.patch_size", "null", "--model.optimizer", "muon"),
     "impatient": ("--patience", "1", "--model.lr", "1e-4"),  # ends after two epochs
 }

@@ -155,7 +155,7 @@ def test_the_best_validation_result_is_tested_not_the_last(tmp_path, monkeypatch
 
 
 def test_without_validation_the_last_weights_are_tested(tmp_path):
-    run = short.run(tmp_path, "--data.val_fraction", 0, "--patience", 1)
+    run = short.run(tmp_path, "--data.val_fraction", 0)
     assert not (run / "checkpoints" / "best.ckpt").exists()
     found = results(run)
     assert found["checkpoint"] == "last.ckpt" and found["val_accuracy"] is None and found["epochs"] == 2
