@@ -1,7 +1,7 @@
 """Is bf16 worth it on this CPU? Images per second of the CPU recipes in 32 bit and in bf16, by turns. Prints a table.
 
-python -m benchmarks.precision                        8 minutes on two CPU cores with bf16 instructions
-ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.precision --steps 5        as on a CPU without them; far slower
+python -m benchmarks.precision
+ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.precision --steps 5        as on a CPU without bf16; far slower
 """
 
 import argparse
