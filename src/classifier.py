@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from src.cnn import ConvNet
 from src.errors import InputError
+from src.networks import build
 from src.optim import Muon, learning_rate, muon_groups, parameter_groups
 from src.randomness import fold_in
-from src.vit import VisionTransformer
 from src.weights import load_encoder
-
-NETWORKS = {"vit": VisionTransformer, "cnn": ConvNet}
 
 
 class Classifier(LightningModule):
@@ -37,6 +34,7 @@ class Classifier(LightningModule):
         beta2: decay rate of AdamW's and Adam's second moment.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
         ema_decay: above 0, a moving average of the weights with this decay is validated, tested and classified with.
+        ensemble: networks that share every batch in training and whose probabilities are averaged (`src/networks.py`).
         compile: compile the network with `torch.compile`; pays in long runs on a GPU.
     """
 
@@ -52,16 +50,17 @@ class Classifier(LightningModule):
         beta2: float = 0.999,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
+        ensemble: int = 1,
         compile: bool = False,
     ):
         super().__init__()
         training = dict(
             lr=lr, min_lr=min_lr, warmup_epochs=warmup_epochs, optimizer=optimizer, weight_decay=weight_decay,
-            beta2=beta2, label_smoothing=label_smoothing, ema_decay=ema_decay,
+            beta2=beta2, label_smoothing=label_smoothing, ema_decay=ema_decay, ensemble=ensemble,
         )  # fmt: skip
         _check_training(**training)
         self.save_hyperparameters({"network": network, "dataset": dataset, **training}, logger=False)
-        self.net = NETWORKS[network["kind"]](**{k: v for k, v in network.items() if k != "kind"})
+        self.net = build(network, ensemble)
         self.averaged = copy.deepcopy(self.net).requires_grad_(False) if ema_decay else None
         if compile:
             self.net.compile()
@@ -237,6 +236,8 @@ class ViT(Classifier):
             attention_dropout=attention_dropout, drop_path=drop_path,
         )  # fmt: skip
         super().__init__(network, dataset, **training)
+        if (init_from or freeze != "none") and training.get("ensemble", 1) > 1:
+            raise InputError("model.ensemble: init_from and freeze are for a single network; leave the ensemble out")
         self.init_from = init_from
         if init_from:
             print(load_encoder(self.net, init_from))
@@ -267,7 +268,7 @@ class CNN(Classifier):
         super().__init__(network, dataset, **training)
 
 
-def _check_training(lr, min_lr, warmup_epochs, weight_decay, label_smoothing, ema_decay, beta2, **_) -> None:
+def _check_training(lr, min_lr, warmup_epochs, weight_decay, label_smoothing, ema_decay, beta2, ensemble, **_) -> None:
     if not 0 < lr < math.inf or not 0 <= min_lr <= lr:
         raise InputError(f"model.lr {lr} and model.min_lr {min_lr}: use lr above 0, and min_lr from 0 to lr")
     for name, value in (("warmup_epochs", warmup_epochs), ("weight_decay", weight_decay)):
@@ -276,3 +277,5 @@ def _check_training(lr, min_lr, warmup_epochs, weight_decay, label_smoothing, em
     for name, value in (("label_smoothing", label_smoothing), ("ema_decay", ema_decay), ("beta2", beta2)):
         if not 0 <= value < 1:
             raise InputError(f"model.{name} {value}: use a value from 0 up to, but not including, 1")
+    if ensemble < 1:
+        raise InputError(f"model.ensemble {ensemble}: use 1 for a single network, or more for several")

@@ -6,6 +6,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+from src.networks import Ensemble
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Every trainable parameter in exactly one of two groups: matrices decay; nothing else does.
@@ -29,8 +31,10 @@ def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     Pixels and classes are no hidden features: the first and the last matrix of the network stay with AdamW, and so
     does a matrix of a single row, as in sequence pooling.
     """
-    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    hidden = {id(weight) for weight in matrices[1:-1] if len(weight) > 1}
+    hidden = set()
+    for network in model.networks if isinstance(model, Ensemble) else [model]:
+        matrices = [m.weight for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        hidden |= {id(weight) for weight in matrices[1:-1] if len(weight) > 1}
     groups = parameter_groups(model, weight_decay)
     muon = [p for group in groups for p in group["params"] if id(p) in hidden]
     for group in groups:

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from src.cnn import ConvNet
 from src.errors import InputError
 from src.images import read_image
+from src.networks import build
 from src.runs import load_checkpoint
 from src.transforms import Patchify, normalize
-from src.vit import VisionTransformer
 
 BATCH = 256
 MAX_SIDE = 8192  # pixels; a larger image is no image but an attack on the memory
@@ -93,24 +92,26 @@ def build_network(checkpoint: dict) -> nn.Module:
         InputError: the hyperparameters do not fit the weights, or each other.
     """
     hparams, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    arguments = dict(hparams["network"])
+    arguments, ensemble = hparams["network"], hparams.get("ensemble", 1)
     prefix = "averaged." if any(key.startswith("averaged.") for key in state) else "net."
     weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    limits = {"image_size": MAX_SIDE, "depth": len(weights), "stem_layers": len(weights)}  # what loops run over
+    declared = arguments | {"ensemble": ensemble}
+    layers = len(weights) // ensemble  # loops run over them: no network has more than there are tensors for
+    limits = {"image_size": MAX_SIDE, "ensemble": len(weights), "depth": layers, "stem_layers": layers}
     for name, limit in limits.items():
-        if (arguments.get(name) or 0) > limit:
-            raise InputError(f"{name} {arguments[name]}, more than {limit}")
+        if (declared.get(name) or 0) > limit:
+            raise InputError(f"{name} {declared[name]}, more than {limit}")
     for name in ("image_size", "channels", "patch_size"):
         if name in arguments and arguments[name] != hparams["dataset"][name]:
             raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")
     widest = max(max(value.shape, default=1) for value in weights.values())
-    outputs = [weights[key].shape[1] * widest for key in weights.keys() & {"positions"}]
-    stem = weights.keys() & {"embed.stages.0.conv1.weight"}
-    outputs += [weights[key].shape[0] * arguments["image_size"] ** 2 for key in stem]
+    outputs = [value.shape[1] * widest for key, value in weights.items() if key.endswith("positions")]
+    stems = [value for key, value in weights.items() if key.endswith("embed.stages.0.conv1.weight")]
+    outputs += [value.shape[0] * arguments["image_size"] ** 2 for value in stems]
     if max(outputs, default=0) > MAX_VALUES:
         raise InputError(f"it would compute {max(outputs):,} values at once for one image")
     with torch.device("meta"):
-        network = {"vit": VisionTransformer, "cnn": ConvNet}[arguments.pop("kind")](**arguments)
+        network = build(arguments, ensemble)
     network.load_state_dict(weights, assign=True)
     return network.float()
 

@@ -1,11 +1,6 @@
-"""State dicts to and from torchvision and timm, and the loading of a trained encoder for fine-tuning.
-
-Our patches are flattened channel last, [P, P, C]; the patch projection of the others is a convolution with weights
-[D, C, P, P]. All other tensors are the same under other names: in the tables below `#` is the number of a block.
-"""
+"""The loading of a trained encoder for fine-tuning, from torchvision, timm or a checkpoint of ours."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,80 +10,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 from src.errors import InputError
+from src.formats import TIMM, TORCHVISION, TORCHVISION_OLD, convert, inverse, rename
 from src.runs import find_checkpoint, load_checkpoint
 from src.vit import SIZES, ConvStem, VisionTransformer, sincos_positions
 
-TORCHVISION = {
-    "class_token": "class_token",
-    "positions": "encoder.pos_embedding",
-    "embed.": "conv_proj.",
-    "blocks.#.norm1.": "encoder.layers.encoder_layer_#.ln_1.",
-    "blocks.#.attention.qkv.": "encoder.layers.encoder_layer_#.self_attention.in_proj_",
-    "blocks.#.attention.out.": "encoder.layers.encoder_layer_#.self_attention.out_proj.",
-    "blocks.#.norm2.": "encoder.layers.encoder_layer_#.ln_2.",
-    "blocks.#.mlp.0.": "encoder.layers.encoder_layer_#.mlp.0.",
-    "blocks.#.mlp.3.": "encoder.layers.encoder_layer_#.mlp.3.",
-    "norm.": "encoder.ln.",
-    "head.": "heads.head.",
-}
-TIMM = {
-    "class_token": "cls_token",
-    "positions": "pos_embed",
-    "embed.": "patch_embed.proj.",
-    "blocks.#.norm1.": "blocks.#.norm1.",
-    "blocks.#.attention.qkv.": "blocks.#.attn.qkv.",
-    "blocks.#.attention.out.": "blocks.#.attn.proj.",
-    "blocks.#.norm2.": "blocks.#.norm2.",
-    "blocks.#.mlp.0.": "blocks.#.mlp.fc1.",
-    "blocks.#.mlp.3.": "blocks.#.mlp.fc2.",
-    "norm.": "norm.",
-    "head.": "head.",
-}
-# The names of the published torchvision files, which are older than the code that loads them.
-TORCHVISION_OLD = {
-    "encoder.layers.encoder_layer_#.mlp.linear_1.": "blocks.#.mlp.0.",
-    "encoder.layers.encoder_layer_#.mlp.linear_2.": "blocks.#.mlp.3.",
-}
 # Heads leave no trace in the shapes. These are the published sizes; the last is ViT-H.
 HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()} | {(1280, 32): 16}
-
-
-def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `torchvision.models.VisionTransformer` -> that of our `VisionTransformer`.
-
-    Tensors that only change their name are shared, not copied. The same holds for the three functions below.
-
-    Raises:
-        InputError: when a key has no counterpart here, as those of a convolutional stem.
-    """
-    return _convert(state, _inverse(TORCHVISION) | TORCHVISION_OLD, "torchvision state dict")
-
-
-def to_torchvision(state: dict[str, Tensor], channels: int = 3) -> dict[str, Tensor]:
-    """The state dict of our `VisionTransformer` with a class token -> that of `torchvision.models.VisionTransformer`.
-
-    Raises:
-        InputError: when a key has no counterpart there, or `channels` does not fit the embedding.
-    """
-    return _convert(state, TORCHVISION, "state dict for torchvision", channels)
-
-
-def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a timm `vit_*_patch*` model with fused qkv -> that of our `VisionTransformer`.
-
-    Raises:
-        InputError: when a key has no counterpart here, as layer scale, registers or a norm before the blocks.
-    """
-    return _convert(state, _inverse(TIMM), "timm state dict")
-
-
-def to_timm(state: dict[str, Tensor], channels: int = 3) -> dict[str, Tensor]:
-    """The state dict of our `VisionTransformer` with a class token -> that of a timm `vit_*_patch*` model.
-
-    Raises:
-        InputError: when a key has no counterpart there, or `channels` does not fit the embedding.
-    """
-    return _convert(state, TIMM, "state dict for timm", channels)
 
 
 def resample_positions(positions: Tensor, side: int, extra_tokens: int) -> Tensor:
@@ -169,12 +96,15 @@ class _Found(NamedTuple):
 
     def shown(self, key: str) -> str:
         """Name and shape of one of our tensors as the source has it, for messages."""
-        return f"{_rename(key, self.names) or key}" + (f" {list(self.state[key].shape)}" if key in self.state else "")
+        return f"{rename(key, self.names) or key}" + (f" {list(self.state[key].shape)}" if key in self.state else "")
 
 
 def _read(source: str) -> _Found:
     content = _download(source) if source.startswith("torchvision:") else _open(source)
-    ours = content["hyper_parameters"]["network"] if source.endswith(".ckpt") else {}
+    hparams = content["hyper_parameters"] if source.endswith(".ckpt") else {}
+    if (members := hparams.get("ensemble", 1)) != 1:
+        raise InputError(f"{source}: an ensemble of {members} networks; give a run of a single network")
+    ours = hparams.get("network", {})
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -207,7 +137,7 @@ def _read(source: str) -> _Found:
         return _Found(style, state, head, names, options)
     conv = state.get(names["embed."] + "weight", torch.empty(0))
     options = {"channels": conv.shape[1], "patch_size": conv.shape[-1]} if conv.ndim == 4 else {}
-    state = _convert(state, _inverse(names) | old, source)
+    state = convert(state, inverse(names) | old, source)
     if heads := HEADS.get((_facts(state).get("width"), _facts(state)["depth"])):
         options["heads"] = heads
     return _Found(style, state, head, names, options)
@@ -316,38 +246,3 @@ def _fit_positions(source: str, found: _Found, network: VisionTransformer) -> tu
             )
         return network.positions, report
     return resample_positions(positions, network.side, extra), report
-
-
-def _inverse(names: dict[str, str]) -> dict[str, str]:
-    return {theirs: ours for ours, theirs in names.items()}
-
-
-def _rename(key: str, names: dict[str, str]) -> str | None:
-    for old, new in names.items():
-        match = re.fullmatch(re.escape(old).replace(r"\#", r"(?P<block>\d+)") + "(?P<end>weight|bias|)", key)
-        if match:
-            return new.replace("#", match.groupdict().get("block", "")) + match["end"]
-    return None
-
-
-def _convert(state: dict[str, Tensor], names: dict[str, str], where: str, channels: int = 3) -> dict[str, Tensor]:
-    converted = {}
-    for key, value in state.items():
-        new = _rename(key, names)
-        if new is None:
-            raise InputError(f"{where}: {key} {list(value.shape)} has no counterpart; only plain ViTs can be converted")
-        if new == "embed.weight":
-            if value.ndim != 4:
-                raise InputError(
-                    f"{where}: {key} {list(value.shape)} is no convolution; only plain ViTs can be converted"
-                )
-            value = value.permute(0, 2, 3, 1).flatten(1)
-        elif key == "embed.weight":
-            side = math.isqrt(value.shape[1] // channels)
-            if side**2 * channels != value.shape[1]:
-                raise InputError(
-                    f"{where}: {key} {list(value.shape)} is no square patch of {channels} channels; give its channels"
-                )
-            value = value.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2).contiguous()
-        converted[new] = value
-    return converted

@@ -187,6 +187,15 @@ def test_data_that_does_not_fit_the_network_is_refused(digits_run, tmp_path, key
     assert not opens(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize("members", [10**9, 0, -1, 2, "2", None, 1.5])
+def test_an_ensemble_that_is_none_is_refused(digits_run, tmp_path, members):
+    content = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")
+    content["hyper_parameters"]["ensemble"] = members
+    content["hyper_parameters"]["network"]["depth"] = None  # that of a size
+    torch.save(content, tmp_path / "x.ckpt")
+    assert not opens(tmp_path / "x.ckpt")
+
+
 def small_but_huge(tensor):
     return torch.zeros(1).expand(10**6, 10**6)
 

@@ -16,8 +16,9 @@ from vits import (
     torchvision_vit,
 )
 
+from src.formats import from_torchvision, to_timm
 from src.vit import VisionTransformer
-from src.weights import HEADS, from_torchvision, load_encoder, resample_positions, to_timm
+from src.weights import HEADS, load_encoder, resample_positions
 
 
 class Bomb:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from src.cnn import ConvNet
+from src.networks import Ensemble
 from src.optim import Muon, learning_rate, muon_groups, orthogonalize, parameter_groups
 from src.vit import ConvStem, VisionTransformer
 
@@ -100,6 +101,12 @@ def test_muon_takes_hidden_matrices_and_the_other_groups_keep_the_rest(name):
         assert not any(key.startswith(("head", "positions", "sequence_pool", "embed.stages.0.conv1")) for key in hidden)
         assert "embed.weight" not in hidden and "blocks.0.attention.qkv.weight" in hidden
         assert ("embed.stages.1.conv1.weight" in hidden) == isinstance(network.embed, ConvStem)
+
+
+def test_muon_keeps_first_and_last_matrix_of_every_network_of_an_ensemble():
+    single, ensemble = vit(), Ensemble([vit(), vit()])
+    alone, together = (names_of(muon_groups(network, 0.05)[0], network) for network in (single, ensemble))
+    assert together == {f"networks.{i}.{name}" for i in range(2) for name in alone}
 
 
 def test_muon_leaves_frozen_parameters_out():

@@ -23,6 +23,7 @@ SETTINGS = {
     "often": ("--trainer.val_check_interval", "0.4"),  # after batches 4 and 8, not after 10
     "all": ("--data.val_fraction", "0", "--patience", "null"),
     "hybrid": ("--model.stem_layers", "2", "--data.patch_size", "null", "--model.optimizer", "muon"),
+    "ensemble": ("--model.ensemble", "3"),
     "impatient": ("--patience", "1", "--model.lr", "1e-4"),  # ends after two epochs
 }
 
@@ -66,7 +67,7 @@ def assert_same(a, b) -> None:
     ("key", "step"),
     [("", 1), ("", 4), ("", 10), ("", 17), ("", 29), ("workers", 10), ("workers", 14)]
     + [("accumulate", 2), ("accumulate", 4), ("part", 3), ("part", 7), ("seldom", 20)]
-    + [("often", 8), ("often", 18), ("all", 13), ("impatient", 12), ("hybrid", 4), ("hybrid", 20)],
+    + [("often", 8), ("often", 18), ("all", 13), ("impatient", 12), ("hybrid", 4), ("hybrid", 20), ("ensemble", 14)],
 )
 def test_stopped_and_resumed(undisturbed, tmp_path, key, step):
     stopped = train(*tiny(tmp_path, *SETTINGS[key]), prepare=(stop_at, step))

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision import models
 
 from src.errors import InputError
+from src.formats import from_torchvision
 from src.vit import SIZES, Attention, Block, DropPath, SequencePool, VisionTransformer, sincos_positions
-from src.weights import from_torchvision
 
 VARIANTS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
 

@@ -5,8 +5,9 @@ import torch
 from vits import assert_same_logits, ours, save, small_timm, timm_vit, torchvision_vit
 
 from src.errors import InputError
+from src.formats import from_timm, from_torchvision, to_timm, to_torchvision
 from src.vit import VisionTransformer
-from src.weights import from_timm, from_torchvision, load_encoder, resample_positions, to_timm, to_torchvision
+from src.weights import load_encoder, resample_positions
 
 # Conversion
 
