@@ -274,6 +274,8 @@ def _check_training(lr, min_lr, warmup_epochs, weight_decay, label_smoothing, em
     for name, value in (("warmup_epochs", warmup_epochs), ("weight_decay", weight_decay)):
         if value < 0:
             raise InputError(f"model.{name} {value}: use 0 or more")
+    if lr * weight_decay >= 1:
+        raise InputError(f"model.lr {lr} times model.weight_decay {weight_decay} must stay below 1; use smaller ones")
     for name, value in (("label_smoothing", label_smoothing), ("ema_decay", ema_decay), ("beta2", beta2)):
         if not 0 <= value < 1:
             raise InputError(f"model.{name} {value}: use a value from 0 up to, but not including, 1")

@@ -1,5 +1,6 @@
 """From the description that a checkpoint carries to a network, or to an ensemble of several."""
 
+import functools
 import math
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from src.cnn import ConvNet
 from src.errors import InputError
-from src.vit import VisionTransformer
+from src.vit import MAX_PARAMETERS, VisionTransformer
 
 NETWORKS = {"vit": VisionTransformer, "cnn": ConvNet}
 
@@ -37,5 +38,8 @@ class Ensemble(nn.Module):
 def build(network: dict, ensemble: int = 1) -> nn.Module:
     """The network of that "kind", "vit" or "cnn", with the other entries as arguments; an `Ensemble` of several."""
     arguments = {key: value for key, value in network.items() if key != "kind"}
-    networks = [NETWORKS[network["kind"]](**arguments) for _ in range(ensemble)]
-    return Ensemble(networks) if ensemble > 1 else networks[0]
+    make = functools.partial(NETWORKS[network["kind"]], **arguments)
+    first = make()
+    if (count := ensemble * sum(p.numel() for p in first.parameters())) > MAX_PARAMETERS:
+        raise InputError(f"ensemble {ensemble} makes {count:.1e} parameters; use less, {MAX_PARAMETERS:.0e} at most")
+    return Ensemble([first, *(make() for _ in range(ensemble - 1))]) if ensemble > 1 else first

@@ -21,6 +21,8 @@ SIZES = {
     "L": {"width": 1024, "depth": 24, "heads": 16},
 }
 
+MAX_PARAMETERS = 2 * 10**9  # with gradients and moments 32 GB; what is larger is a slip of the finger
+
 
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drop the residual branch of whole samples."""
@@ -276,8 +278,11 @@ def _check(
 ) -> None:
     if min(width, depth, heads) < 1:
         raise InputError(f"width {width}, depth {depth} and heads {heads} must all be at least 1")
-    if round(width * mlp_ratio) < 1:
-        raise InputError(f"mlp_ratio {mlp_ratio} leaves no hidden units; use a value above 0, for example 4")
+    if not math.isfinite(mlp_ratio) or round(width * mlp_ratio) < 1:
+        raise InputError(f"mlp_ratio {mlp_ratio} gives no number of hidden units; use a value above 0, for example 4")
+    if (count := depth * width * (4 * width + 2 * round(width * mlp_ratio))) > MAX_PARAMETERS:
+        sizes = f"width {width}, depth {depth} and mlp_ratio {mlp_ratio:g}"
+        raise InputError(f"{sizes} make {count:.1e} parameters; use smaller ones, {MAX_PARAMETERS:.0e} at most")
     if width % heads:
         fits = [h for h in range(1, min(width, 64) + 1) if width % h == 0]
         raise InputError(f"heads {heads} does not divide width {width}; choose one of {', '.join(map(str, fits))}")
