@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from src import classifier, data  # noqa: F401  (their classes are named in configs)
 from src.callbacks import AtomicCheckpointIO, Checkpoints, EpochLog, Stop, read_metrics
 from src.errors import ArgumentParser, InputError
-from src.explain import one_line
+from src.explain import one_line, refuse_nulls
 from src.runs import find_run, flatten, load_checkpoint, lock_run, new_run, take_up, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -118,8 +118,9 @@ class CLI(LightningCLI):
             if (value := self.config[key]) is not None and (isinstance(value, bool) or value < least):
                 raise InputError(f"{key} {value}: use a number, {least} or more")
 
-        if self.config.data.init_args.augment is None:
-            raise InputError("data.augment null: give its keys, for example --data.augment.rotate 0")
+        for group in ("model", "data"):
+            kind, values = self.config[group].class_path, self.config[group].init_args.as_dict()
+            refuse_nulls(group, kind, {key: value for key, value in values.items() if key != "dataset"})  # linked later
         if self.config.trainer.max_steps != -1:
             raise InputError("trainer.max_steps: the schedule and --resume count epochs; use trainer.max_epochs, and "
                              "trainer.limit_train_batches to make them shorter")  # fmt: skip
@@ -149,6 +150,10 @@ class CLI(LightningCLI):
         if self.config.patience and not self.datamodule.sets["val"]:
             raise InputError(f"patience {self.config.patience}: there are no validation images to stop by; set "
                              "data.val_fraction above 0, or leave patience out")  # fmt: skip
+        networks, batch_size = self.model.hparams["ensemble"], self.datamodule.batch_size
+        if networks > batch_size:
+            raise InputError(f"model.ensemble {networks}: data.batch_size {batch_size} has no image for every network; "
+                             "use a larger batch, or fewer networks")  # fmt: skip
         if self.config.patience:
             callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=self.config.patience))
         settings["enable_progress_bar"] = settings["enable_progress_bar"] is not False and sys.stdout.isatty()

@@ -2,10 +2,13 @@
 
 import difflib
 import inspect
+import pydoc
 import re
 import sys
+from typing import get_args, get_type_hints
 
 from src import classifier, data
+from src.errors import InputError
 
 
 def one_line(message: str, parser_keys: list[str]) -> str:
@@ -29,6 +32,16 @@ def one_line(message: str, parser_keys: list[str]) -> str:
         return text[:300]
     kind = re.sub(r"<class '(\w+)'>", r"\1", expected[1])
     return f"{'.'.join(keys)}: expected {kind}, not {value[1]}; see python train.py --help"
+
+
+def refuse_nulls(group: str, class_path: str, values: dict) -> None:
+    """Raise InputError for a null, which jsonargparse lets through, where the class's constructor expects a value."""
+    hints = {}
+    for kind in reversed(pydoc.locate(class_path).__mro__):
+        hints |= get_type_hints(kind.__init__)
+    for key, value in values.items():
+        if value is None and type(None) not in get_args(hints.get(key, None | int)):
+            raise InputError(f"{group}.{key} null: give a value; see python train.py --help")
 
 
 def _unknown_key(path: list[str], parser_keys: list[str]) -> str:

@@ -31,7 +31,7 @@ class Ensemble(nn.Module):
             log_probabilities = torch.stack([network(x).float().log_softmax(dim=1) for network in self.networks])
             return log_probabilities.logsumexp(dim=0) - math.log(n)
         if len(x) < n:
-            raise InputError(f"a batch of {len(x)} for an ensemble of {n} networks; use data.batch_size {n} or more")
+            raise InputError(f"a batch of {len(x)} has no image for each of {n} networks; use a smaller model.ensemble")
         return torch.cat([network(share) for network, share in zip(self.networks, x.tensor_split(n), strict=True)])
 
 
@@ -41,5 +41,7 @@ def build(network: dict, ensemble: int = 1) -> nn.Module:
     make = functools.partial(NETWORKS[network["kind"]], **arguments)
     first = make()
     if (count := ensemble * sum(p.numel() for p in first.parameters())) > MAX_PARAMETERS:
-        raise InputError(f"ensemble {ensemble} makes {count:.1e} parameters; use less, {MAX_PARAMETERS:.0e} at most")
+        raise InputError(
+            f"model.ensemble {ensemble} makes {count:.1e} parameters; {MAX_PARAMETERS:.0e} are the most"
+        )
     return Ensemble([first, *(make() for _ in range(ensemble - 1))]) if ensemble > 1 else first

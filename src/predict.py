@@ -95,12 +95,12 @@ def build_network(checkpoint: dict) -> nn.Module:
     arguments, ensemble = hparams["network"], hparams.get("ensemble", 1)
     prefix = "averaged." if any(key.startswith("averaged.") for key in state) else "net."
     weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    declared = arguments | {"ensemble": ensemble}
+    if not isinstance(ensemble, int) or not 1 <= ensemble <= len(weights):
+        raise InputError(f"an ensemble of {ensemble} networks")
     layers = len(weights) // ensemble  # loops run over them: no network has more than there are tensors for
-    limits = {"image_size": MAX_SIDE, "ensemble": len(weights), "depth": layers, "stem_layers": layers}
-    for name, limit in limits.items():
-        if (declared.get(name) or 0) > limit:
-            raise InputError(f"{name} {declared[name]}, more than {limit}")
+    for name, limit in {"image_size": MAX_SIDE, "depth": layers, "stem_layers": layers}.items():
+        if (arguments.get(name) or 0) > limit:
+            raise InputError(f"{name} {arguments[name]}, more than {limit}")
     for name in ("image_size", "channels", "patch_size"):
         if name in arguments and arguments[name] != hparams["dataset"][name]:
             raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")

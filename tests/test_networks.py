@@ -72,7 +72,7 @@ def test_gradients_reach_every_parameter(ensemble):
 
 
 def test_a_batch_smaller_than_the_ensemble_is_refused(ensemble):
-    with pytest.raises(InputError, match="data.batch_size 3 or more"):
+    with pytest.raises(InputError, match="a batch of 2 has no image for each of 3 networks"):
         ensemble.train()(torch.randn(2, 1, 16, 16))
     assert ensemble.eval()(torch.randn(1, 1, 16, 16)).shape == (1, 5)
 
@@ -101,7 +101,7 @@ def test_what_does_not_go_with_an_ensemble_is_one_line(run):
         (["--model.ensemble", 2, "--model.freeze", "encoder"], "init_from and freeze are for a single network"),
         (["--model.ensemble", 2, "--model.init_from", run], "init_from and freeze are for a single network"),
         (["--model.init_from", run], "an ensemble of 2 networks; give a run of a single network"),
-        (["--model.ensemble", 65], "a batch of 64 for an ensemble of 65 networks; use data.batch_size 65 or more"),
+        (["--model.ensemble", 65], "model.ensemble 65: data.batch_size 64 has no image for every network"),
     ):
         ended = train(*single, *flags)
         assert ended.code == 2 and ended.err.count("\n") == 1 and message in ended.err, ended
