@@ -26,7 +26,6 @@ CHANGES = {
         "AdamW in place of Muon": "--model.optimizer adamw --model.lr 2e-3",
         "width 96 and 3 blocks": "--model.width 96 --model.depth 3 --model.heads 3",
         "no label smoothing": "--model.label_smoothing 0",
-        "elastic distortion": "--data.augment.elastic 0.6",
         "shift 1 in place of 2": "--data.augment.shift 1",
         "a single network": "--model.ensemble 1 --data.batch_size 128 --model.warmup_epochs 1",
     },

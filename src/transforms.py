@@ -25,8 +25,6 @@ from src import color
 from src.color import Draw
 from src.errors import InputError
 
-KNOTS = 6  # along each side of the image, of elastic distortion
-
 
 class Patchify(nn.Module):
     """[B, C, H, W] -> [B, (H/P)(W/P), P*P*C]: patches row by row, each flattened as (P, P, C), channels last.
@@ -109,7 +107,6 @@ class Augmentation:
         rotate: turn by up to so many degrees either way, 0 to 180.
         scale: zoom by a factor from 1 - scale to 1 + scale, 0 to 0.9.
         shear: slant along x by up to so many degrees either way, 0 to 60.
-        elastic: bend by smooth displacements of this standard deviation in pixels, 0 to 100 (Simard et al. 2003).
         resized_crop: crop this least fraction of the area (up to all of it) at an aspect ratio between 3:4 and 4:3, and
             resize it to the whole image (Inception crop, Szegedy et al. 2015); 0 is off, 0.08 is usual on ImageNet.
         jitter: brightness, contrast and saturation each by a factor from 1 - jitter to 1 + jitter, 0 to 1.
@@ -128,7 +125,6 @@ class Augmentation:
     rotate: float = 0.0
     scale: float = 0.0
     shear: float = 0.0
-    elastic: float = 0.0
     resized_crop: float = 0.0
     jitter: float = 0.0
     hue: float = 0.0
@@ -141,7 +137,7 @@ class Augmentation:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        highest = {"shift": 1000, "rotate": 180, "scale": 0.9, "shear": 60, "elastic": 100, "resized_crop": 1}
+        highest = {"shift": 1000, "rotate": 180, "scale": 0.9, "shear": 60, "resized_crop": 1}
         highest |= {"jitter": 1, "hue": 0.5, "policy_ops": 8, "policy_magnitude": 30, "erase": 1}
         highest |= {"mixup": 100, "cutmix": 100}
         for name, high in highest.items():
@@ -177,9 +173,8 @@ class Augment:
             ops = s.policy_ops if s.policy == "randaugment" else 1
             steps = [color.draw_step(s.policy, s.policy_magnitude, draw) for _ in range(ops)]
             images = color.apply_colors(images, steps)
-        if steps or s.rotate or s.scale or s.shear or s.elastic or s.resized_crop:
-            maps = _geometry(s, steps, draw, images.shape[-2:])
-            pixels = resample(images, maps, _bend(s.elastic, draw, images.shape[-2:]) if s.elastic else None)
+        if steps or s.rotate or s.scale or s.shear or s.resized_crop:
+            pixels = resample(images, _geometry(s, steps, draw, images.shape[-2:]))
         else:
             pixels = _flip_and_shift(images, s, draw)
         pixels = _normalize_(pixels.float(), self.mean, self.std)
@@ -199,11 +194,8 @@ def affine(draw: Draw, xx=1.0, xy=0.0, x0=0.0, yx=0.0, yy=1.0, y0=0.0) -> Tensor
     return maps.view(-1, 3, 3)
 
 
-def resample(images: Tensor, maps: Tensor, displacements: Tensor | None = None) -> Tensor:
-    """Bilinear: [B, C, H, W] of any type, maps [B, 3, 3] -> float32 [B, C, H, W]. Black (0) outside of the images.
-
-    displacements [B, 2, H, W], in pixels along x and y, are added to the input coordinates that the maps give.
-    """
+def resample(images: Tensor, maps: Tensor) -> Tensor:
+    """Bilinear: [B, C, H, W] of any type, maps [B, 3, 3] -> float32 [B, C, H, W]. Black (0) outside of the images."""
     B, _, H, W = images.shape
     x = torch.arange(W, device=images.device) + (0.5 - W / 2)  # [W]
     y = (torch.arange(H, device=images.device) + (0.5 - H / 2))[:, None]  # [H, 1]
@@ -211,8 +203,6 @@ def resample(images: Tensor, maps: Tensor, displacements: Tensor | None = None) 
     for axis, size in enumerate((W, H)):  # grid_sample wants coordinates from -1 to 1
         a, b, c = (maps[:, axis] * (2 / size))[:, :, None, None].unbind(1)  # [B, 1, 1] each
         grid[..., axis] = a * x + (b * y + c)
-        if displacements is not None:
-            grid[..., axis] += displacements[:, axis] * (2 / size)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -236,16 +226,6 @@ def _geometry(s: Augmentation, steps: list[color.Step], draw: Draw, image_size: 
     for step in steps:
         maps = _compose(maps, affine(draw, **color.geometry(step, H, W)))
     return maps
-
-
-def _bend(strength: float, draw: Draw, image_size: tuple[int, int]) -> Tensor:
-    """[B, 2, H, W]: normal displacements of `KNOTS` x `KNOTS` points, spread evenly over the image, and smooth between.
-
-    Simard et al. blur the displacements of all pixels; with a blur of 4 pixels on images of 29, their best, neighbours
-    5 to 6 pixels apart still move together, which is the distance of these points.
-    """
-    knots = torch.randn(draw.size, 2, KNOTS, KNOTS, generator=draw.generator, device=draw.device)
-    return F.interpolate(knots * strength, size=image_size, mode="bicubic", align_corners=True)
 
 
 def _compose(first: Tensor, then: Tensor) -> Tensor:
