@@ -236,7 +236,7 @@ class ViT(Classifier):
             attention_dropout=attention_dropout, drop_path=drop_path,
         )  # fmt: skip
         super().__init__(network, dataset, **training)
-        if (init_from or freeze != "none") and training.get("ensemble", 1) > 1:
+        if (init_from or freeze != "none") and self.hparams.ensemble > 1:
             raise InputError("model.ensemble: init_from and freeze are for a single network; leave the ensemble out")
         self.init_from = init_from
         if init_from:

@@ -147,13 +147,13 @@ class CLI(LightningCLI):
         table = EpochLog(self.checkpoints)
         stop = Stop(self.checkpoints, Timer(duration=settings.pop("max_time")).time_remaining())
         callbacks = [stop, table, self.checkpoints]
-        if self.config.patience and not self.datamodule.sets["val"]:
-            raise InputError(f"patience {self.config.patience}: there are no validation images to stop by; set "
-                             "data.val_fraction above 0, or leave patience out")  # fmt: skip
-        networks, batch_size = self.model.hparams["ensemble"], self.datamodule.batch_size
+        networks, batch_size = self.model.hparams.ensemble, self.datamodule.batch_size
         if networks > batch_size:
             raise InputError(f"model.ensemble {networks}: data.batch_size {batch_size} has no image for every network; "
                              "use a larger batch, or fewer networks")  # fmt: skip
+        if self.config.patience and not self.datamodule.sets["val"]:
+            raise InputError(f"patience {self.config.patience}: there are no validation images to stop by; set "
+                             "data.val_fraction above 0, or leave patience out")  # fmt: skip
         if self.config.patience:
             callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=self.config.patience))
         settings["enable_progress_bar"] = settings["enable_progress_bar"] is not False and sys.stdout.isatty()

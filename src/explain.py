@@ -40,8 +40,8 @@ def refuse_nulls(group: str, class_path: str, values: dict) -> None:
     for kind in reversed(pydoc.locate(class_path).__mro__):
         hints |= get_type_hints(kind.__init__)
     for key, value in values.items():
-        if value is None and type(None) not in get_args(hints.get(key, None | int)):
-            raise InputError(f"{group}.{key} null: give a value; see python train.py --help")
+        if value is None and key in hints and type(None) not in get_args(hints[key]):
+            raise InputError(f"{group}.{key} null: give a value, or leave it out; see python train.py --help")
 
 
 def _unknown_key(path: list[str], parser_keys: list[str]) -> str:

@@ -12,14 +12,15 @@ from src.networks import Ensemble, build
 from src.predict import Predictor
 from src.vit import VisionTransformer
 
-SHAPE = dict(kind="vit", image_size=16, patch_size=None, channels=1, classes=5, width=16, depth=1, heads=2)
-HYBRID = SHAPE | dict(pool="mean", stem_layers=2)
+HYBRID = dict(
+    kind="vit", image_size=16, patch_size=None, channels=1, classes=5, width=16, depth=1, heads=2, pool="mean",
+    stem_layers=2,
+)  # fmt: skip
 
 
 @pytest.fixture
 def ensemble():
     """Three hybrid networks with heads that are no longer zero."""
-    torch.manual_seed(0)
     made = build(HYBRID, 3)
     for network in made.networks:
         torch.nn.init.normal_(network.head.weight)
