@@ -88,10 +88,11 @@ def test_jitter_stays_in_its_range_and_differs_between_images():
 def only(name: str, size: int, magnitude: float, sign: int, limits: Limits) -> Step:
     """A step that does one operation to all images."""
     index = OPERATIONS.index(name)
-    slots = torch.full((len(OPERATIONS), size), size)
+    slots = torch.zeros(len(OPERATIONS), size, dtype=torch.int64)
     slots[index] = torch.arange(size)
-    strength = torch.full((size + 1,), 1.0)
-    return Step(limits, torch.full((size,), index), slots, strength * magnitude, strength * sign)
+    place = index * size + torch.arange(size)
+    strength = torch.ones(size)
+    return Step(limits, torch.full((size,), index), slots, place, strength * magnitude, strength * sign)
 
 
 POLICIES = [("randaugment", v2.RandAugment()), ("trivialaugment", v2.TrivialAugmentWide())]
@@ -138,9 +139,9 @@ def test_two_steps_follow_one_another():
 @pytest.mark.parametrize("size", [1, 3, 14, 100])
 def test_a_step_deals_every_image_one_operation(size):
     step = color.draw_step("randaugment", 9, Draw(size, torch.Generator().manual_seed(size)))
-    dealt = [(image, operation) for operation, row in enumerate(step.slots.tolist()) for image in row if image < size]
-    assert sorted(image for image, _ in dealt) == list(range(size))
-    assert all(step.operation[image] == operation for image, operation in dealt)
+    assert step.slots.flatten()[step.place].tolist() == list(range(size))
+    assert step.operation.tolist() == [place // step.slots.shape[1] for place in step.place.tolist()]
+    assert step.operation.bincount().max() <= step.slots.shape[1]
     assert step.magnitude.unique().tolist() == pytest.approx([0.3])
 
 

@@ -166,9 +166,9 @@ def test_resized_crop_equals_torchvision_inside_of_the_crop():
 @pytest.mark.parametrize("height, width", [(32, 32), (20, 40), (48, 16)])
 def test_crops_have_uniform_area_permitted_ratio_and_lie_inside(height, width):
     maps = transforms._crop_maps(0.1, Draw(20_000, generator()), height, width)
-    crop_width, crop_height = maps[:, 0, 0] * width, maps[:, 1, 1] * height
-    assert ((maps[:, 0, 2].abs() + crop_width / 2) <= width / 2 + 1e-4).all()
-    assert ((maps[:, 1, 2].abs() + crop_height / 2) <= height / 2 + 1e-4).all()
+    crop_width, crop_height = maps[0, 0] * width, maps[1, 1] * height
+    assert ((maps[0, 2].abs() + crop_width / 2) <= width / 2 + 1e-4).all()
+    assert ((maps[1, 2].abs() + crop_height / 2) <= height / 2 + 1e-4).all()
     if height == width:
         area = (crop_width * crop_height / (height * width)).double().numpy()
         assert stats.kstest(area, stats.uniform(0.1, 0.9).cdf).pvalue > 1e-3
@@ -250,7 +250,7 @@ def test_shifts_cover_their_range_evenly_and_bring_in_black():
 def test_rotation_and_scale_are_drawn_uniformly():
     settings = Augmentation(rotate=30, scale=0.2)
     maps = transforms._geometry(settings, [], Draw(5000, generator()), (8, 8))
-    cos, sin = maps[:, 0, 0].double(), maps[:, 1, 0].double()
+    cos, sin = maps[0, 0].double(), maps[1, 0].double()
     angle = torch.atan2(sin, cos).rad2deg().numpy()
     assert stats.kstest(angle, stats.uniform(-30, 60).cdf).pvalue > 1e-3
     scale = (1 / torch.hypot(cos, sin)).numpy()
