@@ -41,5 +41,6 @@ def build(network: dict, ensemble: int = 1) -> nn.Module:
     make = functools.partial(NETWORKS[network["kind"]], **arguments)
     first = make()
     if (count := ensemble * sum(p.numel() for p in first.parameters())) > MAX_PARAMETERS:
-        raise InputError(f"model.ensemble {ensemble} makes {count:.1e} parameters; {MAX_PARAMETERS:.0e} are the most")
+        what = f"model.ensemble {ensemble}" if ensemble > 1 else "the network"
+        raise InputError(f"{what}: {count:.1e} parameters are too many; {MAX_PARAMETERS:.0e} are the most")
     return Ensemble([first, *(make() for _ in range(ensemble - 1))]) if ensemble > 1 else first

@@ -175,6 +175,9 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
             f"python train.py --config {run / 'config.yaml'}"
         )
     if not checkpoint.is_file():
+        inside = Path(resume).expanduser().glob("*/version_*/checkpoints/last.ckpt")
+        if names := sorted({str(path.parents[2]) for path in inside}):
+            raise InputError(f"{resume}: is a folder of runs by name; give --resume one of these: {', '.join(names)}")
         raise InputError(f"{checkpoint}: there is no such checkpoint to resume from; check the path given to --resume")
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run / 'config.yaml'}: missing, so the run cannot be resumed; keep a checkpoint in its run")

@@ -98,11 +98,9 @@ def test_its_checkpoint_classifies(run):
 def test_what_does_not_go_with_an_ensemble_is_one_line(run):
     single = [*short.SETTINGS, *short.VIT, "--runs", run.parents[1], "--trainer.max_epochs", 1]
     for flags, message in (
-        (["--model.ensemble", 0], "model.ensemble 0: use 1"),
         (["--model.ensemble", 2, "--model.freeze", "encoder"], "init_from and freeze are for a single network"),
         (["--model.ensemble", 2, "--model.init_from", run], "init_from and freeze are for a single network"),
         (["--model.init_from", run], "an ensemble of 2 networks; give a run of a single network"),
-        (["--model.ensemble", 65], "model.ensemble 65: data.batch_size 64 has no image for every network"),
     ):
         ended = train(*single, *flags)
         assert ended.code == 2 and ended.err.count("\n") == 1 and message in ended.err, ended

@@ -236,6 +236,8 @@ def test_what_can_be_resumed(digits_run, tmp_path, monkeypatch):
     monkeypatch.chdir(run)
     assert find_run(".", tmp_path, "")[0] == run
     assert find_run("checkpoints/best.ckpt", tmp_path, "") == (run, run / "checkpoints" / "best.ckpt")
+    with pytest.raises(InputError, match=f"folder of runs by name; give --resume one of these: {run.parent}$"):
+        find_run(str(run.parents[1]), tmp_path, "")
     (run / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(InputError, match="stopped before its first; begin again with python train.py --config"):
         find_run(str(run), tmp_path, "")

@@ -56,7 +56,7 @@ MISTAKES = {
     "--model.mlp_ratio inf": "model.mlp_ratio: expected float, not inf",
     "--model.mlp_ratio .nan": "mlp_ratio nan gives no number of hidden units",
     "--model.mlp_ratio .inf": "mlp_ratio inf gives no number of hidden units",
-    "--model.ensemble 1000000000": "model.ensemble 1000000000 makes 2.",
+    "--model.ensemble 1000000000": "model.ensemble 1000000000: 2.",
     "--model.ensemble null": "error: model.ensemble null: give a value",
     "--model.dropout null": "error: model.dropout null: give a value",
     "--data.batch_size null": "error: data.batch_size null: give a value",
