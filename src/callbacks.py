@@ -98,12 +98,18 @@ class Checkpoints(Checkpoint):
             self._diverged(trainer, module, f"the loss became {loss.item()}")
 
     def on_exception(self, trainer, module, exception: BaseException) -> None:
+        last = self.folder / "last.ckpt"
+        intact = f"{last} is intact; " if last.is_file() else ""
+        reason = " ".join(str(exception).split("\n\n")[0].split())[:300]
         if is_disk_full(exception):  # TensorBoard was the first to notice
-            last = self.folder / "last.ckpt"
             raise InputError(
-                f"{self.folder.parent}: there is no room to write to ({exception.strerror}); "
-                f"{f'{last} is intact; ' if last.is_file() else ''}make room, then go on with --resume"
+                f"{self.folder.parent}: there is no room to write to ({exception.strerror}); {intact}make room, then "
+                "go on with --resume"
             )
+        if type(exception).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+            raise InputError(f"model.compile: the compiler failed ({reason}); mend that, or use --model.compile false")
+        if isinstance(exception, RuntimeError) and ("out of memory" in reason or "can't allocate memory" in reason):
+            raise InputError(f"not enough memory ({reason}); {intact}use a smaller --data.batch_size or network")
 
     def _diverged(self, trainer, module, what: str) -> None:
         last = self.folder / "last.ckpt"

@@ -71,7 +71,7 @@ def test_its_model_takes_a_batch_of_its_data(config, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     keys = yaml.safe_load(config.read_text())
-    flags = ["--config", str(config), "--data.root", str(tmp_path)]
+    flags = ["--config", str(config), "--data.root", str(tmp_path), "--model.compile", "false"]
     if keys["data"]["class_path"] == "FolderDataModule":
         class_folders(tmp_path, ("cat", "dog", "owl"), (32, 32), train=0)
     model = keys["model"]["init_args"]

@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import program
 import pytest
 import short
 import torch
@@ -219,6 +221,46 @@ def test_help_and_print_config_end_well(tmp_path):
     shown = short.train("--help")
     assert shown.code == 0 and "--resume" in shown.out and "--trainer.max_epochs" in shown.out
     assert not list(tmp_path.iterdir())
+
+
+# What the machine cannot do --------------------------------------------------------------------------------------
+
+
+def compile_with(compiler, cache):
+    import torch._inductor.config
+
+    torch._inductor.config.cpp.cxx = (compiler,)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="on the CPU torch.compile needs a C++ compiler, g++")
+def test_a_compiled_network_learns_the_same(tmp_path):
+    settings = ["--model.dropout", 0, "--model.depth", 1, "--data.augment.mixup", 0, "--trainer.limit_train_batches", 2]
+    for name, compiled in (("eager", "false"), ("compiled", "true")):
+        flags = [*SETTINGS, *VIT, *settings, "--model.compile", compiled, "--runs", tmp_path, "--name", name]
+        compiler = (compile_with, "g++", tmp_path / "cache")
+        ended = program.Running(*flags, "--trainer.max_epochs", 1, prepare=compiler).end(180)
+        assert ended.code == 0, ended.text
+        assert (tmp_path / "cache").is_dir() == (compiled == "true")
+    eager, compiled = (weights(tmp_path / name / "version_0")["state_dict"] for name in ("eager", "compiled"))
+    assert eager.keys() == compiled.keys()
+    for key in eager:
+        torch.testing.assert_close(compiled[key], eager[key], rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_one_line_says_so(tmp_path):
+    flags = program.tiny(tmp_path, "--model.compile", "true", epochs=1)
+    ended = program.train(*flags, prepare=(compile_with, tmp_path / "nowhere", tmp_path / "cache"))
+    assert "model.compile: the compiler failed (" in ended.error and ended.error.endswith("--model.compile false")
+
+
+def ask_for_too_much_memory():
+    classifier.ViT.training_step = lambda *_: torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_too_little_memory_is_said_in_one_line(tmp_path):
+    ended = program.train(*program.tiny(tmp_path, epochs=1), prepare=(ask_for_too_much_memory,))
+    assert "not enough memory (" in ended.error and ended.error.endswith("--data.batch_size or network")
 
 
 # Two processes ---------------------------------------------------------------------------------------------------
