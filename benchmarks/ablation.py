@@ -11,6 +11,7 @@ import argparse
 import statistics
 
 from benchmarks.training import table, train
+from src.errors import exit_on_input_error
 
 CHANGES = {
     "mnist": {
@@ -61,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

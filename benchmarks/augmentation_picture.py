@@ -3,7 +3,8 @@
     python -m benchmarks.augmentation_picture --output augmented.png
     python -m benchmarks.augmentation_picture --output augmented.png --same --policy trivialaugment
 
-Images that lie under a crop, a rotation, a policy or an eraser should still show a person what they are.
+Images that lie under a crop, a rotation, RandAugment or an eraser should still show a person what they are;
+TrivialAugment, which moves some of them wholly out of sight, does not keep to that.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from benchmarks.data_pipeline import read_pictures
+from src.errors import InputError, exit_on_input_error
 from src.transforms import Augment, Augmentation
 
 SIDE = 8  # images along each edge of the picture
@@ -33,6 +35,10 @@ def main() -> None:
     parser.add_argument("--same", action="store_true", help="the same image in all places")
     args = parser.parse_args()
 
+    if args.output.suffix != ".png" or not args.output.parent.is_dir():
+        raise InputError(f"--output {args.output}: name a .png file in a folder that exists")
+    if not (args.root / "cifar10" / "train").is_dir():
+        raise InputError(f"--root {args.root}: there is no {args.root}/cifar10/train/<class>/ to take images from")
     pictures = read_pictures(args.root, SIDE * SIDE)
     images = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
     if args.same:
@@ -61,4 +67,5 @@ def grid(images: torch.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

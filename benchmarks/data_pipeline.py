@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from benchmarks.training import positive
+from src.errors import exit_on_input_error
 from src.transforms import Augment, Augmentation, Patchify
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -26,9 +28,9 @@ PATCH_SIZE = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder that has cifar10/train/<class>/*.webp")
-    parser.add_argument("--images", type=int, default=2000, help="images to augment in each round")
-    parser.add_argument("--batch_size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=positive, default=2000, help="images to augment in each round")
+    parser.add_argument("--batch_size", type=positive, default=512)
+    parser.add_argument("--rounds", type=positive, default=5)
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -107,4 +109,5 @@ def ours(pictures: list[Image.Image], batch_size: int, **policy) -> Callable[[],
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.training import positive
 from src.runs import load_checkpoint
 from train import main as train
 
@@ -35,11 +36,11 @@ LONGEST = 2.0  # seconds that a process lives at most before it is killed; readi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--kills", type=positive, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, processes = random.Random(options.seed), multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["train", "sklearn.datasets", "torch.utils.tensorboard"])
+    processes.set_forkserver_preload(["src.cli", "sklearn.datasets", "torch.utils.tensorboard"])
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder, "undisturbed")
         assert live(processes, undisturbed, [*FLAGS, "--runs", str(undisturbed)]) == 0, log(undisturbed)

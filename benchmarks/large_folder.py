@@ -10,18 +10,21 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.training import positive
 from src.data import FolderDataModule
+from src.errors import exit_on_input_error
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=positive, default=20_000)
     parser.add_argument("--budget", type=float, default=0.25, help="GiB of decoded images to hold in memory")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -29,13 +32,8 @@ def main() -> None:
         print("| budget GiB | workers | start, s | peak MiB after the start | peak MiB after an epoch | images/s |")
         print("|---" * 6 + "|")
         for budget, workers in ((options.budget, 2), (options.budget, 0), (0.0, 2)):
-            queue = multiprocessing.get_context("spawn").Queue()
-            process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(folder, budget, workers, queue)
-            )
-            process.start()
-            start, before, after, speed = queue.get()
-            process.join()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                start, before, after, speed = pool.submit(measure, folder, budget, workers).result()
             print(f"| {budget} | {workers} | {start:.1f} | {before:.0f} | {after:.0f} | {speed:,.0f} |", flush=True)
 
 
@@ -49,8 +47,11 @@ def make_images(folder: Path, count: int) -> None:
         small.resize((256, 256), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-def measure(folder: str, budget: float, workers: int, queue) -> None:
-    """Start, then one pass over all training images, as a training would ask for them."""
+def measure(folder: str, budget: float, workers: int) -> tuple[float, float, float, float]:
+    """Start, then one pass over all training images, as a training would ask for them.
+
+    Returns the seconds of the start, the peak memory after it and after the pass in MiB, and images a second.
+    """
     clock = time.perf_counter()
     module = FolderDataModule(root=folder, image_size=224, patch_size=16, memory_budget=budget, workers=workers)
     module.setup("fit")
@@ -59,7 +60,7 @@ def measure(folder: str, budget: float, workers: int, queue) -> None:
     loader = module._loader(train, shuffled_batches(len(train), 64))
     clock = time.perf_counter()
     seen = sum(len(labels) for _, labels in loader)
-    queue.put((start, before, peak(), seen / (time.perf_counter() - clock)))
+    return start, before, peak(), seen / (time.perf_counter() - clock)
 
 
 def shuffled_batches(size: int, batch: int) -> list:
@@ -72,4 +73,5 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

@@ -14,6 +14,7 @@ import torch
 
 from classify import dataset_of
 from src.callbacks import read_metrics
+from src.errors import InputError, exit_on_input_error
 from src.predict import Predictor
 from src.runs import find_checkpoint
 
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("run", help="directory of a finished run")
     parser.add_argument("--output", default="picture.png")
     options = parser.parse_args()
+    if not Path(options.output).absolute().parent.is_dir():
+        raise InputError(f"--output {options.output}: its folder is not there; make it first")
     predictor = Predictor(find_checkpoint(options.run), "cpu")
     test = dataset_of(predictor, None)
     batches = torch.arange(len(test)).split(500)
@@ -43,7 +46,9 @@ def draw_curves(figure, run: str) -> None:
     rows = read_metrics(Path(run) / "metrics.csv")
     axes = figure.subplots()
     for key, label in (("train_accuracy", "training (augmented)"), ("val_accuracy", "validation")):
-        axes.plot([int(row["epoch"]) + 1 for row in rows], [float(row[key]) for row in rows], marker=".", label=label)
+        points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row[key]]  # not all runs validate
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -62,4 +67,5 @@ def draw_images(figure, title: str, predictor: Predictor, test, indices, predict
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

@@ -7,7 +7,8 @@ ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.precision --steps 5        as on a 
 import argparse
 import statistics
 
-from benchmarks.training import table, train
+from benchmarks.training import positive, table, train
+from src.errors import exit_on_input_error
 
 CONFIGS = ("mnist", "mnist_best", "cifar10_cpu")
 ROUNDS = 3
@@ -15,7 +16,7 @@ ROUNDS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60, help="of one training; there are three of each kind")
+    parser.add_argument("--steps", type=positive, default=60, help="of one training; there are three of each kind")
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=CONFIGS)
     options, flags = parser.parse_known_args()
     short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0"]
@@ -34,4 +35,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

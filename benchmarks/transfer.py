@@ -11,28 +11,18 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.training import table, train
+from benchmarks.training import positive, table, train
 from src.datasets import DATASETS
+from src.errors import InputError, exit_on_input_error
 
-MODEL = [
-    "--model.width",
-    "96",
-    "--model.depth",
-    "4",
-    "--model.heads",
-    "4",
-    "--model.pool",
-    "mean",
-    "--model.lr",
-    "2e-3",
-]
+MODEL = "--model.width 96 --model.depth 4 --model.heads 4 --model.pool mean --model.lr 2e-3".split()
 DATA = ["--data.image_size", "32", "--data.patch_size", "4", "--data.batch_size", "128", "--data.augment.shift", "4"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data/cifar10", help="CIFAR-10 as class folders, {train,test}/<class>/*")
-    parser.add_argument("--epochs", default="5", help="epochs of the pre-training")
+    parser.add_argument("--epochs", type=positive, default=5, help="epochs of the pre-training")
     options = parser.parse_args()
     classes = DATASETS["cifar10"].classes
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +30,7 @@ def main() -> None:
         link_classes(Path(options.root), first, classes[:5])
         link_classes(Path(options.root), second, classes[5:])
         common = ["--config", "configs/folder.yaml", *MODEL, *DATA]
-        start = train(*common, "--data.root", str(first), "--trainer.max_epochs", options.epochs)
+        start = train(*common, "--data.root", str(first), "--trainer.max_epochs", str(options.epochs))
         tuned = [*common, "--data.root", str(second), "--trainer.max_epochs", "1", "--model.warmup_epochs", "0.1"]
         init = ["--model.init_from", f"{start['run']}/checkpoints/best.ckpt"]
         results = {
@@ -57,8 +47,12 @@ def link_classes(source: Path, target: Path, names: tuple[str, ...]) -> None:
     for split in ("train", "test"):
         (target / split).mkdir(parents=True)
         for name in names:
-            (target / split / name).symlink_to((source / split / name).resolve(), target_is_directory=True)
+            images = source / split / name
+            if not images.is_dir():
+                raise InputError(f"{images}: there is no such folder; give --root CIFAR-10 as class folders")
+            (target / split / name).symlink_to(images.resolve(), target_is_directory=True)
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()
