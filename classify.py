@@ -11,15 +11,14 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from src.errors import ArgumentParser, InputError, exit_on_input_error
-from src.predict import Predictor
-from src.runs import find_checkpoint
 
 
 def main(args: list[str]) -> None:
     options = parse(args)
+    from src.predict import Predictor  # not at the top: it takes seconds, in which Ctrl-C must already end well
+    from src.runs import find_checkpoint
+
     predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
     if options.index is not None:
         images, target, name = test_image(predictor, options.index, options.data)
@@ -55,8 +54,10 @@ def parse(args: list[str]) -> argparse.Namespace:
     return options
 
 
-def test_image(predictor: Predictor, index: int, root: str | None):
-    """Test image `index` of the checkpoint's dataset: uint8 [1, C, H, W], its class, and a name to show."""
+def test_image(predictor, index: int, root: str | None):
+    """Test image `index` of a Predictor's dataset: uint8 [1, C, H, W], its class, and a name to show."""
+    import torch
+
     images, name = dataset_of(predictor, root), predictor.dataset["name"]
     if not 0 <= index < len(images):
         raise InputError(f"--index {index}: {name} has {len(images):,} test images; use 0 to {len(images) - 1}")
@@ -64,8 +65,8 @@ def test_image(predictor: Predictor, index: int, root: str | None):
     return pixels, predictor.classes[int(labels[0])], f"{name} test image {index}"
 
 
-def dataset_of(predictor: Predictor, root: str | None):
-    """All test images of the checkpoint's dataset, an `ImageSet`; `root` is where to look, if not as in training."""
+def dataset_of(predictor, root: str | None):
+    """All test images of a Predictor's dataset, an `ImageSet`; `root` is where to look, if not as in training."""
     from src import data  # only here: the datasets need Lightning and torchvision
 
     dataset = predictor.dataset

@@ -9,11 +9,12 @@ python train.py --help                                      all keys
 
 import sys
 
-from src.cli import CLI, quiet
 from src.errors import exit_on_input_error
 
 
 def main(args: list[str]) -> None:
+    from src.cli import CLI, quiet  # not at the top: it takes seconds, in which Ctrl-C must already end well
+
     quiet()
     cli = CLI(args)  # parse and build
     cli.announce()

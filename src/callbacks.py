@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from src.errors import InputError, is_disk_full
@@ -108,15 +109,16 @@ class Checkpoints(Checkpoint):
             )
         if type(exception).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise InputError(f"model.compile: the compiler failed ({reason}); mend that, or use --model.compile false")
+        if isinstance(exception, MisconfigurationException):
+            raise InputError(f"trainer: {reason}; see python train.py --help")
         if isinstance(exception, RuntimeError) and ("out of memory" in reason or "can't allocate memory" in reason):
             raise InputError(f"not enough memory ({reason}); {intact}use a smaller --data.batch_size or network")
 
     def _diverged(self, trainer, module, what: str) -> None:
         last = self.folder / "last.ckpt"
-        raise InputError(
-            f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}, learning rate {module.lr_now:.2e}); "
-            f"the last good checkpoint is {last if last.is_file() else 'none yet'}; start again with a lower --model.lr"
-        )
+        good = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
+        where = f"step {trainer.global_step}, epoch {trainer.current_epoch + 1}, learning rate {module.lr_now:.2e}"
+        raise InputError(f"{what} ({where}); {good}; start again with a lower --model.lr")
 
 
 def can_stop_here(trainer, batch_idx: int) -> bool:

@@ -86,6 +86,9 @@ class Classifier(LightningModule):
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         before, self.total_steps = self.total_steps, steps * self.trainer.max_epochs
         self.warmup_steps = round(steps * self.hparams.warmup_epochs)
+        if self.warmup_steps >= self.total_steps and self.trainer.is_global_zero:
+            print(f"note: the learning rate never reaches {self.hparams.lr:g}: the warm-up is as long as the training, "
+                  f"or longer; lower --model.warmup_epochs ({self.hparams.warmup_epochs:g})")  # fmt: skip
         if before not in (None, self.total_steps) and self.trainer.is_global_zero:
             print(f"the learning-rate schedule, made for {before} steps, now has {self.total_steps}; "
                   f"it goes on in it at step {self.global_step}")  # fmt: skip

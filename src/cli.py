@@ -73,11 +73,15 @@ class CLI(LightningCLI):
         if not Path(base).is_file():
             found = ", ".join(f"configs/{path.name}" for path in sorted((ROOT / "configs").glob("*.yaml")))
             raise InputError(f"{base}: there is no such config; choose one of {found}")
-        self.name = known.name or _name_in(base)
+        self.name = _name_in(base) if known.name is None else known.name
         if not re.fullmatch(r"\w[\w.+=, -]*", self.name):
             raise InputError(f"--name {self.name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,")
+        if known.resume == "":
+            raise InputError("--resume '': is no path; leave it out for the newest run of the name")
         if known.resume is not None:
-            resume = known.resume or (_is_joining() and os.environ.get(JOINED_RUN)) or ""
+            resume = "" if known.resume is True else known.resume
+            if _is_joining():
+                resume = os.environ.get(JOINED_RUN) or resume
             self.resumed_run, self.checkpoint = find_run(resume, Path(known.runs), self.name)
             base, self.name = str(self.resumed_run / "config.yaml"), self.resumed_run.parent.name
             named = _name_in(base)  # which also sees that it can be read
@@ -95,6 +99,9 @@ class CLI(LightningCLI):
         )  # fmt: skip
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for action in parser._actions:
+            if action.dest == "seed_everything":  # Lightning's help offers a random seed, which nobody could repeat
+                action.help = "seed of all that is random: weights, split, order, augmentation; 0 or more"
         parser.add_argument("--name", type=str | None, default=None, help="name of the run; the config's unless given")
         parser.add_argument("--runs", type=str, default="data/runs", help="folder of all runs")
         parser.add_argument(
@@ -117,7 +124,10 @@ class CLI(LightningCLI):
         for key, least in LEAST.items():
             if (value := self.config[key]) is not None and (isinstance(value, bool) or value < least):
                 raise InputError(f"{key} {value}: use a number, {least} or more")
-
+        if self.config.trainer.limit_train_batches == 0:
+            raise InputError("trainer.limit_train_batches 0: trains nothing; use 1 or more, or leave it out")
+        if any(re.fullmatch(r"--data\.(init_args\.)?seed(=.*)?", arg) for arg in args):
+            raise InputError("data.seed: follows from the seed of all that is random; use --seed_everything")
         for group in ("model", "data"):
             kind, values = self.config[group].class_path, self.config[group].init_args.as_dict()
             refuse_nulls(group, kind, {key: value for key, value in values.items() if key != "dataset"})  # linked later
@@ -236,6 +246,7 @@ class CLI(LightningCLI):
         world = self.trainer.world_size
         batch = min(datamodule.batch_size, len(datamodule.sets["train"]) // world)
         images_seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed * batch * world
+        tested = sum(self.trainer.num_test_batches) * datamodule.eval_batch_size * world if test else 0
         return {
             "dataset": hp.dataset["name"], "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.net.parameters()),
@@ -243,6 +254,7 @@ class CLI(LightningCLI):
             "seed": datamodule.seed,
             "val_accuracy": float(val_accuracy) if val_accuracy else None,
             "test_accuracy": test.get("test_accuracy"), "test_loss": test.get("test_loss"),
+            "test_images": min(tested, len(datamodule.sets["test"] or [])),
             "checkpoint": self.checkpoints.chosen_path.name, "checkpoint_epoch": chosen_epoch + 1,
             "train_seconds": round(seconds, 2), "images_per_second": round(images_seen / seconds, 1),
             "device": device_name(self.trainer), "precision": self.trainer.precision, "torch": torch.__version__,
@@ -250,17 +262,19 @@ class CLI(LightningCLI):
 
     def _report(self, results: dict) -> None:
         run = shlex.quote(str(self.run))
-        print(f"\nTrained {results['epochs']} epochs, {results['images_seen']:,} images in "
+        epochs, tested, test = results["epochs"], results["test_images"], self.datamodule.sets["test"]
+        print(f"\nTrained {epochs} epoch{'s' * (epochs != 1)}, {results['images_seen']:,} images in "
               f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)")  # fmt: skip
         if results["test_accuracy"] is not None:
+            part = f"; only {tested:,} of {len(test):,} images, maybe not of all classes" if tested < len(test) else ""
             print(f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f} "
-                  f"({results['checkpoint']}, epoch {results['checkpoint_epoch']})")  # fmt: skip
+                  f"({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})")  # fmt: skip
         elif results["val_accuracy"] is not None:
             print(f"Validation accuracy {results['val_accuracy']:.4f}; there are no test images")
         print(f"Written to {self.run}/ (results.json, metrics.csv, config.yaml, checkpoints/)\n\n"
               f"  python classify.py IMAGE --ckpt {run}        classify your own image\n"
               f"  tensorboard --logdir {shlex.quote(self.config.runs)}        see the curves\n"
-              f"  python train.py --resume {run} --trainer.max_epochs {2 * results['epochs']}        train longer",
+              f"  python train.py --resume {run} --trainer.max_epochs {2 * epochs}        train longer",
               flush=True)  # fmt: skip
 
     def _logger(self) -> TensorBoardLogger:
@@ -276,7 +290,7 @@ def _known_first(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", "-c")
     parser.add_argument("--name")
     parser.add_argument("--runs", default="data/runs")
-    parser.add_argument("--resume", nargs="?", const="")
+    parser.add_argument("--resume", nargs="?", const=True)
     return parser.parse_known_args(args)[0]
 
 
@@ -323,5 +337,5 @@ def quiet() -> None:
                     ".*LightningCLI's args parameter.*", ".*Checkpoint directory.*", ".*in eval mode.*",
                     ".*callbacks used to create the checkpoint.*",
                     ".*smaller than the logging interval.*", ".*sync_dist=True.*",
-                    ".*across ranks is zero.*"):  # fmt: skip
+                    ".*across ranks is zero.*", ".*Encountered `nan` values.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)

@@ -17,6 +17,9 @@ def one_line(message: str, parser_keys: list[str]) -> str:
     keys = re.findall(r'Parser key "([^"]+)"', text)
     if nested := re.search(r"- ([\w.]+: .+?; see python train.py --help)", text):
         return f"{keys[0]}.{nested[1]}"  # a parser within the parser has already said it in one line
+    if whole := re.search(r'Parser key "(\w+)": Unable to load config .(.*?)[\'"] ', text + " "):
+        path = ".".join(dict.fromkeys([*keys[:1], whole[1]]))
+        return f"{path}: expected keys below it, not {whole[2]}; see python train.py --help"
     if unknown := re.search(r"Option '([^']+)' is not|unrecognized arguments: --([^\s=]+)", text):
         return _unknown_key([*keys, unknown[1] or unknown[2]], parser_keys)
     if unknown := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
@@ -31,7 +34,8 @@ def one_line(message: str, parser_keys: list[str]) -> str:
     if not (keys and expected and value):
         return text[:300]
     kind = re.sub(r"<class '(\w+)'>", r"\1", expected[1])
-    return f"{'.'.join(keys)}: expected {kind}, not {value[1]}; see python train.py --help"
+    given = "" if value[1].startswith("Given value type") else f", not {value[1]}"  # which it leaves out when empty
+    return f"{'.'.join(keys)}: expected {kind}{given}; see python train.py --help"
 
 
 def refuse_nulls(group: str, class_path: str, values: dict) -> None:

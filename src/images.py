@@ -30,14 +30,15 @@ UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip  # what undoes each EXIF orientation
-MAX_MEMORY = 384 * 2**20  # while decoding; what declares more is a mistake, or a decompression bomb
+MAX_MEMORY = 448 * 2**20  # while decoding: enough for a sheet of paper at 600 dpi; more is a decompression bomb
 MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # measured, in bytes a pixel of the costliest kind; others take up to 12
 
 
 def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
     """Decode a file, turn it upright, crop the centre square and resize it: uint8 [channels, image_size, image_size].
 
-    Transparent parts become white, 16-bit values are scaled to 8 bits, of an animation the first frame is taken.
+    Transparent parts become white; 16-bit values, and floating-point values that all lie within 0 to 1, are scaled to
+    8 bits; of an animation the first frame is taken.
     Training folders and `classify.py` both read through this function, so that a photo is seen as in validation.
 
     Raises:
@@ -47,6 +48,7 @@ def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
         with _open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
             with Image.open(file, formats=FORMATS) as image:
+                _refuse_a_bomb(path, image)
                 return _square(image, image_size, channels)
     except InputError:
         raise
@@ -86,11 +88,16 @@ def _open_regular(path: str | Path):
     return os.fdopen(descriptor, "rb")
 
 
-def _square(image: Image.Image, size: int, channels: int) -> Tensor:
-    """Crop and resize first: memory is then that of decoding alone, and what follows costs nothing."""
+def _refuse_a_bomb(path: str | Path, image: Image.Image) -> None:
+    """Raise InputError for more pixels than fit into MAX_MEMORY, before one of them is decoded."""
     width, height = image.size
     if width * height > (most := MAX_MEMORY // MEMORY.get(image.format, 12)):
-        raise ValueError(f"it declares {width}x{height} pixels, for {image.format} at most {most:,} are decoded")
+        raise InputError(f"{path}: declares {width}x{height} pixels, for {image.format} at most {most:,} are decoded; "
+                         "make it smaller")  # fmt: skip
+
+
+def _square(image: Image.Image, size: int, channels: int) -> Tensor:
+    """Crop and resize first: memory is then that of decoding alone, and what follows costs nothing."""
     image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG alone: decode at a fraction of the size
     opened, image = image, _plain(image)
     orientation = opened.getexif().get(ExifTags.Base.Orientation)  # not before it is decoded: TIFFs are turned by that
@@ -114,7 +121,9 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.array(image, dtype=np.float32)
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        if image.mode != "F" and values.max() > 255:
+        if image.mode == "F" and values.max() <= 1:
+            values *= 255  # by convention, numbers with fractions are brightness from 0 to 1
+        elif image.mode != "F" and values.max() > 255:
             values /= 257  # 65535 -> 255
         return Image.fromarray(values.clip(0, 255, out=values))
     if image.has_transparency_data:

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator",
     "trainer.devices", "data.init_args.root", "data.init_args.workers", "data.init_args.eval_batch_size",
     "data.init_args.memory_budget", "model.init_args.compile",
+    "trainer.limit_test_batches",
 )  # fmt: skip
 
 
@@ -132,7 +133,8 @@ def newest_run(runs: Path, name: str = "*", file: str = "last") -> Path:
     found = _newest(runs, f"{name}/version_*/checkpoints/{file}.ckpt")
     if not found:
         which = f"no run named {name!r}" if name != "*" else "no run"
-        raise InputError(f"{runs}: {which} has a checkpoint there; train first: python train.py, or name a checkpoint")
+        others = f"those that have one: {', '.join(names)}; " if (names := _names(runs)) else ""
+        raise InputError(f"{runs}: {which} has a checkpoint there; {others}train first, or name a checkpoint")
     return found.parent.parent
 
 
@@ -140,11 +142,18 @@ def _newest(folder: Path, pattern: str) -> Path | None:
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
+def _names(runs: Path) -> list[str]:
+    """The folders of a name's runs in `runs`, of those names of which a run has a checkpoint."""
+    return sorted({str(path.parents[2]) for path in runs.glob("*/version_*/checkpoints/last.ckpt")})
+
+
 def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
     """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's."""
     run = newest_run(runs) if path is None else _newest_in(Path(path).expanduser())
     if not run.is_dir():
         return run
+    if names := _names(run):
+        raise InputError(f"{path}: is a folder of runs by name; give --ckpt one of these: {', '.join(names)}")
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
     best = folder / "best.ckpt"
     return best if best.is_file() else folder / "last.ckpt"
@@ -175,12 +184,13 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
             f"python train.py --config {run / 'config.yaml'}"
         )
     if not checkpoint.is_file():
-        inside = Path(resume).expanduser().glob("*/version_*/checkpoints/last.ckpt")
-        if names := sorted({str(path.parents[2]) for path in inside}):
+        if names := _names(Path(resume).expanduser()):
             raise InputError(f"{resume}: is a folder of runs by name; give --resume one of these: {', '.join(names)}")
         raise InputError(f"{checkpoint}: there is no such checkpoint to resume from; check the path given to --resume")
     if not (run / "config.yaml").is_file():
-        raise InputError(f"{run / 'config.yaml'}: missing, so the run cannot be resumed; keep a checkpoint in its run")
+        raise InputError(
+            f"{checkpoint}: cannot be resumed, because {run / 'config.yaml'} is missing; keep a checkpoint in its run"
+        )
     return run, checkpoint
 
 

@@ -60,8 +60,9 @@ def test_16_bits_are_scaled_to_8(tmp_path, extension):
     assert read(tmp_path / f"x.{extension}").max() > 200
 
 
-def test_floating_point_values_are_read_as_they_are(tmp_path):
-    values = RED.astype(np.float32)
+@pytest.mark.parametrize("white", [255, 1])
+def test_floating_point_values_are_read_as_they_are(tmp_path, white):
+    values = RED.astype(np.float32) * (white / 255)
     values[0, :3] = np.nan, np.inf, -np.inf
     Image.fromarray(values).save(tmp_path / "x.tif")
     Image.fromarray(RED).save(tmp_path / "8.png")
@@ -159,10 +160,16 @@ def png(width: int, height: int, data: bytes) -> bytes:
 def test_a_bomb_is_refused_by_its_declared_size(tmp_path):
     (tmp_path / "x.png").write_bytes(png(30000, 30000, bytes(1000)))
     assert "900000000 pixels" in refusal(tmp_path / "x.png")
-    (tmp_path / "y.png").write_bytes(png(9000, 4000, bytes(1000)))
-    assert "declares 9000x4000 pixels" in refusal(tmp_path / "y.png")
+    (tmp_path / "y.png").write_bytes(png(9000, 5000, bytes(1000)))
+    expected = "declares 9000x5000 pixels, for PNG at most 39,146,837 are decoded; make it smaller"
+    assert expected in refusal(tmp_path / "y.png")
     (tmp_path / "z.png").write_bytes(png(2**31 - 1, 2**31 - 1, b""))
     refusal(tmp_path / "z.png")
+
+
+def test_a_sheet_of_paper_scanned_at_600_dpi_is_read(tmp_path):
+    Image.new("L", (4960, 7016), 200).save(tmp_path / "scan.png")
+    assert (read(tmp_path / "scan.png") == 200).all()
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "gif", "bmp", "tif"])

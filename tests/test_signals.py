@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from program import Running, differences, stop_at, tiny, train
+from program import ROOT, Running, differences, stop_at, tiny, train
 
 from src.runs import load_checkpoint, new_run
 
@@ -96,7 +98,7 @@ def break_at(step: int, what: str) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     error = train(*tiny(tmp_path, "--checkpoint_every_n_steps", "3"), prepare=(break_at, 14, "weight")).error
-    assert "the loss became nan at step 14 (epoch 1, learning rate 8.95e-03)" in error
+    assert "the loss became nan (step 14, epoch 2, learning rate 8.95e-03); " in error
     assert f"the last good checkpoint is {last(tmp_path)}; start again with a lower --model.lr" in error
     assert load_checkpoint(last(tmp_path))["global_step"] == 12
 
@@ -113,7 +115,7 @@ def test_no_checkpoint_holds_what_is_no_number(tmp_path, step):
 def test_a_learning_rate_that_is_far_too_high(tmp_path):
     flags = "--model.lr 1e38 --model.weight_decay 0 --model.warmup_epochs 0".split()
     error = train(*tiny(tmp_path, *flags)).error
-    assert "became" in error and "the last good checkpoint is none yet; start again with a lower --model.lr" in error
+    assert "became" in error and "there is no checkpoint yet; start again with a lower --model.lr" in error
 
 
 def test_the_run_is_left_alone_while_another_process_trains_it(digits_run, tmp_path):
@@ -148,3 +150,14 @@ def test_two_runs_that_begin_at_once(tmp_path):
     assert [running.end().code for running in both] == [0, 0]
     runs = [tmp_path / "digits" / f"version_{i}" / "checkpoints" / "last.ckpt" for i in range(2)]
     assert differences(*map(load_checkpoint, runs)) == []
+
+
+@pytest.mark.parametrize("script", ["train.py", "classify.py"])
+def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path, script):
+    """Which takes seconds; here it comes from a module in place of torch, the first of them."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run(
+        [sys.executable, script, "x.png"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: stopped by Ctrl-C\n")

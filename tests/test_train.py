@@ -142,6 +142,21 @@ def test_what_to_type_next_is_printed(tmp_path):
         assert command in ended.out
 
 
+def test_a_test_of_some_images_says_so(tmp_path, first):
+    ended = short.train(*SETTINGS, *VIT, "--runs", tmp_path, "--trainer.max_epochs", 1, "--data.eval_batch_size", 100,
+                        "--trainer.limit_test_batches", 2)  # fmt: skip
+    assert "(best.ckpt, epoch 1; only 200 of 359 images" in ended.out
+    assert results(tmp_path / "digits" / "version_0")["test_images"] == 200
+    assert results(first)["test_images"] == 359
+
+
+@pytest.mark.parametrize(("warmup", "noted"), [(3, False), (4, True), (9, True)])
+def test_a_warm_up_that_never_ends_is_noted(tmp_path, warmup, noted):
+    flags = ["--trainer.limit_train_batches", 2, "--trainer.limit_test_batches", 1, "--model.warmup_epochs", warmup]
+    ended = short.train(*SETTINGS, *VIT, *flags, "--runs", tmp_path, "--trainer.max_epochs", 4)
+    assert ended.code == 0 and ("note: the learning rate never reaches 0.01" in ended.out) == noted
+
+
 # The choice of the checkpoint ------------------------------------------------------------------------------------
 
 
@@ -252,6 +267,11 @@ def test_without_a_compiler_one_line_says_so(tmp_path):
     flags = program.tiny(tmp_path, "--model.compile", "true", epochs=1)
     ended = program.train(*flags, prepare=(compile_with, tmp_path / "nowhere", tmp_path / "cache"))
     assert "model.compile: the compiler failed (" in ended.error and ended.error.endswith("--model.compile false")
+
+
+def test_a_part_of_no_batch_is_one_line(tmp_path):
+    ended = short.train(*SETTINGS, *VIT, "--runs", tmp_path, "--trainer.limit_train_batches", 0.001)
+    assert ended.code == 2 and ended.err.startswith("error: trainer: ") and len(ended.err.splitlines()) == 1
 
 
 def ask_for_too_much_memory():
