@@ -79,9 +79,9 @@ class CLI(LightningCLI):
         if known.resume == "":
             raise InputError("--resume '': is no path; leave it out for the newest run of the name")
         if known.resume is not None:
-            resume = "" if known.resume is True else known.resume
-            if _is_joining():
-                resume = os.environ.get(JOINED_RUN) or resume
+            resume = known.resume
+            if resume is True:
+                resume = (_is_joining() and os.environ.get(JOINED_RUN)) or ""
             self.resumed_run, self.checkpoint = find_run(resume, Path(known.runs), self.name)
             base, self.name = str(self.resumed_run / "config.yaml"), self.resumed_run.parent.name
             named = _name_in(base)  # which also sees that it can be read
@@ -246,7 +246,7 @@ class CLI(LightningCLI):
         world = self.trainer.world_size
         batch = min(datamodule.batch_size, len(datamodule.sets["train"]) // world)
         images_seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed * batch * world
-        tested = sum(self.trainer.num_test_batches) * datamodule.eval_batch_size * world if test else 0
+        tested = sum(self.trainer.num_test_batches) * datamodule.eval_batch_size if test else 0  # by every device
         return {
             "dataset": hp.dataset["name"], "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.net.parameters()),

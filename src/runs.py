@@ -133,7 +133,7 @@ def newest_run(runs: Path, name: str = "*", file: str = "last") -> Path:
     found = _newest(runs, f"{name}/version_*/checkpoints/{file}.ckpt")
     if not found:
         which = f"no run named {name!r}" if name != "*" else "no run"
-        others = f"those that have one: {', '.join(names)}; " if (names := _names(runs)) else ""
+        others = f"those that have one: {names}; " if (names := _names(runs)) else ""
         raise InputError(f"{runs}: {which} has a checkpoint there; {others}train first, or name a checkpoint")
     return found.parent.parent
 
@@ -142,9 +142,14 @@ def _newest(folder: Path, pattern: str) -> Path | None:
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def _names(runs: Path) -> list[str]:
+def _names(runs: Path) -> str:
     """The folders of a name's runs in `runs`, of those names of which a run has a checkpoint."""
-    return sorted({str(path.parents[2]) for path in runs.glob("*/version_*/checkpoints/last.ckpt")})
+    return ", ".join(sorted({str(path.parents[2]) for path in runs.glob("*/version_*/checkpoints/last.ckpt")}))
+
+
+def _refuse_folder_of_names(path: Path, flag: str) -> None:
+    if names := _names(path):
+        raise InputError(f"{path}: is a folder of runs by name; give {flag} one of these: {names}")
 
 
 def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
@@ -152,11 +157,12 @@ def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
     run = newest_run(runs) if path is None else _newest_in(Path(path).expanduser())
     if not run.is_dir():
         return run
-    if names := _names(run):
-        raise InputError(f"{path}: is a folder of runs by name; give --ckpt one of these: {', '.join(names)}")
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
-    best = folder / "best.ckpt"
-    return best if best.is_file() else folder / "last.ckpt"
+    for name in ("best.ckpt", "last.ckpt"):
+        if (folder / name).is_file():
+            return folder / name
+    _refuse_folder_of_names(run, "--ckpt")
+    return folder / "last.ckpt"
 
 
 def _newest_in(path: Path) -> Path:
@@ -184,8 +190,7 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
             f"python train.py --config {run / 'config.yaml'}"
         )
     if not checkpoint.is_file():
-        if names := _names(Path(resume).expanduser()):
-            raise InputError(f"{resume}: is a folder of runs by name; give --resume one of these: {', '.join(names)}")
+        _refuse_folder_of_names(Path(resume).expanduser(), "--resume")
         raise InputError(f"{checkpoint}: there is no such checkpoint to resume from; check the path given to --resume")
     if not (run / "config.yaml").is_file():
         raise InputError(

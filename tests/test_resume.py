@@ -12,7 +12,7 @@ from program import STEPS, differences, metrics, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.errors import InputError
-from src.runs import find_run, flatten, load_checkpoint
+from src.runs import find_checkpoint, find_run, flatten, load_checkpoint
 
 SETTINGS = {
     "": (),
@@ -238,6 +238,8 @@ def test_what_can_be_resumed(digits_run, tmp_path, monkeypatch):
     assert find_run("checkpoints/best.ckpt", tmp_path, "") == (run, run / "checkpoints" / "best.ckpt")
     with pytest.raises(InputError, match=f"folder of runs by name; give --resume one of these: {run.parent}$"):
         find_run(str(run.parents[1]), tmp_path, "")
+    with pytest.raises(InputError, match=f"folder of runs by name; give --ckpt one of these: {run.parent}$"):
+        find_checkpoint(str(run.parents[1]))
     (run / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(InputError, match="stopped before its first; begin again with python train.py --config"):
         find_run(str(run), tmp_path, "")
