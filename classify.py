@@ -17,6 +17,7 @@ from src.errors import ArgumentParser, InputError, exit_on_input_error
 def main(args: list[str]) -> None:
     options = parse(args)
     from src.predict import Predictor  # not at the top: it takes seconds, in which Ctrl-C must already end well
+
     from src.runs import find_checkpoint
 
     predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
@@ -67,14 +68,14 @@ def test_image(predictor, index: int, root: str | None):
 
 def dataset_of(predictor, root: str | None):
     """All test images of a Predictor's dataset, an `ImageSet`; `root` is where to look, if not as in training."""
-    from src import data  # only here: the datasets need Lightning and torchvision
+    from src.data import modules  # only here: the datasets need Lightning and torchvision
 
     dataset = predictor.dataset
-    kind = getattr(data, str(dataset["module"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, data.ImageDataModule)):
+    kind = getattr(modules, str(dataset["module"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, modules.ImageDataModule)):
         raise InputError(f"the checkpoint's dataset {dataset['module']!r} is unknown; name image files instead")
     extra = {}
-    if kind is data.FolderDataModule:
+    if kind is modules.FolderDataModule:
         extra = {key: dataset[key] for key in ("image_size", "channels", "mean", "std")}
     module = kind(root=root or dataset["root"], patch_size=dataset["patch_size"], **extra)
     module.setup("test")

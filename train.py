@@ -7,19 +7,30 @@ python train.py --resume                                    go on with the newes
 python train.py --help                                      all keys
 """
 
+import os
 import sys
 
 from src.errors import exit_on_input_error
 
+# Before PyTorch is imported: waiting threads spin for microseconds, then sleep (measured in benchmarks/ablation.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 
 def main(args: list[str]) -> None:
-    from src.cli import CLI, quiet  # not at the top: it takes seconds, in which Ctrl-C must already end well
+    # Not at the top: these imports take seconds, in which Ctrl-C must already end well.
+    from src.cli.messages import announce, quiet, report
+    from src.cli.parser import parse
+    from src.training.build import build
+    from src.training.test import test
 
     quiet()
-    cli = CLI(args)  # parse and build
-    cli.announce()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
-    cli.test_and_report()
+    settings = parse(args)
+    training = build(settings)
+    announce(training)
+    trainer, checkpoint = training.trainer, training.checkpoint
+    trainer.fit(training.model, datamodule=training.data, ckpt_path=checkpoint, weights_only=True)
+    if not trainer.fast_dev_run:
+        report(training, test(training), settings.runs)
 
 
 if __name__ == "__main__":

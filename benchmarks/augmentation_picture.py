@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.data_pipeline import read_pictures
 from src.errors import InputError, exit_on_input_error
-from src.transforms import Augment, Augmentation
+from src.transforms.augment import Augment, Augmentation
 
 SIDE = 8  # images along each edge of the picture
 MAGNIFY = 3  # screen pixels a pixel

@@ -19,7 +19,8 @@ from torchvision import transforms
 
 from benchmarks.training import positive
 from src.errors import exit_on_input_error
-from src.transforms import Augment, Augmentation, Patchify
+from src.transforms.augment import Augment, Augmentation
+from src.transforms.patchify import Patchify
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 PATCH_SIZE = 4

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.training import positive
-from src.runs import load_checkpoint
+from src.runs.checkpoint import load_checkpoint
 from train import main as train
 
 FLAGS = """--config configs/digits.yaml --model.width 128 --model.depth 2 --model.heads 2 --model.dropout 0.1

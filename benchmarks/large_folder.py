@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from benchmarks.training import positive
-from src.data import FolderDataModule
+from src.data.modules import FolderDataModule
 from src.errors import exit_on_input_error
 
 

@@ -11,12 +11,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from src.runs.results import read_metrics
+from src.inference.predictor import Predictor
 
 from classify import dataset_of
-from src.callbacks import read_metrics
 from src.errors import InputError, exit_on_input_error
-from src.predict import Predictor
-from src.runs import find_checkpoint
+from src.runs.directory import find_checkpoint
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from src.data.datasets import DATASETS
+
 from benchmarks.training import positive, table, train
-from src.datasets import DATASETS
 from src.errors import InputError, exit_on_input_error
 
 MODEL = "--model.width 96 --model.depth 4 --model.heads 4 --model.pool mean --model.lr 2e-3".split()

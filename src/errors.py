@@ -9,10 +9,10 @@ import threading
 
 
 class InputError(Exception):
-    """A mistake the user can mend. The message is one line that names the file, key or value and says what to do.
+    """A mistake the user can fix. The message is one line that names the file, key or value and says what to do.
 
-    `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback. It is no
-    ValueError, because jsonargparse catches those, to wrap them in explanations of its own.
+    `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback. It is
+    not a ValueError, because jsonargparse catches those, to wrap them in explanations of its own.
     """
 
     def __init__(self, message: str):
@@ -23,6 +23,12 @@ class InputError(Exception):
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether there was no room for a file: on the disk, in the user's share of it, or for a file of this size."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the memory of the machine, or of its accelerator, was too small."""
+    said = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+    return said or isinstance(error, MemoryError)
 
 
 class PipeProof:

@@ -1,0 +1,57 @@
+"""The one test after the training, and what results.json says of it."""
+
+import torch
+
+from src import loop
+from src.runs.checkpoint import load_checkpoint
+from src.runs.results import read_metrics, write_results
+from src.training.build import Training
+from src.training.resume import flatten
+from src.training.trainer import device_name
+
+
+def test(training: Training) -> dict | None:
+    """Test the chosen checkpoint once and write results.json -> its content; None on all devices but the first."""
+    trainer, model, data, run = training.trainer, training.model, training.data, training.run
+    chosen = load_checkpoint(training.checkpoints.chosen_path)
+    model.load_state_dict(chosen["state_dict"])
+    tested = {}
+    if data.sets["test"]:
+        tested = (trainer.test(model, datamodule=data, verbose=False) or [{}])[0]
+    if not trainer.is_global_zero:
+        return None
+    results = _results(training, chosen["epoch"], tested)
+    write_results(run, results)
+    final = {f"final/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")}
+    final = {key: value for key, value in final.items() if value is not None}
+    trainer.logger.log_hyperparams(flatten(dict(model.hparams)), final, trainer.global_step)
+    trainer.logger.finalize("success")
+    return results
+
+
+def _results(training: Training, chosen_epoch: int, tested: dict) -> dict:
+    trainer, model, data, checkpoints = training.trainer, training.model, training.data, training.checkpoints
+    rows = {int(row["epoch"]): row for row in read_metrics(training.run)}
+    val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
+    batch = min(data.batch_size, len(data.sets["train"]) // trainer.world_size)
+    images_seen = loop.total_batches(trainer) * batch * trainer.world_size
+    test_images = sum(trainer.num_test_batches) * data.eval_batch_size if tested else 0  # by every device
+    return {
+        "dataset": data.info.name,
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.net.parameters()),
+        "epochs": loop.epochs_done(trainer),
+        "images_seen": images_seen,
+        "seed": data.seed,
+        "val_accuracy": float(val_accuracy) if val_accuracy else None,
+        "test_accuracy": tested.get("test_accuracy"),
+        "test_loss": tested.get("test_loss"),
+        "test_images": min(test_images, len(data.sets["test"] or [])),
+        "checkpoint": checkpoints.chosen_path.name,
+        "checkpoint_epoch": chosen_epoch + 1,
+        "train_seconds": round(checkpoints.train_seconds, 2),
+        "images_per_second": round(images_seen / checkpoints.train_seconds, 1),
+        "device": device_name(trainer),
+        "precision": trainer.precision,
+        "torch": torch.__version__,
+    }

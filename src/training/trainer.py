@@ -1,0 +1,60 @@
+"""Lightning's Trainer, with what `train.py` adds to it."""
+
+import sys
+from typing import Literal
+
+import torch
+from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from src.errors import InputError
+from src.training.checkpoints import AtomicCheckpointIO
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer, with precision `auto`: bf16-mixed on a CUDA device that has it, 32 bit elsewhere."""
+
+    def __init__(
+        self,
+        *args,
+        precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
+        **kwargs,
+    ):
+        if precision == "auto":
+            on_cuda = kwargs.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+            precision = "bf16-mixed" if on_cuda and torch.cuda.is_bf16_supported(False) else "32-true"
+        super().__init__(*args, precision=precision, **kwargs)
+
+
+def make_trainer(settings: dict, callbacks: list[Callback], patience: int | None) -> Trainer:
+    """A trainer with the user's settings and callbacks, and then ours.
+
+    Raises:
+        InputError: Lightning refuses a setting.
+    """
+    if patience:
+        callbacks = [*callbacks, EarlyStopping("val_accuracy", mode="max", patience=patience)]
+    progress_bar = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
+    if progress_bar:
+        callbacks = [*callbacks, RichProgressBar(leave=False)]
+    theirs = settings["callbacks"] or []
+    ours = {
+        "callbacks": (theirs if isinstance(theirs, list) else [theirs]) + callbacks,
+        "enable_progress_bar": progress_bar,
+        "logger": False,
+        "plugins": [AtomicCheckpointIO()],
+        "enable_model_summary": False,
+    }
+    try:
+        return Trainer(**settings | ours)
+    except MisconfigurationException as error:  # Lightning's own word for a mistake in the settings
+        raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
+
+
+def device_name(trainer: LightningTrainer) -> str:
+    """What the run was trained on, for results.json."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
