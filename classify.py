@@ -16,9 +16,9 @@ from src.errors import ArgumentParser, InputError, exit_on_input_error
 
 def main(args: list[str]) -> None:
     options = parse(args)
-    from src.predict import Predictor  # not at the top: it takes seconds, in which Ctrl-C must already end well
-
-    from src.runs import find_checkpoint
+    # Not at the top: it takes seconds, in which Ctrl-C must already end well.
+    from src.inference.predictor import Predictor
+    from src.runs.directory import find_checkpoint
 
     predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
     if options.index is not None:

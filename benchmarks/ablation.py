@@ -18,7 +18,7 @@ CHANGES = {
         "the recipe": "",
         "AdamW in place of Muon": "--model.optimizer adamw --model.lr 4e-3",  # it wants a lower one
         "no average of the weights": "--model.ema_decay 0",
-        "no augmentation": "--data.augment.shift 0 --data.augment.rotate 0 --data.augment.scale 0",
+        "no augmentation": "--data.augment.translate 0 --data.augment.rotate 0 --data.augment.scale 0",
         "class token in place of the mean": "--model.pool cls",
         "MLP ratio 4": "--model.mlp_ratio 4",
     },
@@ -27,7 +27,7 @@ CHANGES = {
         "AdamW in place of Muon": "--model.optimizer adamw --model.lr 2e-3",
         "width 96 and 3 blocks": "--model.width 96 --model.depth 3 --model.heads 3",
         "no label smoothing": "--model.label_smoothing 0",
-        "shift 1 in place of 2": "--data.augment.shift 1",
+        "translate 1 in place of 2": "--data.augment.translate 1",
         "a single network": "--model.ensemble 1 --data.batch_size 128 --model.warmup_epochs 1",
     },
     "cifar10_cpu": {

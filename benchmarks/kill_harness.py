@@ -30,7 +30,7 @@ from train import main as train
 
 FLAGS = """--config configs/digits.yaml --model.width 128 --model.depth 2 --model.heads 2 --model.dropout 0.1
     --model.attention_dropout 0.1 --model.drop_path 0.2 --patience 50 --checkpoint_every_n_steps 1
-    --data.batch_size 128 --trainer.max_epochs 12 --trainer.accelerator cpu --name killed""".split()
+    --data.batch_size 128 --trainer.accelerator cpu --name killed""".split()
 LONGEST = 2.0  # seconds that a process lives at most before it is killed; reading and building take about half a second
 
 
@@ -38,16 +38,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=positive, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=positive, default=12, help="of each run; eleven steps each")
     options = parser.parse_args()
+    begin = [*FLAGS, "--trainer.max_epochs", str(options.epochs)]
     chance, processes = random.Random(options.seed), multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["src.cli", "sklearn.datasets", "torch.utils.tensorboard"])
+    processes.set_forkserver_preload(
+        ["src.cli.parser", "src.training.test", "sklearn.datasets", "torch.utils.tensorboard"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder, "undisturbed")
-        assert live(processes, undisturbed, [*FLAGS, "--runs", str(undisturbed)]) == 0, log(undisturbed)
+        assert live(processes, undisturbed, [*begin, "--runs", str(undisturbed)]) == 0, log(undisturbed)
         expected, counts = outcome(undisturbed), Counter()
         while counts["kills"] < options.kills:
             runs = Path(folder, f"run{counts['runs']}")
-            kill_until_it_ends(processes, runs, options.kills - counts["kills"], chance, counts)
+            kill_until_it_ends(processes, begin, runs, options.kills - counts["kills"], chance, counts)
             assert equal(outcome(runs), expected), "the weights, the optimizer state or the metrics differ"
             counts["runs"] += 1
             shutil.rmtree(runs)
@@ -56,11 +60,11 @@ def main() -> None:
               "all runs ended equal to the undisturbed one, bit for bit")  # fmt: skip
 
 
-def kill_until_it_ends(processes, runs: Path, kills: int, chance: random.Random, counts: Counter) -> None:
+def kill_until_it_ends(processes, begin: list[str], runs: Path, kills: int, chance: random.Random, counts: Counter):
     """Train in `runs`; each process but the last is killed, at most `kills` of them."""
     while True:
         resumable = list(runs.glob("killed/*/checkpoints/last.ckpt"))
-        flags = ["--resume", str(resumable[0].parents[1])] if resumable else FLAGS
+        flags = ["--resume", str(resumable[0].parents[1])] if resumable else begin
         flags = [*flags, "--runs", str(runs), "--data.workers", str(chance.choice([0, 0, 2]))]
         seconds = chance.uniform(0, LONGEST if resumable else LONGEST / 3) if kills else None
         before = half_written(runs)

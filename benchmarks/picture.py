@@ -11,12 +11,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from src.runs.results import read_metrics
-from src.inference.predictor import Predictor
 
 from classify import dataset_of
 from src.errors import InputError, exit_on_input_error
+from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
+from src.runs.results import read_metrics
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def draw_curves(figure, run: str) -> None:
-    rows = read_metrics(Path(run) / "metrics.csv")
+    rows = read_metrics(Path(run))
     axes = figure.subplots()
     for key, label in (("train_accuracy", "training (augmented)"), ("val_accuracy", "validation")):
         points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row[key]]  # not all runs validate
@@ -60,7 +60,7 @@ def draw_images(figure, title: str, predictor: Predictor, test, indices, predict
     figure.suptitle(title, fontsize=10)
     for axes, index in zip(figure.subplots(3, 4).flat, indices, strict=False):
         guess, target = predictor.classes[predicted[index]], predictor.classes[test.labels[index]]
-        axes.imshow(test.images[index].permute(1, 2, 0).squeeze(), cmap="gray")
+        axes.imshow(test.images[index].permute(1, 2, 0).squeeze().numpy(), cmap="gray")
         text, color = (guess, "black") if guess == target else (f"{guess}, is {target}", "crimson")
         axes.set_title(text, fontsize=8, color=color, pad=2)
         axes.axis("off")

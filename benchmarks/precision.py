@@ -11,12 +11,12 @@ from benchmarks.training import positive, table, train
 from src.errors import exit_on_input_error
 
 CONFIGS = ("mnist", "mnist_best", "cifar10_cpu")
-ROUNDS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=positive, default=60, help="of one training; there are three of each kind")
+    parser.add_argument("--steps", type=positive, default=60, help="of one training")
+    parser.add_argument("--rounds", type=positive, default=3, help="trainings of each kind")
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=CONFIGS)
     options, flags = parser.parse_known_args()
     short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0"]
@@ -24,7 +24,7 @@ def main() -> None:
     results = {}
     for name in options.configs:
         speeds = {"32-true": [], "bf16-mixed": []}
-        for _ in range(ROUNDS):
+        for _ in range(options.rounds):
             for precision, found in speeds.items():
                 run = train("--config", f"configs/{name}.yaml", "--trainer.precision", precision, *short)
                 found.append(run["images_per_second"])

@@ -10,17 +10,19 @@ from pathlib import Path
 from src.errors import InputError
 
 
-def train(*flags: str, runs: str | None = None) -> dict:
+def train(*flags: str, runs: str | None = None, **process) -> dict:
     """Run `python train.py *flags`, its output passed through to standard error -> its results.json.
 
-    The run's directory stands under the key `run`. Without `runs` it is a temporary one that stays in place.
+    The run's directory stands under the key `run`. Without `runs` it is a temporary one that stays in place. All else
+    goes to `subprocess.run`, such as the folder to start in.
 
     Raises:
         InputError: the training did not end well; it has said why.
     """
     runs = runs or tempfile.mkdtemp(prefix="benchmark-")
     before = set(Path(runs).glob("*/version_*"))
-    if code := subprocess.run([sys.executable, "train.py", "--runs", runs, *flags], stdout=sys.stderr).returncode:
+    command = [sys.executable, "train.py", "--runs", runs, *flags]
+    if code := subprocess.run(command, stdout=sys.stderr, **process).returncode:
         raise InputError(f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above")
     (run,) = set(Path(runs).glob("*/version_*")) - before
     return json.loads((run / "results.json").read_text()) | {"run": str(run)}

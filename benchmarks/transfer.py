@@ -11,13 +11,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from src.data.datasets import DATASETS
-
 from benchmarks.training import positive, table, train
+from src.data.datasets import DATASETS
 from src.errors import InputError, exit_on_input_error
 
 MODEL = "--model.width 96 --model.depth 4 --model.heads 4 --model.pool mean --model.lr 2e-3".split()
-DATA = ["--data.image_size", "32", "--data.patch_size", "4", "--data.batch_size", "128", "--data.augment.shift", "4"]
+DATA = "--data.image_size 32 --data.patch_size 4 --data.batch_size 128 --data.augment.translate 4".split()
 
 
 def main() -> None:

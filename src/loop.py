@@ -43,9 +43,14 @@ def state(trainer) -> dict:
     return trainer.fit_loop.state_dict()
 
 
+def saved_state(checkpoint: dict) -> dict:
+    """What `state` was when the checkpoint was written."""
+    return checkpoint["loops"]["fit_loop"]
+
+
 def saved_epochs(checkpoint: dict) -> int:
     """Epochs that a checkpoint's run has trained to their end."""
-    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return saved_state(checkpoint)["epoch_progress"]["current"]["processed"]
 
 
 def end_after(trainer, epochs: int) -> None:

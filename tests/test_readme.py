@@ -1,17 +1,20 @@
-"""Every command of the README runs, on a short budget, in a folder that is like a fresh checkout."""
+"""README.md and CONTRIBUTING.md tell the truth: commands run on a short budget, and paths, flags and files exist."""
 
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import program
 import pytest
 from photos import class_folders
+from program import ROOT
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+from src.cli.keys import GROUPS, check_keys
+from src.errors import InputError
+
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "benchmarks/ablation.md")}
+README = PAGES["README.md"]
 BLOCKS = re.findall(r"```(bash|console)\n(.*?)```", README, re.DOTALL)  # in the order of the page: later ones build on
 SHOWN = [(kind, line) for kind, block in BLOCKS for line in block.splitlines()]
 TYPED = [line.removeprefix("$ ") for kind, line in SHOWN if kind == "bash" or line.startswith("$ ")]
@@ -19,6 +22,7 @@ LINES = [line.split("#")[0].strip() for line in TYPED]
 COMMANDS = [line for line in LINES if line.startswith(("python ", ".venv/bin/python ", "python -m venv"))]
 SHORT = ["--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
 HAS_MNIST = (ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file()
+MADE_BY_A_RUN = {"config.yaml", "hparams.yaml"}
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +40,13 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess:
+def run(command: str, folder: Path) -> program.Ended:
     """Run a command of the README as it stands, trainings cut to four batches of one epoch (two when resumed)."""
-    arguments = command.removeprefix(".venv/bin/").split()
-    if "train.py" in arguments and not {"--help", "--print_config"} & set(arguments):
+    script, *arguments = command.removeprefix(".venv/bin/").removeprefix("python ").split()
+    if script == "train.py" and not {"--help", "--print_config"} & set(arguments):
         epochs = "2" if "--resume" in arguments else "1"
         arguments += [*SHORT, "--trainer.max_epochs", epochs]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=180
-    )
+    return program.Running(*arguments, script=script, prepare=(os.chdir, folder)).end()
 
 
 def test_the_readme_has_commands():
@@ -59,10 +60,10 @@ def test_command_runs(command, checkout):
         pytest.skip("needs the real MNIST under data/")
     if "cifar10" in command and not (ROOT / "data" / "cifar10").is_dir():
         pytest.skip("needs the real CIFAR-10 under data/")
-    result = run(command, checkout)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout
-    assert "Traceback" not in result.stderr
+    ended = run(command, checkout)
+    assert ended.code == 0, ended
+    assert ended.out
+    assert "Traceback" not in ended.err
 
 
 def test_the_test_command_is_the_one_of_the_gate():
@@ -72,7 +73,52 @@ def test_the_test_command_is_the_one_of_the_gate():
     assert "requirements-dev.txt" in line and "requirements-dev.txt" in gate
 
 
-def test_every_path_named_in_the_readme_exists():
-    paths = set(re.findall(r"`((?:src|configs|benchmarks)/[\w./]*)`", README))
-    assert len(paths) > 10
+def test_contributing_names_every_check_of_the_gate():
+    gate = re.findall(r"/bin/((?:ruff|python -m pytest).*)", (ROOT / ".ci" / "run").read_text())
+    assert len(gate) == 3 and not [command for command in gate if command not in PAGES["CONTRIBUTING.md"]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_it_names_exists(page):
+    code = re.findall(r"`([^`\n]+)`", PAGES[page])
+    words = {word for text in code for word in text.split()} | set(re.findall(r"\]\(([\w./-]+)\)", PAGES[page]))
+    paths = {w for w in words if re.fullmatch(r"(src|configs|benchmarks|tests|\.ci)/[\w./-]*|[\w-]+\.(py|md)", w)}
+    paths |= {f"configs/{w}" for w in words if re.fullmatch(r"\w+\.yaml", w) and w not in MADE_BY_A_RUN}
+    assert len(paths) >= 5
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_benchmark_that_it_names_exists(page):
+    names = set(re.findall(r"python -m benchmarks\.(\w+)", PAGES[page]))
+    assert names and not [name for name in names if not (ROOT / "benchmarks" / f"{name}.py").is_file()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_that_it_names_is_a_key(page):
+    lines = [line for line in PAGES[page].splitlines() if "elastic" not in line]  # a setting of older commits
+    flags = set(re.findall(r"--(?:model|data)\.[\w.]*\w", "\n".join(lines)))
+    flags.discard("--data.augment.shift")  # which the page says is an older name
+    assert not [flag for flag in flags if not is_key(flag)]
+
+
+def is_key(flag: str) -> bool:
+    """Whether any model or dataset has this key."""
+    for model in GROUPS["model"]:
+        for data in GROUPS["data"]:
+            try:
+                check_keys({"model": model, "data": data}, [flag], [])
+                return True
+            except InputError:
+                pass
+    return False
+
+
+def test_the_map_names_every_file_of_src_in_the_room_where_it_is():
+    (table,) = re.findall(r"^## The files.*?(?=^## )", README, re.DOTALL | re.MULTILINE)
+    paths = [cell for cell in re.findall(r"^\| \**`([^`]+)`", table, re.MULTILINE) if cell.startswith("src/")]
+    files = [path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py") if path.stat().st_size]
+    assert sorted(path for path in paths if path.endswith(".py")) == sorted(map(str, files))
+    rooms = [path for path in paths if path.endswith("/")]
+    room_of_each = [str(Path(path).parent) + "/" for path in paths if path.endswith(".py")]
+    assert list(dict.fromkeys(room_of_each)) == rooms

@@ -25,14 +25,19 @@ def check_keys(config: dict, args: list[str], parser_keys: list[str]) -> None:
         parser_keys: keys that the parser knows, but for those of the classes of model and data.
     """
     flags = [arg[2:].split("=")[0] for arg in args if arg.startswith("--")]
-    given = {group: _class_name(group, config, args) for group in GROUPS}
-    known = {key for key in parser_keys if key.split(".")[0] not in GROUPS} | FLAGS_ALONE
-    elsewhere = set()
+    others = {key for key in parser_keys if key.split(".")[0] not in GROUPS} | FLAGS_ALONE
+    for written, chosen_by in ((_leaves(config), []), (flags, args)):  # a flag's class need not have the config's keys
+        given = {group: _class_name(group, config, chosen_by) for group in GROUPS}
+        _check(written, given, others)
+
+
+def _check(written: list[str], given: dict[str, str], others: set[str]) -> None:
+    """Raise InputError at the first key that neither the given class of its group nor the rest of the parser has."""
+    known, elsewhere = set(others), set()
     for group, classes in GROUPS.items():
         known |= {group, f"{group}.class_path", f"{group}.init_args"} | _keys(group, classes[given[group]])
         elsewhere |= {key for kind in classes.values() for key in _keys(group, kind)}
-    for written in [*_leaves(config), *flags]:
-        key = written.replace("init_args.", "").rstrip("+")
+    for key in (name.replace("init_args.", "").rstrip("+") for name in written):
         if key in known or _is_within_a_value(key, known):
             continue
         if key in elsewhere:

@@ -27,8 +27,10 @@ def quiet() -> None:
 def one_line(message: str) -> str:
     """jsonargparse's own words, which can fill a screen: the whole key, and the beginning of what is wrong with it."""
     text = " ".join(message.split())
-    keys = re.findall(r'Parser key "([^"]+)": ', text)
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)": ', text)))
     text = re.split(r'Parser key "[^"]+": ', text)[-1].removesuffix(".")
+    if option := re.search(r"Errors: - ([\w.]+): (.*?); see python train.py --help", text):  # of a model or dataset
+        keys, text = [*keys, option[1]], option[2]
     return f"{'.'.join([*keys, ''])[:-1]}{': ' if keys else ''}{text[:300]}; see python train.py --help"
 
 

@@ -56,13 +56,16 @@ def parse(args: list[str]) -> Settings:
     config = parser.parse_args(args)
     _check_values(config, args)
     written = _as_written(parser, config, name)
-    if resumed_run:  # all weights come from the checkpoint; the file may be gone by now
-        config.model.init_args.init_from = None
+    if resumed_run and "init_from" in config.model.init_args:
+        config.model.init_args.init_from = None  # all weights come from the checkpoint; the file may be gone by now
     seed_everything(config.seed_everything, workers=True)
     try:
         objects = parser.instantiate_classes(config)
-    except ValueError as error:
-        raise InputError(one_line(str(error))) from None
+    except ValueError as error:  # jsonargparse wraps what a constructor raises in words of its own
+        cause = error
+        while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__):
+            cause = cause.__cause__ or cause.__context__
+        raise (cause if isinstance(cause, InputError) else InputError(one_line(str(cause)))) from None
     return Settings(
         config=written,
         data=objects.data,

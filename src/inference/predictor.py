@@ -1,5 +1,6 @@
 """Image files in, class probabilities out; needs neither Lightning nor torchvision."""
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -43,7 +44,10 @@ class Predictor:
             raise InputError(
                 f"{path}: its weights and hyperparameters do not fit each other ({reason}); train again"
             ) from None
-        self._move_to(find_device(device))
+        device = find_device(device)
+        with enough_memory(device, "the network"):
+            self.classifier.to(device)
+        self.device = device
 
     def _try_out(self) -> None:
         """Ask about one blank image, on the CPU: what does not fit is found now."""
@@ -53,15 +57,6 @@ class Predictor:
             raise InputError(f"{result.shape[1]} outputs, {len(self.classes)} class names")
         if not result.isfinite().all():
             raise InputError("not all of its values are finite")
-
-    def _move_to(self, device: torch.device) -> None:
-        try:
-            self.classifier.to(device)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(f"device {device}: not enough memory for the network; use --device cpu") from None
-        self.device = device
 
     @property
     def image_size(self) -> int:
@@ -85,7 +80,8 @@ class Predictor:
         """The `k` likeliest classes of every image: `{"index", "class", "probability"}`, likeliest first."""
         rows = []
         for batch in images.split(BATCH):
-            values, indices = self.probabilities(batch).topk(min(k, len(self.classes)), dim=1)
+            with enough_memory(self.device, f"{len(batch)} images"):
+                values, indices = self.probabilities(batch).topk(min(k, len(self.classes)), dim=1)
             rows += [
                 [
                     {"index": i, "class": self.classes[i], "probability": round(p, 6)}
@@ -129,13 +125,25 @@ def build_network(checkpoint: dict) -> nn.Module:
     return network.float()
 
 
+@contextlib.contextmanager
+def enough_memory(device: torch.device, what: str):
+    """Raises InputError when the block finds too little memory on the device."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "free some" if device.type == "cpu" else "use --device cpu"
+        raise InputError(f"device {device}: not enough memory for {what}; {remedy}") from None
+
+
 def find_device(name: str) -> torch.device:
     """The device of that name; `auto` takes CUDA or MPS where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).cpu()  # it must not only be there, but compute: "meta" does not
     except Exception as error:  # torch raises AssertionError, RuntimeError or NotImplementedError, by device
         reason = " ".join(str(error).split("\n")[0].split())[:120]
         raise InputError(f"device {name!r} cannot be used here ({reason}); use --device cpu") from None

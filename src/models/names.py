@@ -113,7 +113,8 @@ def convert(state: dict[str, Tensor], names: dict[str, str], where: str, channel
             side = math.isqrt(value.shape[1] // channels)
             if side**2 * channels != value.shape[1]:
                 raise InputError(
-                    f"{where}: {key} {list(value.shape)} is not a square patch of {channels} channels; give its channels"
+                    f"{where}: {key} {list(value.shape)} is not a square patch of {channels} channels; "
+                    "give its channels"
                 )
             value = value.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2).contiguous()
         converted[new] = value

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO
 
 import yaml
-from pytorch_lightning.callbacks import Timer
 
 from src.data.modules import ImageDataModule
 from src.errors import InputError
@@ -19,7 +18,7 @@ from src.training.classifier import Classifier
 from src.training.log import EpochLog, tensorboard
 from src.training.resume import take_up
 from src.training.stop import Stop
-from src.training.trainer import Trainer, make_trainer
+from src.training.trainer import Trainer, make_trainer, seconds
 
 
 @dataclass
@@ -62,7 +61,7 @@ def build(settings: Settings) -> Training:
     _check_together(data, model, settings.patience)
     checkpoints = Checkpoints(settings.checkpoint_every_n_steps)
     table = EpochLog(checkpoints)
-    stop = Stop(checkpoints, Timer(duration=trainer_settings.pop("max_time")).time_remaining())
+    stop = Stop(checkpoints, seconds(trainer_settings.pop("max_time")))
     trainer = make_trainer(trainer_settings, [stop, table, checkpoints], settings.patience)
 
     run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)

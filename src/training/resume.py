@@ -80,7 +80,7 @@ def check_resumable(path: Path, checkpoint: dict, module, example: dict) -> None
     try:
         fits = (
             _like(checkpoint["state_dict"], module.state_dict())
-            and _like(checkpoint["loops"]["fit_loop"], example)
+            and _like(loop.saved_state(checkpoint), example)
             and _optimizer_fits(checkpoint["optimizer_states"], module.configure_optimizers())
             and isinstance(checkpoint["callbacks"]["Checkpoints"]["validated"], dict)
             and all(isinstance(checkpoint[key], int) for key in ("epoch", "global_step", "total_steps"))

@@ -1,11 +1,12 @@
 """Lightning's Trainer, with what `train.py` adds to it."""
 
+import contextlib
 import sys
 from typing import Literal
 
 import torch
 from pytorch_lightning import Trainer as LightningTrainer
-from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src.errors import InputError
@@ -46,9 +47,22 @@ def make_trainer(settings: dict, callbacks: list[Callback], patience: int | None
         "plugins": [AtomicCheckpointIO()],
         "enable_model_summary": False,
     }
-    try:
+    with _mistakes_in_one_line():
         return Trainer(**settings | ours)
-    except MisconfigurationException as error:  # Lightning's own word for a mistake in the settings
+
+
+def seconds(max_time) -> float | None:
+    """`trainer.max_time`, in any form that Lightning takes, in seconds."""
+    with _mistakes_in_one_line():
+        return Timer(duration=max_time).time_remaining()
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line():
+    """Raises InputError where Lightning refuses a setting, which it does by either of two exceptions."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
 
 

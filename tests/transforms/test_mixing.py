@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+from batches import generator
 from scipy import stats
-from src.transforms.mixing import mix, symmetric_beta
 
 from src.randomness import Draw
 from src.transforms.augment import Augmentation
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from src.transforms.mixing import mix, symmetric_beta
 
 
 def one_pixel_classes(count: int, size: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,6 +54,13 @@ def test_mixing_off_gives_one_hot_targets():
     mixed, targets = mix(images, labels, 6, Augmentation(), generator())
     assert torch.equal(mixed, images)
     assert torch.equal(targets, torch.nn.functional.one_hot(labels, 6).float())
+
+
+def test_a_single_image_is_its_own_partner():
+    images, labels = torch.rand(1, 3, 8, 8), torch.tensor([1])
+    mixed, targets = mix(images, labels, 2, Augmentation(mixup=0.2, cutmix=1.0), generator())
+    torch.testing.assert_close(mixed, images)
+    assert targets.tolist() == [[0.0, 1.0]]
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5, 0.8, 1.0, 3.0, 100.0])

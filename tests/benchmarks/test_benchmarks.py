@@ -1,0 +1,193 @@
+"""Every benchmark runs to its end with settings that make it short, and prints what it promises."""
+
+import importlib
+import os
+import re
+import runpy
+import shutil
+import sys
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import program
+import pytest
+import torch
+from photos import class_folders
+from PIL import Image
+from program import ROOT
+
+from benchmarks import ablation, large_folder, same_numbers, training
+from src.cli.parser import parse
+from src.data.datasets import CIFAR10
+
+NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text())
+TWO_STEPS = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1".split()
+MNIST = ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+
+
+@pytest.fixture(autouse=True)
+def trainings_cost_no_import(monkeypatch, tmp_path):
+    """A benchmark's `python train.py` becomes a fork of the server of the tests, and its run goes where theirs do."""
+
+    def run(command, stdout, cwd=ROOT, env=None):
+        ended = program.Running(*command[2:], prepare=(os.chdir, cwd)).end()
+        print(ended.text, file=stdout)
+        return SimpleNamespace(returncode=ended.code)
+
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(training, "tempfile", SimpleNamespace(mkdtemp=lambda **_: tempfile.mkdtemp(dir=tmp_path)))
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Run a benchmark with arguments, in this process: what it prints."""
+
+    def run(name: str, *args) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        capsys.readouterr()
+        importlib.import_module(f"benchmarks.{name}").main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def mnist():
+    if not MNIST.is_file():
+        pytest.skip("needs the real MNIST under data/")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of a Markdown table, by their first cell."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {first: others for first, *others in cells[2:]}
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    """A folder of datasets, in which CIFAR-10 is a few images of one color each."""
+    class_folders(tmp_path / "cifar10", CIFAR10, (32, 32), "webp", train=7, test=2)
+    return tmp_path
+
+
+def test_every_benchmark_has_a_test_here():
+    tests = "\n".join(name for name in globals() if name.startswith("test_"))
+    assert len(NAMES) >= 10 and [name for name in NAMES if f"test_{name}" not in tests] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_a_program_whose_help_tells_how_to_run_it(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings(action="ignore"):  # another test has imported it
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert end.value.code == 0 and f"python -m benchmarks.{name}" in capsys.readouterr().out
+
+
+# Trainings side by side -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", ablation.CHANGES)
+def test_ablation_changes_what_train_py_knows(config):
+    flags = " ".join(ablation.CHANGES[config].values()).split()
+    parse(["--config", f"configs/{config}.yaml", *flags])
+
+
+@pytest.mark.real_data
+def test_ablation(bench, mnist, monkeypatch):
+    changes = {"the recipe": "", "no average of the weights": "--model.ema_decay 0"}
+    monkeypatch.setitem(ablation.CHANGES, "mnist", changes)
+    table = rows(bench("ablation", "mnist", "--seeds", 0, *TWO_STEPS))
+    assert table.keys() == changes.keys()
+    assert all(0 <= float(mean) <= 1 and int(seen) == 256 for mean, _, seen, _ in table.values())
+
+
+@pytest.mark.real_data
+def test_vit_or_cnn(bench, mnist):
+    table = rows(bench("vit_or_cnn", *TWO_STEPS, "--trainer.limit_test_batches", 1))
+    parameters = {name.split(",")[0]: cells[2] for name, cells in table.items()}
+    assert parameters == {"ViT": "455,050", "CNN": "1,199,882"}
+
+
+@pytest.mark.real_data
+def test_precision(bench, mnist):
+    ((name, cells),) = rows(bench("precision", "--configs", "mnist", "--steps", 1, "--rounds", 1)).items()
+    assert name == "mnist" and float(cells[2]) == pytest.approx(float(cells[3]), abs=0.006)
+
+
+def test_transfer(bench, cifar10):
+    table = rows(bench("transfer", "--root", cifar10 / "cifar10", "--epochs", 1))
+    assert [name.split(",")[0] for name in table] == ["pre-training", *["then 1 epoch"] * 2, "1 epoch from scratch"]
+
+
+def test_same_numbers_finds_a_checkout_equal_to_itself(bench):
+    table = rows(bench("same_numbers", ROOT, ROOT, "--only", "sgd", *TWO_STEPS))
+    assert int(table["sgd"][0]) > 100 and table["sgd"][1] == "yes"
+
+
+def test_same_numbers_sees_that_a_recipe_has_changed(bench, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "configs", other / "configs")
+    shutil.copy(ROOT / "train.py", other)
+    config = other / "configs" / "digits.yaml"
+    config.write_text(config.read_text().replace("rotate: 10 ", "rotate: 11 "))
+    with pytest.raises(SystemExit) as end:
+        bench("same_numbers", ROOT, other, "--only", "sgd", *TWO_STEPS)
+    assert end.value.code == 1 and rows(capsys.readouterr().out)["sgd"][1].startswith("no: ")
+
+
+@pytest.mark.parametrize("name", same_numbers.TRAININGS)
+def test_same_numbers_asks_for_what_train_py_knows(name):
+    parse(same_numbers.TRAININGS[name].split())
+
+
+def test_same_numbers_compares_bits():
+    zero, one, nan = torch.zeros(2), torch.ones(2), torch.full((2,), torch.nan)
+    same = same_numbers.same_bits
+    assert same(nan, nan.clone()) and same(1, 1) and same(torch.tensor(3), torch.tensor(3))
+    assert not same(zero, -zero) and not same(zero, one) and not same(zero, zero.double())
+    assert not same(zero, zero[:1]) and not same(1, 1.0)
+    old, new = ({"a": {"b": [zero, one]}, "c": 1}, {"a": {"b": [zero, nan]}, "d": 1})
+    assert same_numbers.differences(*(dict(same_numbers.leaves(tree)) for tree in (old, new))) == ["a.b.1", "c", "d"]
+
+
+def test_kill_harness(bench):
+    out = bench("kill_harness", "--kills", 1, "--epochs", 1)
+    assert re.match(r"1 runs, 1 kills: .*all runs ended equal to the undisturbed one, bit for bit", out)
+
+
+# Data and pictures ------------------------------------------------------------------------------------------------
+
+
+def test_large_folder(bench, monkeypatch):
+    monkeypatch.setattr(large_folder, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # costs no import
+    out = bench("large_folder", "--images", 100, "--budget", 0.002)
+    lines = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| 0")]
+    assert [line[:2] for line in lines] == [["0.002", "2"], ["0.002", "0"], ["0.0", "2"]]
+    assert all(float(line[-1].replace(",", "")) > 0 for line in lines)
+
+
+@pytest.mark.parametrize("with_images", [True, False], ids=["images", "noise"])
+def test_data_pipeline(bench, cifar10, tmp_path, with_images):
+    threads = torch.get_num_threads()
+    root = cifar10 if with_images else tmp_path / "none"
+    out = bench("data_pipeline", "--root", root, "--images", 40, "--batch_size", 20, "--rounds", 1)
+    torch.set_num_threads(threads)
+    assert ("using random ones" in out) == (not with_images) and "40 images of 3x32x32" in out
+    assert len(re.findall(r"^(tutorial|ours): .*\d\.\d$", out, re.MULTILINE)) == 3
+
+
+@pytest.mark.parametrize("flags", ["", "--same --policy trivialaugment"])
+def test_augmentation_picture(bench, cifar10, flags):
+    bench("augmentation_picture", "--root", cifar10, "--output", cifar10 / "out.png", *flags.split())
+    pixels = np.asarray(Image.open(cifar10 / "out.png"))
+    assert pixels.shape == (800, 800, 3) and pixels.std() > 5
+
+
+def test_picture(bench, digits_run, tmp_path):
+    bench("picture", digits_run, "--output", tmp_path / "out.png")
+    width, height = Image.open(tmp_path / "out.png").size
+    assert width > 2 * height > 400

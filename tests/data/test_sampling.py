@@ -1,0 +1,79 @@
+"""The validation split and the training order: functions of the seed and the epoch."""
+
+import pytest
+import torch
+from batches import trainer
+
+from src.data.sampling import TrainBatches, split_indices
+from src.errors import InputError
+
+
+def order(size=100, batch_size=10, seed=0, **position):
+    return [batch.tolist() for batch in TrainBatches(size, batch_size, seed, trainer(**position))]
+
+
+def flat(batches):
+    return [index for batch in batches for index in batch]
+
+
+def test_split_is_complete_disjoint_and_stratified():
+    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 10)[torch.randperm(160)]
+    train, val = split_indices(labels, 0.2, seed=0)
+    assert sorted(train.tolist() + val.tolist()) == list(range(160))
+    assert labels[val].bincount().tolist() == [20, 10, 2]
+    assert train.tolist() == sorted(train.tolist()) and val.tolist() == sorted(val.tolist())
+
+
+def test_split_follows_from_the_seed():
+    labels = torch.arange(200) % 4
+    assert torch.equal(split_indices(labels, 0.1, seed=1)[1], split_indices(labels, 0.1, seed=1)[1])
+    assert not torch.equal(split_indices(labels, 0.1, seed=1)[1], split_indices(labels, 0.1, seed=2)[1])
+
+
+def test_split_leaves_every_class_an_image_to_train_on():
+    train, val = split_indices(torch.tensor([0, 0, 0, 0, 1]), 0.9, seed=0)
+    assert 4 in train.tolist() and len(val) == 3
+
+
+def test_a_fraction_that_holds_out_nothing_is_refused():
+    with pytest.raises(InputError, match="data.val_fraction 0.1: holds out not one of 4 images; use 0.5 or more, or 0"):
+        split_indices(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
+    with pytest.raises(InputError, match="not one of 2 images; use 0$"):
+        split_indices(torch.tensor([0, 1]), 0.9, seed=0)
+
+
+def test_order_is_a_permutation_that_depends_on_seed_and_epoch_alone():
+    torch.manual_seed(1)
+    first = order(seed=3, epoch=2)
+    torch.manual_seed(2)
+    assert order(seed=3, epoch=2) == first
+    assert sorted(flat(first)) == list(range(100)) and flat(first) != list(range(100))
+    assert order(seed=3, epoch=1) != first and order(seed=4, epoch=2) != first
+
+
+def test_order_is_asked_of_the_trainer_at_every_epoch_anew():
+    position = trainer(epoch=0)
+    batches = TrainBatches(100, 10, 0, position)
+    first = list(batches)
+    position.fit_loop = trainer(epoch=1).fit_loop
+    assert not torch.equal(torch.cat(first), torch.cat(list(batches)))
+
+
+@pytest.mark.parametrize("done", [1, 9])
+def test_order_continues_within_an_epoch(done):
+    assert order(epoch=5, batch=done) == order(epoch=5)[done:]
+
+
+def test_the_last_smaller_batch_is_dropped():
+    batches = order(size=25, batch_size=10)
+    assert [len(batch) for batch in batches] == [10, 10] and len(set(flat(batches))) == 20
+    assert [len(batch) for batch in order(size=7, batch_size=10)] == [7]
+
+
+def test_two_devices_share_the_images_without_overlap():
+    both = [order(epoch=1, rank=rank, world=2) for rank in (0, 1)]
+    assert not set(flat(both[0])) & set(flat(both[1]))
+    assert sorted(flat(both[0]) + flat(both[1])) == list(range(100))
+    assert len(TrainBatches(100, 10, 0, trainer(world=2))) == len(both[0]) == 5
+    with pytest.raises(InputError, match="use fewer devices"):
+        TrainBatches(1, 10, 0, trainer(world=2))

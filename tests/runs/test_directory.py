@@ -1,0 +1,34 @@
+"""Which run directory is made, and which checkpoint stands for it."""
+
+import pytest
+
+from src.errors import InputError
+from src.runs.directory import claim_run, find_checkpoint, new_run
+
+
+def test_a_new_run_gets_the_next_number(tmp_path):
+    for name in ("mnist/version_9", "mnist/version_x"):
+        (tmp_path / name).mkdir(parents=True)
+    made = [new_run(tmp_path, name).name for name in ("mnist", "mnist", "new")]
+    assert made == ["version_10", "version_11", "version_0"]
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make a run directory there: .*; choose another --runs"):
+        new_run(tmp_path / "file", "x")
+
+
+def test_a_run_without_a_best_checkpoint_stands_for_its_last(tmp_path):
+    checkpoints = new_run(tmp_path, "mnist") / "checkpoints"
+    checkpoints.mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        (checkpoints / name).touch()
+        assert find_checkpoint(str(checkpoints.parent)) == find_checkpoint(None, tmp_path) == checkpoints / name
+
+
+def test_the_processes_of_one_training_share_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_JOINED_RUN", "")  # so that it is put back
+    run, lock = claim_run(tmp_path, "mnist", None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert lock and claim_run(tmp_path, "mnist", None) == (run, None)
+    monkeypatch.delenv("VIT_JOINED_RUN")
+    with pytest.raises(InputError, match="start train.py itself"):
+        claim_run(tmp_path, "mnist", None)
