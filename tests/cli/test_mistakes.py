@@ -1,30 +1,30 @@
 """A mistake in what the user gave train.py: one clear line on standard error, exit code 2, and nothing left behind."""
 
-import os
-import subprocess
-import sys
+import re
 
 import pytest
-import short
+from program import ROOT, call, started
+
+from train import main
 
 MISTAKES = {
     # keys that do not exist
-    "--model.widht 3": "model.widht: unknown key, did you mean width?",
-    "--data.batchsize 3": "data.batchsize: unknown key, did you mean batch_size?",
-    "--model CNN --data.patch_size null --model.freeze encoder": "model.freeze: unknown key of the class chosen",
+    "--model.widht 3": "model.widht: unknown key, did you mean model.width?",
+    "--data.batchsize 3": "data.batchsize: unknown key, did you mean data.batch_size?",
+    "--model CNN --data.patch_size null --model.freeze encoder": "model.freeze: CNN has no such key; see python train.py --model.help CNN",
     "--modle.depth 3": "modle.depth: unknown key, did you mean model.depth?",
-    "--trainer.max_epoch 3": "trainer.max_epoch: unknown key, did you mean max_epochs?",
-    "--data.augment.rotat 3": "data.augment.rotat: unknown key, did you mean rotate?",
+    "--trainer.max_epoch 3": "trainer.max_epoch: unknown key, did you mean trainer.max_epochs?",
+    "--data.augment.rotat 3": "data.augment.rotat: unknown key, did you mean data.augment.rotate?",
     "--resum": "resum: unknown key, did you mean resume?",
     "--nonsense": "nonsense: unknown key",
     "nonsense": "unrecognized arguments: nonsense",
     # values of the wrong type, or that do not exist
-    "--model.depth two": "model.depth: expected int, not two",
-    "--model.lr fast": "model.lr: expected float, not fast",
-    "--trainer.max_epochs many": "trainer.max_epochs: expected int, not many",
-    "--data.augment.rotate far": "data.augment.rotate: expected float, not far",
-    "--model.pool max": "model.pool: expected Literal['cls', 'mean', 'sequence'], not max",
-    "--trainer.precision half": "trainer.precision: expected ",
+    "--model.depth two": "model.depth: .*int.* two",
+    "--model.lr fast": "model.lr: .*float.* fast",
+    "--trainer.max_epochs many": "trainer.max_epochs: .*int.* many",
+    "--data.augment.rotate far": "data.augment.rotate: .*float.* far",
+    "--model.pool max": "model.pool: .*'cls', 'mean', 'sequence'.* max",
+    "--trainer.precision half": "trainer.precision: .*bf16-mixed.* half",
     "--trainer.accelerator toaster": "toaster",
     "--trainer.strategy nonsense": "nonsense",
     "--trainer.callbacks nonsense": "trainer.callbacks",
@@ -34,7 +34,7 @@ MISTAKES = {
     "--data Birds": "data: Birds is unknown; choose one of DigitsDataModule, MNISTDataModule",
     "--config nowhere.yaml": "nowhere.yaml: there is no such config; choose one of configs/",
     # values that are out of range, or do not fit each other
-    "--data.patch_size 3": "patch_size 3 does not divide image_size 8; choose one of 1, 2, 4, 8",
+    "--data.patch_size 3": "patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8",
     "--data.patch_size null": "--model.stem_layers",
     "--model.stem_layers 2": "--data.patch_size null",
     "--model.heads 3": "heads 3 does not divide width 64",
@@ -45,25 +45,25 @@ MISTAKES = {
     "--model CNN --data.patch_size null --model.dropout 2": "dropout",
     "--data.val_fraction 1": "data.val_fraction 1.0",
     "--data.batch_size 0": "data.batch_size 0",
-    "--data.augment.shift -1": "data.augment.shift must be between",
-    "--data.augment.shift 8": "data.augment.shift 8: images of 8 pixels can be moved by 7 at most; use less",
-    "--data.augment strong": "data.augment: expected keys below it, not strong; see python train.py --help",
-    "--data.augment.policy=": "data.augment.policy: expected Literal['none', 'randaugment', 'trivialaugment']; see",
+    "--data.augment.translate -1": "data.augment.translate must be between",
+    "--data.augment.translate 8": "data.augment.translate 8: images of 8 pixels can be moved by 7 at most; use less",
+    "--data.augment strong": "data.augment.*strong",
+    "--data.augment.policy=": "data.augment.policy: .*'none', 'randaugment', 'trivialaugment'",
     "--data.augment null": "data.augment null: give a value, or leave it out; see python train.py --help",
     "--model.weight_decay -1": "error: model.weight_decay -1.0: use 0 or more",
-    "--model.weight_decay 1e30": "model.lr 0.002 times model.weight_decay 1e+30 must stay below 1",
-    "--model.depth 100000000": "width 64, depth 100000000 and mlp_ratio 4 make 4.9e+12 parameters; use smaller ones",
+    "--model.weight_decay 1e30": "model.lr 0.002 times model.weight_decay 1e.30 must stay below 1",
+    "--model.depth 100000000": "width 64, depth 100000000 and mlp_ratio 4 make 4.9e.12 parameters; use smaller ones",
     "--model.width 1000000": "width 1000000, depth ",
-    "--model.mlp_ratio 1e9": "mlp_ratio 1e+09 make ",
-    "--model.mlp_ratio nan": "model.mlp_ratio: expected float, not nan",
-    "--model.mlp_ratio inf": "model.mlp_ratio: expected float, not inf",
+    "--model.mlp_ratio 1e9": "mlp_ratio 1e.09 make ",
+    "--model.mlp_ratio nan": "model.mlp_ratio: .*float.* nan",
+    "--model.mlp_ratio inf": "model.mlp_ratio: .*float.* inf",
     "--model.mlp_ratio .nan": "mlp_ratio nan gives no number of hidden units",
     "--model.mlp_ratio .inf": "mlp_ratio inf gives no number of hidden units",
     "--model.ensemble 1000000000": "model.ensemble 1000000000: 2.",
     "--model.ensemble null": "error: model.ensemble null: give a value",
     "--model.dropout null": "error: model.dropout null: give a value",
     "--data.batch_size null": "error: data.batch_size null: give a value",
-    "--model.ensemble 65": "model.ensemble 65: data.batch_size 64 has no image for every network; use a larger batch",
+    "--model.ensemble 3 --data.batch_size 2": "model.ensemble 3: data.batch_size 2 has no image for every network; use",
     "--model.ensemble 0": "model.ensemble 0: use 1",
     "--model.stem_layers -1 --data.patch_size null": "stem_layers -1: use 0",
     "--trainer.max_epochs 0": "trainer.max_epochs 0: use a number, 1 or more",
@@ -73,10 +73,10 @@ MISTAKES = {
     "--trainer.gradient_clip_val -1": "trainer.gradient_clip_val -1",
     "--patience -1": "patience -1",
     "--patience 2 --data.val_fraction 0": "patience 2: there are no validation images",
-    "--resume configs/digits.yaml": "configs/digits.yaml: is no checkpoint; give --resume a run",
+    "--resume configs/digits.yaml": "configs/digits.yaml: not a checkpoint; give --resume a run",
     "--checkpoint_every_n_steps 0": "checkpoint_every_n_steps 0",
     "--seed_everything -1": "seed_everything -1",
-    "--seed_everything true": "seed_everything True",
+    "--seed_everything true": "seed_everything.* True",
     "--data.seed 5": "data.seed: follows from the seed of all that is random; use --seed_everything",
     "--name a/b": "--name a/b: a name is one folder",
     "--name=": "--name : a name is one folder",
@@ -93,39 +93,31 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, offline, mistake):
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, offline, monkeypatch, mistake):
+    monkeypatch.chdir(ROOT)
     config = [] if "--config" in mistake else ["--config", "configs/digits.yaml"]
     args = mistake.replace("NOWHERE", str(tmp_path / "nowhere")).split()
-    ended = short.train(*config, "--runs", tmp_path / "runs", "--trainer.accelerator", "cpu", *args)
-    assert ended.code == 2 and ended.out == "", ended
-    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1
-    assert MISTAKES[mistake] in ended.err
+    ended = call(main, *config, "--runs", tmp_path / "runs", "--trainer.accelerator", "cpu", *args)
+    assert ended.out == "" and re.search(MISTAKES[mistake], ended.error), ended
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("text", ["model: [", "- a list", "just text", "model:\n  widht: 3", "\0"])
 def test_a_config_that_is_none_is_one_line(tmp_path, text):
     (tmp_path / "broken.yaml").write_text(text)
-    ended = short.train("--config", tmp_path / "broken.yaml", "--runs", tmp_path / "runs")
-    assert ended.code == 2 and ended.out == ""
-    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1
+    ended = call(main, "--config", tmp_path / "broken.yaml", "--runs", tmp_path / "runs")
+    assert ended.out == "" and ended.error
     assert [path.name for path in tmp_path.iterdir()] == ["broken.yaml"]
 
 
-def test_a_resumed_run_keeps_its_config_when_the_new_settings_are_wrong(tmp_path):
-    run = short.run(tmp_path, epochs=1)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+def test_a_resumed_run_keeps_its_config_when_the_new_settings_are_wrong(digits_run):
+    before = {path: path.read_bytes() for path in digits_run.rglob("*") if path.is_file()}
     for wrong in (["--trainer.accelerator", "toaster"], ["--model.depth", "3"], ["--trainer.devices", "0"]):
-        ended = short.train("--resume", run, *wrong)
-        assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        assert wrong[1] in call(main, "--resume", digits_run, *wrong).error
+    assert {path: path.read_bytes() for path in digits_run.rglob("*") if path.is_file()} == before
 
 
 def test_the_program_itself_ends_with_code_2_and_one_line(tmp_path):
-    ended = subprocess.run(
-        [sys.executable, "train.py", "--config", "configs/digits.yaml", "--data.patch_size", "3", "--runs", tmp_path],
-        cwd=short.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (ended.returncode, ended.stdout) == (2, "") and not list(tmp_path.iterdir())
-    expected = "error: patch_size 3 does not divide image_size 8; choose one of 1, 2, 4, 8"
-    assert ended.stderr.splitlines() == [expected]
+    ended = started("train.py", "--config", "configs/digits.yaml", "--data.patch_size", 3, "--runs", tmp_path)
+    assert ended == (2, "", "error: patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8\n")
+    assert not list(tmp_path.iterdir())

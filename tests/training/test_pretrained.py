@@ -5,19 +5,11 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from src.models.names import from_torchvision, to_timm
-from src.models.vit import VisionTransformer
-from src.training.pretrained import HEADS, load_encoder, resample_positions
 from torchvision import models
-from vits import (
-    assert_same_logits,
-    checkpoint,
-    error_of,
-    ours,
-    save,
-    small_timm,
-    torchvision_vit,
-)
+from vits import assert_same_logits, checkpoint, error_of, ours, save, small_timm, torchvision_vit
+
+from src.models.names import from_torchvision, to_timm
+from src.training.pretrained import HEADS, load_encoder, resample_positions
 
 
 class Bomb:
@@ -62,7 +54,7 @@ def test_safetensors(tmp_path, monkeypatch):
     assert_same_logits(mine, theirs, 8, 24)
 
     path.write_bytes(b"not tensors at all")
-    assert "no file of tensors" in error_of(mine, path)
+    assert "not a file of tensors" in error_of(mine, path)
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)  # as if it were not installed
     assert "pip install safetensors" in error_of(mine, path)
 
@@ -89,16 +81,13 @@ def test_our_own_checkpoint(tmp_path, options, averaged):
     trained, average, mine = ours(**options), ours(**options), ours(classes=3, **options)
     state = {f"net.{key}": value for key, value in trained.state_dict().items()}
     if averaged:
-        state |= {f"averaged.{key}": value for key, value in average.state_dict().items()}
-    head = mine.head.weight.clone()
+        state |= {f"ema.{key}": value for key, value in average.state_dict().items()}
+    head = {f"head.{key}": value.clone() for key, value in mine.head.state_dict().items()}
     path = checkpoint(tmp_path, state, **options)
     report = load_encoder(mine, str(path))
     assert ("averaged weights" if averaged else "trained weights") in report and "head (3 classes)" in report
-    wanted = average if averaged else trained
-    for key, value in mine.state_dict().items():
-        assert torch.equal(
-            value, head if key == "head.weight" else value if key == "head.bias" else wanted.state_dict()[key]
-        )
+    wanted = (average if averaged else trained).state_dict() | head
+    assert all(torch.equal(value, wanted[key]) for key, value in mine.state_dict().items())
 
 
 def test_a_run_directory_stands_for_its_best_checkpoint(tmp_path):
@@ -137,7 +126,7 @@ def test_a_network_without_head_and_a_file_without_head(tmp_path):
 
 
 def test_torchvision_source(monkeypatch):
-    theirs = models.vit_b_32(weights=None)
+    theirs = torchvision_vit(image_size=56, classes=1000)
     calls = []
 
     def get_state_dict(weights, **options):
@@ -145,15 +134,16 @@ def test_torchvision_source(monkeypatch):
         return theirs.state_dict()
 
     monkeypatch.setattr(models.WeightsEnum, "get_state_dict", get_state_dict)
-    mine = VisionTransformer(image_size=96, patch_size=32, channels=3, classes=10, size="B")
+    monkeypatch.setitem(HEADS, (32, 2), 4)
+    mine = ours()
     report = load_encoder(mine, "torchvision:vit_b_32")
     [(weights, options)] = calls
     assert weights is models.ViT_B_32_Weights.DEFAULT
     assert options["weights_only"] is True and options["check_hash"] is True
-    assert "150 tensors" in report and "7x7 to 3x3" in report and "1000 classes" in report
-    assert torch.equal(mine.blocks[11].mlp[3].weight, theirs.encoder.layers[11].mlp[3].weight)
-    wrong = VisionTransformer(image_size=96, patch_size=32, channels=3, classes=10, size="B", heads=8)
-    assert "heads is 12 in the file but 8 in the model; set --model.heads 12" in error_of(wrong, "torchvision:vit_b_32")
+    assert "30 tensors" in report and "7x7 to 3x3" in report and "1000 classes" in report
+    assert torch.equal(mine.blocks[1].mlp[3].weight, theirs.encoder.layers[1].mlp[3].weight)
+    wrong = "heads is 4 in the file but 8 in the model; set --model.heads 4"
+    assert wrong in error_of(ours(heads=8), "torchvision:vit_b_32")
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
@@ -232,9 +222,9 @@ def test_our_checkpoint_of_another_architecture(tmp_path):
     assert "heads is 2 in the file but 4 in the model; set --model.heads 2" in error(heads=2)
     assert "set --model.heads 3" in error(hyper={"heads": None, "size": "Ti"})
     cnn = {"net.layers.0.weight": torch.zeros(32, 1, 3, 3)}
-    assert "layers.0.weight is no name of a ViT" in error_of(ours(), checkpoint(tmp_path, cnn, kind="cnn"))
+    assert "holds a cnn, not a ViT" in error_of(ours(), checkpoint(tmp_path, cnn, kind="cnn"))
     assert "class_token is missing" in error_of(ours(), checkpoint(tmp_path, {"metric": torch.zeros(1)}))
-    assert "no checkpoint of this program" in error_of(ours(), save(tmp_path, {"state_dict": cnn}, "other.ckpt"))
+    assert "not a checkpoint of this program" in error_of(ours(), save(tmp_path, {"state_dict": cnn}, "other.ckpt"))
 
 
 @pytest.mark.parametrize("missing", ["class_token", "encoder.pos_embedding", "conv_proj.bias", "encoder.ln.weight"])
@@ -249,9 +239,9 @@ def test_unknown_keys_and_odd_positions_are_named(tmp_path):
     extra = state | {"blocks.0.ls1.gamma": torch.ones(32)}
     assert "blocks.0.ls1.gamma [32] has no counterpart" in error_of(ours(), save(tmp_path, extra))
     odd = state | {"pos_embed": torch.zeros(1, 9, 32)}  # nine patches, no place for the class token
-    assert "pos_embed [1, 9, 32] is no square grid" in error_of(ours(), save(tmp_path, odd))
+    assert "pos_embed [1, 9, 32] is not a square grid" in error_of(ours(), save(tmp_path, odd))
     two = state | {"pos_embed": torch.zeros(2, 10, 32)}
-    assert "pos_embed [2, 10, 32] is no square grid" in error_of(ours(), save(tmp_path, two))
+    assert "pos_embed [2, 10, 32] is not a square grid" in error_of(ours(), save(tmp_path, two))
     flat = state | {"pos_embed": torch.zeros(10, 32)}
     assert "pos_embed [10, 32] does not fit" in error_of(ours(), save(tmp_path, flat))
     assert "norm.bias is a int" in error_of(ours(), save(tmp_path, state | {"norm.bias": 3}))
@@ -260,13 +250,13 @@ def test_unknown_keys_and_odd_positions_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ({"layer1.weight": torch.zeros(3)}, "layer1.weight is no name of"),
+        ({"layer1.weight": torch.zeros(3)}, "layer1.weight is not a name of"),
         (torch.zeros(3), "a Tensor"),
         ({}, "holds no named tensors"),
         ({3: torch.zeros(3)}, "holds no named tensors"),
     ],
 )
-def test_a_file_that_is_no_vit(tmp_path, content, part):
+def test_a_file_that_is_not_a_vit(tmp_path, content, part):
     assert part in error_of(ours(), save(tmp_path, content))
 
 

@@ -8,12 +8,13 @@ import signal
 import pytest
 import torch
 import yaml
-from program import STEPS, differences, metrics, stop_at, tiny, train
+from program import STEPS, at_step, differences, each, run, send, stop_at, tiny, train, validate_as
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.errors import InputError
 from src.runs.checkpoint import load_checkpoint
 from src.runs.directory import find_checkpoint, find_run
+from src.runs.results import read_metrics
 from src.training.resume import flatten
 
 SETTINGS = {
@@ -24,10 +25,14 @@ SETTINGS = {
     "seldom": ("--trainer.check_val_every_n_epoch", "2"),  # the last epoch of three validates nothing
     "often": ("--trainer.val_check_interval", "0.4"),  # after batches 4 and 8, not after 10
     "all": ("--data.val_fraction", "0", "--patience", "null"),
-    "hybrid": ("--model.stem_layers", "2", "--data.patch_size", "null", "--model.optimizer", "muon"),
-    "ensemble": ("--model.ensemble", "3"),
-    "impatient": ("--patience", "1", "--model.lr", "1e-4"),  # ends after two epochs
+    "hybrids": "--model.stem_layers 2 --data.patch_size null --model.optimizer muon --model.ensemble 2".split(),
+    "impatient": ("--patience", "1"),  # with FALLING, it ends after two epochs
 }
+FALLING = (validate_as, 0.5, 0.4, 0.6)
+
+
+def prepared(key: str, *more: tuple) -> tuple:
+    return (each, *more, *[FALLING] * (key == "impatient"))
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +40,12 @@ def undisturbed(tmp_path_factory):
     """The run that was never stopped, for a key of SETTINGS."""
     runs, folder = {}, tmp_path_factory.mktemp("undisturbed")
 
-    def run(key: str = ""):
+    def undisturbed(key: str = ""):
         if key not in runs:
-            ended = train(*tiny(folder / key, *SETTINGS[key]))
-            assert ended.code == 0, ended.text
-            runs[key] = folder / key / "digits" / "version_0"
+            runs[key] = run(folder / key, *SETTINGS[key], epochs=3, prepare=prepared(key))
         return runs[key]
 
-    return run
+    return undisturbed
 
 
 def scalars(run) -> dict[str, list]:
@@ -50,6 +53,11 @@ def scalars(run) -> dict[str, list]:
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     curves = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     return {tag: curve for tag, curve in curves.items() if tag not in ("epoch", "images_per_second")}
+
+
+def metrics(run) -> list[dict]:
+    """Rows of metrics.csv, but for the speed."""
+    return [{key: v for key, v in row.items() if key != "images_per_second"} for row in read_metrics(run)]
 
 
 def assert_same(a, b) -> None:
@@ -67,26 +75,25 @@ def assert_same(a, b) -> None:
 
 @pytest.mark.parametrize(
     ("key", "step"),
-    [("", 1), ("", 4), ("", 10), ("", 17), ("", 29), ("workers", 10), ("workers", 14)]
-    + [("accumulate", 2), ("accumulate", 4), ("part", 3), ("part", 7), ("seldom", 20)]
-    + [("often", 8), ("often", 18), ("all", 13), ("impatient", 12), ("hybrid", 4), ("hybrid", 20), ("ensemble", 14)],
+    [("", 1), ("", 10), ("", 17), ("", 29), ("workers", 10), ("workers", 14), ("accumulate", 2), ("accumulate", 4)]
+    + [("part", 7), ("seldom", 20), ("often", 8), ("often", 18), ("all", 13), ("impatient", 12), ("hybrids", 14)],
 )
 def test_stopped_and_resumed(undisturbed, tmp_path, key, step):
-    stopped = train(*tiny(tmp_path, *SETTINGS[key]), prepare=(stop_at, step))
+    stopped = train(*tiny(tmp_path, *SETTINGS[key]), prepare=prepared(key, stop_at(step)))
     run = tmp_path / "digits" / "version_0"
-    assert stopped.code == 143, stopped.text
-    resumed = train("--resume", run)
-    assert resumed.code == 0, resumed.text
+    assert stopped.code == 143, stopped
+    resumed = train("--resume", run, prepare=prepared(key))
+    assert resumed.code == 0, resumed
     assert_same(run, undisturbed(key))
 
 
 def test_resumed_several_times(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
-    assert train(*tiny(tmp_path), prepare=(stop_at, 3)).code == 143
+    assert train(*tiny(tmp_path), prepare=stop_at(3)).code == 143
     stops = ((9, signal.SIGINT, 130), (10, signal.SIGTERM, 143), (24, signal.SIGTERM, 143))
     paths = (run, run.parent, run / "checkpoints")  # the folder of all runs of a name is its newest run
     for (step, number, code), path in zip(stops, paths, strict=True):
-        assert train("--resume", path, prepare=(stop_at, step, number)).code == code
+        assert train("--resume", path, prepare=stop_at(step, number)).code == code
     assert train("--resume", "--runs", tmp_path, "--name", "digits").code == 0  # the newest of that name
     assert_same(run, undisturbed())
 
@@ -94,7 +101,7 @@ def test_resumed_several_times(undisturbed, tmp_path):
 def test_killed_between_two_checkpoints(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     every = ("--checkpoint_every_n_steps", "3")
-    assert train(*tiny(tmp_path, *every), prepare=(stop_at, 17, signal.SIGKILL)).code == -signal.SIGKILL
+    assert train(*tiny(tmp_path, *every), prepare=stop_at(17, signal.SIGKILL)).code == -signal.SIGKILL
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 15
     assert train("--resume", run).code == 0
     checkpoints = [load_checkpoint(r / "checkpoints" / "last.ckpt") for r in (run, undisturbed())]
@@ -105,24 +112,15 @@ def test_killed_between_two_checkpoints(undisturbed, tmp_path):
     assert curves["val_accuracy"] == [9, 19, 29]  # the kill cost no epoch's point
 
 
-def kill_while_writing(step: int) -> None:
-    """The process is killed when the bytes of the first checkpoint after this step are written, but not yet safe."""
-    from src.training.stop import Stop
-
-    usual = Stop.on_train_batch_end
-
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == step:
-            os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-        usual(self, trainer, *args)
-
-    Stop.on_train_batch_end = on_train_batch_end
+def kill_when_written() -> None:
+    """The process is killed when the bytes of its next checkpoint are written, but not yet safe."""
+    os.fsync = lambda descriptor: send(signal.SIGKILL)
 
 
 def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     every = ("--checkpoint_every_n_steps", "4")
-    assert train(*tiny(tmp_path, *every), prepare=(kill_while_writing, 15)).code == -signal.SIGKILL
+    assert train(*tiny(tmp_path, *every), prepare=(at_step, 15, kill_when_written)).code == -signal.SIGKILL
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 12
     assert [path.suffix for path in (run / "checkpoints").glob(".*")] == [".tmp"]
     assert train("--resume", run).code == 0
@@ -142,8 +140,8 @@ def copy(run, tmp_path):
 def test_from_the_best_checkpoint_of_a_moved_run(undisturbed, tmp_path):
     run = copy(undisturbed("impatient"), tmp_path)
     assert load_checkpoint(run / "checkpoints" / "best.ckpt")["epoch"] == 0
-    resumed = train("--resume", run / "checkpoints" / "best.ckpt")
-    assert resumed.code == 0 and f"--resume {run}" in resumed.text, resumed.text
+    resumed = train("--resume", run / "checkpoints" / "best.ckpt", prepare=FALLING)
+    assert resumed.code == 0 and f"--resume {run}" in resumed.out, resumed
     assert_same(run, undisturbed("impatient"))
 
 
@@ -151,7 +149,7 @@ def test_longer_than_planned(undisturbed, tmp_path):
     run = copy(undisturbed(), tmp_path)
     resumed = train("--resume", run, "--trainer.max_epochs", "4")
     assert resumed.code == 0
-    assert "the learning-rate schedule, made for 30 steps, now has 40; it goes on in it at step 30" in resumed.text
+    assert "the learning-rate schedule, made for 30 steps, now has 40; it goes on in it at step 30" in resumed.out
     rates = [float(row["learning_rate"]) for row in metrics(run)]
     assert len(rates) == 4 and rates[2] == rates[3] == 1e-5  # the end of each of the two schedules
     assert [step for step, _ in scalars(run)["train_loss_step"]] == list(range(40))
@@ -164,7 +162,7 @@ def test_longer_than_planned(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "named"),
     [("--data.batch_size", "64", "data.batch_size (was 128, now 64)"), ("--model.width", "16", "width (was 8, now 16)"),
-     ("--model", "CNN", "model.class_path (was src.classifier.ViT"), ("--seed_everything", "1", "(was 0, now 1)")],
+     ("--model", "CNN", "class_path (was src.training.classifier.ViT"), ("--seed_everything", "1", "(was 0, now 1)")],
 )  # fmt: skip
 def test_another_run_is_refused(undisturbed, tmp_path, flag, value, named):
     run = copy(undisturbed(), tmp_path)
@@ -194,7 +192,7 @@ def test_finished(undisturbed, tmp_path):
     run = copy(undisturbed(), tmp_path)
     before = listing(run)
     resumed = train("--resume", run)
-    assert resumed.code == 0 and "Nothing to do" in resumed.text and "--trainer.max_epochs 6" in resumed.text
+    assert resumed.code == 0 and "Nothing to do" in resumed.out and "--trainer.max_epochs 6" in resumed.out
     assert listing(run) == before
 
 
@@ -210,21 +208,21 @@ def test_stopped_early(undisturbed, tmp_path):
     run = copy(undisturbed("impatient"), tmp_path)
     before = listing(run)
     resumed = train("--resume", run, "--trainer.max_epochs", "9")
-    assert resumed.code == 0 and "Nothing to do" in resumed.text and "--patience 2" in resumed.text
+    assert resumed.code == 0 and "Nothing to do" in resumed.out and "--patience 2" in resumed.out
     assert listing(run) == before
-    longer = train("--resume", run, "--patience", "2")
-    assert longer.code == 0 and len(metrics(run)) == 3, longer.text
+    longer = train("--resume", run, "--patience", "2", prepare=FALLING)
+    assert longer.code == 0 and len(metrics(run)) == 3, longer
 
 
 def test_the_weights_it_started_from_are_no_longer_needed(digits_run, undisturbed, tmp_path):
     weights = shutil.copy(digits_run / "checkpoints" / "best.ckpt", tmp_path / "start.ckpt")
     start = ("--model.init_from", weights)
     assert train(*tiny(tmp_path / "a", *start)).code == 0
-    assert train(*tiny(tmp_path / "b", *start), prepare=(stop_at, 14)).code == 143
+    assert train(*tiny(tmp_path / "b", *start), prepare=stop_at(14)).code == 143
     (tmp_path / "start.ckpt").unlink()
     runs = [tmp_path / name / "digits" / "version_0" for name in "ab"]
     resumed = train("--resume", runs[1])
-    assert resumed.code == 0, resumed.text
+    assert resumed.code == 0, resumed
     assert_same(*runs)
     assert str(weights) in (runs[1] / "config.yaml").read_text()
 
