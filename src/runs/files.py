@@ -23,11 +23,14 @@ def open_atomically(path: Path):
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        full = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind one of its own
+        if not isinstance(full, OSError):
+            raise
         kept = "the one before it is intact; " if path.exists() else ""
         folder = path.parent if path.parent.is_dir() else Path(".")
         raise InputError(
-            f"{path}: could not be written ({error.strerror}): the disk has "
+            f"{path}: could not be written ({full.strerror}): the disk has "
             f"{shutil.disk_usage(folder).free / 2**20:.2f} MiB free; {kept}make room, then go on with --resume"
         ) from None
     finally:

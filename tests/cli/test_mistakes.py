@@ -11,7 +11,7 @@ MISTAKES = {
     # keys that do not exist
     "--model.widht 3": "model.widht: unknown key, did you mean model.width?",
     "--data.batchsize 3": "data.batchsize: unknown key, did you mean data.batch_size?",
-    "--model CNN --data.patch_size null --model.freeze encoder": "model.freeze: CNN has no such key; see python train.py --model.help CNN",
+    "--model CNN --data.patch_size null --model.freeze encoder": "model.freeze: CNN has no such key",
     "--modle.depth 3": "modle.depth: unknown key, did you mean model.depth?",
     "--trainer.max_epoch 3": "trainer.max_epoch: unknown key, did you mean trainer.max_epochs?",
     "--data.augment.rotat 3": "data.augment.rotat: unknown key, did you mean data.augment.rotate?",

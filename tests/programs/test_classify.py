@@ -2,44 +2,33 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-import short
 import torch
 from photos import class_folders
 from PIL import Image
-from src.training.classifier import ViT
-from src.inference.predictor import Predictor
+from program import call, started
 
 import classify
-from src.data.modules import DigitsDataModule, FolderDataModule
+from src.data.datasets import read_digits
+from src.data.modules import FolderDataModule
+from src.inference.predictor import Predictor
+from src.runs.checkpoint import load_checkpoint
+from src.training.classifier import ViT
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs with one short run on digits: digits/version_0."""
-    return short.run(tmp_path_factory.mktemp("runs")).parents[1]
-
-
-@pytest.fixture(scope="module")
-def test_set():
-    module = DigitsDataModule()
-    module.setup("test")
-    return module.sets["test"]
+IMAGES, LABELS = read_digits("test")
 
 
 @pytest.fixture
-def digit(tmp_path, test_set):
-    Image.fromarray(test_set.images[0, 0].numpy()).save(tmp_path / "digit.png")
+def digit(tmp_path):
+    Image.fromarray(IMAGES[0, 0].numpy()).save(tmp_path / "digit.png")
     return str(tmp_path / "digit.png")
 
 
 @pytest.fixture
-def run(runs):
+def run(digits_run):
     """Run classify.py with arguments: exit code, standard output, standard error."""
-    return lambda *args: short.call(classify.main, "--runs", runs, "--device", "cpu", *args)
+    return lambda *args: call(classify.main, "--runs", digits_run.parents[1], "--device", "cpu", *args)
 
 
 def test_json_has_the_promised_shape(run, digit):
@@ -69,24 +58,21 @@ def test_several_images_are_listed_in_their_order(run, digit, tmp_path):
     assert rows[0]["predictions"] == rows[2]["predictions"] != rows[1]["predictions"]
 
 
-def test_text_names_the_likeliest_class_and_its_probability(run, digit, runs):
+def test_text_names_the_likeliest_class_and_its_probability(run, digit, digits_run):
     code, out, _ = run(digit, "--top-k", 2)
-    first = Predictor(runs / "digits/version_0/checkpoints/best.ckpt", "cpu")
+    first = Predictor(digits_run / "checkpoints/best.ckpt", "cpu")
     best = first.top(first.read([digit]), 2)[0]
     lines = out.splitlines()
     assert code == 0 and lines[0] == f"{digit}: {best[0]['class']}" and len(lines) == 3
     assert f"{best[0]['probability']:.2%}" in lines[1] and f"{best[1]['probability']:.2%}" in lines[2]
 
 
-def test_index_shows_the_predicted_and_the_target_class(run, test_set):
+def test_index_shows_the_predicted_and_the_target_class(run, digit):
     code, out, _ = run("--index", 3)
     assert code == 0
-    assert out.startswith("digits test image 3: ") and f"(target: {int(test_set.labels[3])})" in out.splitlines()[0]
-
-
-def test_index_and_a_png_of_that_image_agree(run, digit, test_set):
+    assert out.startswith("digits test image 3: ") and f"(target: {LABELS[3]})" in out.splitlines()[0]
     (row,) = json.loads(run("--index", 0, "--json")[1])
-    assert row["target"] == str(int(test_set.labels[0]))
+    assert row["target"] == str(int(LABELS[0]))
     assert row["predictions"] == json.loads(run(digit, "--json")[1])[0]["predictions"]
 
 
@@ -98,8 +84,7 @@ def test_index_in_a_folder_of_images_that_has_moved(run, tmp_path):
     (tmp_path / "photos").rename(tmp_path / "moved")
     code, out, _ = run("--ckpt", tmp_path / "photos.ckpt", "--index", 2, "--data", tmp_path / "moved")
     assert code == 0 and "photos test image 2" in out and "(target: dog)" in out
-    code, _, err = run("--ckpt", tmp_path / "photos.ckpt", "--index", 2)
-    assert code == 2 and "there is no such folder" in err
+    assert "there is no such folder" in run("--ckpt", tmp_path / "photos.ckpt", "--index", 2).error
 
 
 def test_a_light_border_hints_at_inverting(run, tmp_path):
@@ -109,18 +94,18 @@ def test_a_light_border_hints_at_inverting(run, tmp_path):
     assert run(tmp_path / "paper.png", "--json")[2] == ""
 
 
-def weights_at(path, runs, shift):
+def weights_at(path, digits_run, shift):
     """A copy of the run's best checkpoint, recognizable by a shifted bias."""
-    content = torch.load(runs / "digits/version_0/checkpoints/best.ckpt", weights_only=True)
-    content["state_dict"]["averaged.head.bias"] += shift * torch.arange(10)
+    content = load_checkpoint(digits_run / "checkpoints/best.ckpt")
+    content["state_dict"]["ema.head.bias"] += shift * torch.arange(10)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
 
 
-def test_the_newest_runs_best_checkpoint_is_the_default(run, runs, digit, tmp_path):
+def test_the_newest_runs_best_checkpoint_is_the_default(run, digits_run, digit, tmp_path):
     for name, time in (("a/version_0", 200), ("b/version_0", 300), ("c/version_3", 100)):
         for file, shift in (("best", time), ("last", -time)):
-            weights_at(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", runs, shift)
+            weights_at(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", digits_run, shift)
             os.utime(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", (time, time))
     expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/best.ckpt")[1]
     assert run(digit, "--json", "--runs", tmp_path / "runs")[1] == expected
@@ -129,9 +114,8 @@ def test_the_newest_runs_best_checkpoint_is_the_default(run, runs, digit, tmp_pa
     assert run(digit, "--json", "--runs", tmp_path / "runs")[1] == expected
 
 
-def test_a_run_its_checkpoints_and_a_file_are_all_accepted(run, runs, digit):
-    folder = runs / "digits" / "version_0"
-    places = [folder.parent, folder, folder / "checkpoints", folder / "checkpoints" / "best.ckpt"]
+def test_a_run_its_checkpoints_and_a_file_are_all_accepted(run, digits_run, digit):
+    places = [digits_run.parent, digits_run, digits_run / "checkpoints", digits_run / "checkpoints" / "best.ckpt"]
     outputs = {run(digit, "--json", "--ckpt", place)[1] for place in places}
     assert len(outputs) == 1 and json.loads(outputs.pop())
 
@@ -145,8 +129,8 @@ MISTAKES = {
     "a directory": (["."], "is a directory"),
     "missing checkpoint": (["DIGIT", "--ckpt", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
     "a run without checkpoints": (["DIGIT", "--ckpt", "."], "there is no such checkpoint"),
-    "checkpoint of another program": (["DIGIT", "--ckpt", "OTHER"], "is no checkpoint of this program"),
-    "checkpoint that is text": (["DIGIT", "--ckpt", "README"], "no checkpoint of this program"),
+    "checkpoint of another program": (["DIGIT", "--ckpt", "OTHER"], "not a checkpoint of this program"),
+    "checkpoint that is text": (["DIGIT", "--ckpt", "README"], "not a checkpoint of this program"),
     "no run": (["DIGIT", "--runs", "."], "no run has a checkpoint"),
     "index too large": (["--index", "359"], "use 0 to 358"),
     "index below zero": (["--index", "-1"], "use 0 to 358"),
@@ -162,24 +146,15 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(run, digit, tmp_path, monkeypatch, mistake):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README").write_text("I am no image")
+    (tmp_path / "README").write_text("I am not an image")
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "OTHER")
     args, expected = MISTAKES[mistake]
-    code, out, err = run(*[digit if arg == "DIGIT" else arg for arg in args])
-    assert (code, out) == (2, "") and expected in err
-    assert err.startswith("error: ") and len(err.splitlines()) == 1
+    ended = run(*[digit if arg == "DIGIT" else arg for arg in args])
+    assert ended.out == "" and expected in ended.error
 
 
-def program(*args, **environment):
-    return subprocess.run(
-        [sys.executable, "classify.py", *args, "--device", "cpu"], cwd=short.ROOT, capture_output=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )  # fmt: skip
-
-
-def test_the_program_itself(runs, digit):
-    done = program(digit, "--runs", str(runs), PYTHONIOENCODING="ascii")  # the bars are no ASCII
-    assert done.returncode == 0 and done.stderr == b"" and done.stdout.startswith(digit.encode())
-    failed = program("nowhere.png", "--runs", str(runs))
-    assert (failed.returncode, failed.stdout) == (2, b"")
-    assert failed.stderr.decode().splitlines() == ["error: nowhere.png: there is no such file; check the path"]
+def test_the_program_itself(digits_run, digit):
+    done = started("classify.py", digit, "--ckpt", digits_run, "--device", "cpu", PYTHONIOENCODING="ascii")
+    assert done.code == 0 and done.err == "" and done.out.startswith(digit)  # the bars are not ASCII
+    failed = started("classify.py", "nowhere.png", "--ckpt", digits_run)
+    assert failed == (2, "", "error: nowhere.png: there is no such file; check the path\n")

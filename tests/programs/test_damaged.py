@@ -13,14 +13,16 @@ import subprocess
 import pytest
 import torch
 from photos import class_folders
-from program import as_another_user, metrics, tiny, train
-from src.data.datasets import read_torchvision
-from src.data.folders import ImageSet
+from program import as_another_user, at_step, run, tiny, train
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
 
+from src.data.datasets import read_torchvision
+from src.data.folders import ImageSet
 from src.errors import InputError, exit_on_input_error
 from src.runs.checkpoint import load_checkpoint
+from src.runs.files import open_atomically
+from src.runs.results import read_metrics
 
 # Dataset files --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@ def test_damaged_images_are_left_out_on_demand(photos, workers):
     spoil(photos)
     for _ in range(2):  # from the files, and from the cache
         ended = train_on(photos, "--data.skip_broken", "true", "--data.workers", workers)
-        assert ended.code == 0, ended.text
+        assert ended.code == 0, ended
         assert "train: 4 damaged image(s) left out" in ended.text and "29 train, 3 val, 9 test images" in ended.text
 
 
@@ -192,30 +194,30 @@ def test_an_image_that_vanishes_during_the_training_is_one_line(photos, workers)
 # A full disk ----------------------------------------------------------------------------------------------------------
 
 
-def limit_files(size: int, step: int) -> None:
-    """No file may grow larger than `size` once so many steps are done; as on a full disk, writing fails half way."""
-    from src.training.stop import Stop
-
-    usual = Stop.on_train_batch_end
-
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == step:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        usual(self, trainer, *args)
-
-    Stop.on_train_batch_end = on_train_batch_end
-
-
 @pytest.mark.parametrize("size", [20_000, 3_000])  # too little for a checkpoint; for TensorBoard's events, too
 def test_no_room_for_a_checkpoint(tmp_path, size):
-    ended = train(*tiny(tmp_path), prepare=(limit_files, size, 14))
+    """No file may grow larger than this from step 14 on; as on a full disk, writing fails half way."""
+    limit = (at_step, 14, resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+    ended = train(*tiny(tmp_path), prepare=limit)
     run = tmp_path / "digits" / "version_0"
     assert str(run) in ended.error and "make room, then go on with --resume" in ended.error
     if size == 20_000:
-        assert "it needs 0.07 MiB, the disk has" in ended.error and "the one before it is intact" in ended.error
+        assert "the disk has" in ended.error and "the one before it is intact" in ended.error
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 10
     assert not list(run.rglob("*.tmp"))
-    assert train("--resume", run).code == 0 and len(metrics(run)) == 3
+    assert train("--resume", run).code == 0 and len(read_metrics(run)) == 3
+
+
+def test_no_room_for_a_large_tensor(tmp_path):
+    """Where torch.save hides what the disk said behind a RuntimeError of its own."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="File too large.*make room"), open_atomically(tmp_path / "x") as file:
+            torch.save(torch.zeros(30_000), file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_room_for_anything(tmp_path):
@@ -227,7 +229,7 @@ def test_no_room_for_the_decoded_images(photos):
     """They are kept for the next start alone: the training goes on."""
     limit = (resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
     ended = train_on(photos, "--data.image_size", "64", "--data.patch_size", "16", prepare=limit)
-    assert ended.code == 0 and "the decoded images could not be kept for the next run" in ended.text, ended.text
+    assert ended.code == 0 and "the decoded images could not be kept for the next run" in ended.text, ended
     assert not list(photos.rglob("*.tmp"))
 
 
@@ -256,15 +258,14 @@ def small_disk(folder, kilobytes: int):
 
 def test_a_full_disk(tmp_path):
     with small_disk(tmp_path / "disk", 400) as runs:
-        assert train(*tiny(runs, epochs=1)).code == 0
-        run, filler = runs / "digits" / "version_0", runs / "filler"
+        made, filler = run(runs, epochs=1), runs / "filler"
         with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
         os.truncate(filler, filler.stat().st_size - 60_000)  # room for all but a checkpoint
-        before = load_checkpoint(run / "checkpoints" / "last.ckpt")
-        error = train("--resume", run, "--trainer.max_epochs", "3").error
-        assert "best.ckpt: could not be written (No space left on device): it needs 0.07 MiB, the disk has 0.0" in error
-        assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == before["global_step"]
+        before = load_checkpoint(made / "checkpoints" / "last.ckpt")
+        error = train("--resume", made, "--trainer.max_epochs", "3").error
+        assert "best.ckpt: could not be written (No space left on device): the disk has 0.0" in error
+        assert load_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == before["global_step"]
         filler.unlink()
-        assert train("--resume", run, "--trainer.max_epochs", "3").code == 0 and len(metrics(run)) == 3
+        assert train("--resume", made, "--trainer.max_epochs", "3").code == 0 and len(read_metrics(made)) == 3

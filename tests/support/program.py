@@ -71,7 +71,7 @@ class Running:
         self.process = forks.Process(target=_main, args=(script, [str(a) for a in args], self.folder, prepare))
         self.process.start()
 
-    def end(self, timeout: float = 60) -> Ended:
+    def end(self, timeout: float = 120) -> Ended:
         self.process.join(timeout)
         late = self.process.is_alive()
         if late:
@@ -118,7 +118,7 @@ def started(*args, **environment) -> Ended:
     """A script started as its users start it, imports and all: for what a fork cannot show."""
     done = subprocess.run(
         [sys.executable, *map(str, args)], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
-        timeout=120, preexec_fn=_interruptible,
+        timeout=300, preexec_fn=_interruptible,
     )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr)
 

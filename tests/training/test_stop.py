@@ -98,7 +98,7 @@ def test_a_process_stops_when_another_of_the_training_does(tmp_path, stopped):
     assert asked == [(False, False)]
 
 
-# A training that diverges -----------------------------------------------------------------------------------------------
+# A training that diverges --------------------------------------------------------------------------------------------
 
 
 def break_at(step: int, what: str) -> None:
@@ -139,7 +139,7 @@ def test_a_learning_rate_that_is_far_too_high(tmp_path):
     assert "became" in error and "there is no checkpoint yet; start again with a lower --model.lr" in error
 
 
-# Several processes ------------------------------------------------------------------------------------------------------
+# Several processes ---------------------------------------------------------------------------------------------------
 
 
 def test_the_run_is_left_alone_while_another_process_trains_it(tmp_path):

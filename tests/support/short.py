@@ -1,1 +1,0 @@
-from program import ROOT, SETTINGS, STEPS, VIT, run, train  # noqa: F401
