@@ -61,7 +61,7 @@ def _trace(network: Network, dtype: str) -> ExportedProgram:
     """The network as a graph, for any batch."""
     module = Exportable(network.classifier, 255 if dtype == "uint8" else 1).eval().requires_grad_(False)
     example = torch.zeros(2, *network.shape, dtype=getattr(torch, dtype))
-    batch = {"images": {0: torch.export.Dim("batch")}}
+    batch = {"images": {0: torch.export.Dim("batch", max=2**31 - 1)}}  # without an end, torch 2.6 sees one at 2**63
     program = torch.export.export(module, (example,), dynamic_shapes=batch, strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of our source, and where it lies on this machine
