@@ -3,7 +3,7 @@
 import pytest
 import torch
 from photos import class_folders
-from short import ROOT
+from program import ROOT
 
 from src.data.datasets import DATASETS, read_digits
 from src.data.samples import sample_images

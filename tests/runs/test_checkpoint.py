@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from short import run
 
 from src.data.modules import DigitsDataModule
 from src.errors import InputError
@@ -23,9 +22,9 @@ def error_of(path, content):
     return str(caught.value)
 
 
-def test_train_py_writes_the_format(tmp_path):
-    path = run(tmp_path, epochs=1) / "checkpoints" / "last.ckpt"
-    assert load_checkpoint(path)["format"] == FORMAT
+def test_train_py_writes_the_format(digits_run):
+    for name in ("best", "last"):
+        assert load_checkpoint(digits_run / "checkpoints" / f"{name}.ckpt")["format"] == FORMAT
 
 
 def test_this_format_is_read(tmp_path, content):
