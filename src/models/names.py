@@ -10,6 +10,7 @@ import re
 from torch import Tensor
 
 from src.errors import InputError
+from src.models.vit import SIZES
 
 TORCHVISION = {
     "class_token": "class_token",
@@ -74,12 +75,38 @@ def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_timm(state: dict[str, Tensor], channels: int = 3) -> dict[str, Tensor]:
-    """The state dict of our `VisionTransformer` with a class token -> that of a timm `vit_*_patch*` model.
+    """The state dict of our `VisionTransformer` without a stem -> that of a timm `vit_*_patch*` model.
 
     Raises:
         InputError: when a key has no counterpart there, or `channels` does not fit the embedding.
     """
     return convert(state, TIMM, "state dict for timm", channels)
+
+
+def timm_arguments(network: dict) -> dict | None:
+    """The arguments of `timm.create_model` that make the network into which `to_timm`'s tensors fit.
+
+    Args:
+        network: the network as a checkpoint describes it; see `build`.
+
+    Returns:
+        None where timm has no such network: those that are not plain ViTs, or pool by a learned weight of each token.
+    """
+    if network["kind"] != "vit" or network["stem_layers"] or network["pool"] == "sequence":
+        return None
+    sizes = {name: network[name] or SIZES[network["size"]][name] for name in ("width", "depth", "heads")}
+    mlp_ratio, hidden = network["mlp_ratio"], round(sizes["width"] * network["mlp_ratio"])
+    if int(sizes["width"] * mlp_ratio) != hidden:  # timm rounds down
+        mlp_ratio = (hidden + 0.5) / sizes["width"]
+    token = network["pool"] == "cls"
+    return {
+        "model_name": "vit_tiny_patch16_224",  # the other arguments make of it what they say
+        **{"img_size": network["image_size"], "patch_size": network["patch_size"]},
+        **{"in_chans": network["channels"], "num_classes": network["classes"]},
+        **{"embed_dim": sizes["width"], "depth": sizes["depth"], "num_heads": sizes["heads"], "mlp_ratio": mlp_ratio},
+        # timm pools first and then normalizes, unless told otherwise; we normalize first, as the paper does.
+        **{"class_token": token, "global_pool": "token" if token else "avg", "fc_norm": False},
+    }
 
 
 def inverse(names: dict[str, str]) -> dict[str, str]:

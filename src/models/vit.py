@@ -211,7 +211,7 @@ class VisionTransformer(nn.Module):
             x = patchify(x, self.patch_size)
         x_BTD = self.embed(x)
         if self.pool == "cls":
-            x_BTD = torch.cat([self.class_token.expand(len(x_BTD), -1, -1), x_BTD], dim=1)
+            x_BTD = torch.cat([self.class_token.expand(x_BTD.shape[0], -1, -1), x_BTD], dim=1)
         x_BTD = self.drop(x_BTD + self.positions)
         for block in self.blocks:
             x_BTD = block(x_BTD)

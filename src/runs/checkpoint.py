@@ -9,6 +9,10 @@ from torch import Tensor
 
 from src.errors import InputError
 
+FORMAT = (
+    1  # of a checkpoint's content; a change to it that an older program cannot read, or the newer one, counts it up
+)
+
 
 def load_checkpoint(path: str | Path) -> dict:
     """Open one of our checkpoints without running anything it may hold (`weights_only=True`).
@@ -16,7 +20,8 @@ def load_checkpoint(path: str | Path) -> dict:
     Every tensor it holds is dense, on the CPU, and no larger than the file: none is a small storage seen as a huge one.
 
     Raises:
-        InputError: the file is missing, damaged (a changed bit of its contents is noticed), or not one of ours.
+        InputError: the file is missing, damaged (a changed bit of its contents is noticed), not one of ours, or of
+            another format than this program's.
     """
     path = Path(path)
     if path.is_dir():
@@ -28,10 +33,14 @@ def load_checkpoint(path: str | Path) -> dict:
             _check_zip(file)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         hparams = checkpoint["hyper_parameters"]
-        hparams["network"]["kind"], hparams["dataset"]["classes"], checkpoint["state_dict"].keys()
+        hparams["dataset"]["classes"], checkpoint["state_dict"].keys()
+        _check_format(path, checkpoint)
+        hparams["network"]["kind"]
         if not all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()):
             raise TypeError
         _check_tensors(checkpoint)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check its permissions") from None
     except (KeyError, TypeError, AttributeError, IndexError):
@@ -42,6 +51,16 @@ def load_checkpoint(path: str | Path) -> dict:
             "name a .ckpt that train.py wrote"
         ) from None
     return checkpoint
+
+
+def _check_format(path: Path, checkpoint: dict) -> None:
+    found = checkpoint.get("format")
+    if type(found) is not int or found != FORMAT:
+        what = f"format {found}" if type(found) is int else "no format number"
+        raise InputError(
+            f"{path}: was written by another version of this program (a checkpoint with {what}, where this version "
+            f"reads format {FORMAT}); use that version, or train again"
+        )
 
 
 def _check_zip(file) -> None:

@@ -60,8 +60,11 @@ def _refuse_folder_of_names(path: Path, flag: str) -> None:
         raise InputError(f"{path}: is a folder of runs by name; give {flag} one of these: {names}")
 
 
-def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
-    """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's."""
+def find_checkpoint(path: str | None, runs: Path = Path("data/runs"), flag: str = "--ckpt") -> Path:
+    """The checkpoint to classify with: a file, a run directory's best (else last), or the newest run's.
+
+    `flag` is what `path` was given to, for messages.
+    """
     run = newest_run(runs) if path is None else _newest_in(Path(path).expanduser())
     if not run.is_dir():
         return run
@@ -69,7 +72,7 @@ def find_checkpoint(path: str | None, runs: Path = Path("data/runs")) -> Path:
     for name in ("best.ckpt", "last.ckpt"):
         if (folder / name).is_file():
             return folder / name
-    _refuse_folder_of_names(run, "--ckpt")
+    _refuse_folder_of_names(run, flag)
     return folder / "last.ckpt"
 
 

@@ -35,6 +35,7 @@ from src.models.build import NETWORKS, build
 from src.models.cnn import ConvNet
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
+from src.runs.checkpoint import FORMAT
 from src.training.arguments import takes_arguments_of
 from src.training.optim import Muon, learning_rate, muon_groups, parameter_groups
 from src.training.pretrained import load_encoder
@@ -220,6 +221,7 @@ class Classifier(LightningModule):
     # Checkpoint and optimizer -----------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["format"] = FORMAT
         checkpoint["total_steps"] = self.total_steps
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

@@ -159,6 +159,19 @@ def test_kill_harness(bench):
     assert re.match(r"1 runs, 1 kills: .*all runs ended equal to the undisturbed one, bit for bit", out)
 
 
+# Runtimes ---------------------------------------------------------------------------------------------------------
+
+
+def test_export(bench, digits_run):
+    pytest.importorskip("onnxscript")
+    threads = torch.get_num_threads()
+    out = bench("export", digits_run, "--rounds", 1, "--threads", 1)
+    torch.set_num_threads(threads)
+    table = rows(out)
+    assert list(table) == ["PyTorch", "ONNX, onnxruntime", "torch.export", "safetensors, timm"]
+    assert "256 test images of digits" in out and all(float(cells[1]) < 1e-4 for cells in table.values())
+
+
 # Data and pictures ------------------------------------------------------------------------------------------------
 
 

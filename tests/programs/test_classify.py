@@ -13,7 +13,7 @@ import classify
 from src.data.datasets import read_digits
 from src.data.modules import FolderDataModule
 from src.inference.predictor import Predictor
-from src.runs.checkpoint import load_checkpoint
+from src.runs.checkpoint import FORMAT, load_checkpoint
 from src.training.classifier import ViT
 
 IMAGES, LABELS = read_digits("test")
@@ -80,7 +80,8 @@ def test_index_in_a_folder_of_images_that_has_moved(run, tmp_path):
     class_folders(tmp_path / "photos", ("cat", "dog"), (40, 30), train=2, test=2)
     data = FolderDataModule(root=str(tmp_path / "photos"), image_size=8, patch_size=4)
     model = ViT(data.description, width=8, depth=1, heads=1)
-    torch.save({"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}, tmp_path / "photos.ckpt")
+    content = {"format": FORMAT, "hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    torch.save(content, tmp_path / "photos.ckpt")
     (tmp_path / "photos").rename(tmp_path / "moved")
     code, out, _ = run("--ckpt", tmp_path / "photos.ckpt", "--index", 2, "--data", tmp_path / "moved")
     assert code == 0 and "photos test image 2" in out and "(target: dog)" in out

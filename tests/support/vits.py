@@ -6,6 +6,7 @@ from torchvision import models
 
 from src.errors import InputError
 from src.models.vit import VisionTransformer
+from src.runs.checkpoint import FORMAT
 from src.training.pretrained import load_encoder
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
@@ -80,4 +81,5 @@ def checkpoint(tmp_path, state, **network):
     """A checkpoint as `train.py` writes it, as far as it matters here."""
     network = {"kind": "vit", "patch_size": 8, "channels": 3, "size": "Ti", "heads": 4} | network
     hyper_parameters = {"network": network, "dataset": {"classes": ["a", "b"]}}
-    return save(tmp_path, {"state_dict": state, "hyper_parameters": hyper_parameters}, "best.ckpt")
+    content = {"format": FORMAT, "state_dict": state, "hyper_parameters": hyper_parameters}
+    return save(tmp_path, content, "best.ckpt")
