@@ -8,12 +8,16 @@ Lightning calls, in this order (`Checkpoints`, `EpochLog` and `Stop` are the cal
         for every batch:
             on_train_batch_start    seed from (seed, epoch, batch, rank); learning rate from the step
             training_step           loss and counts
-            on_before_backward      Checkpoints: a loss that is not finite ends the run
+            on_before_backward      Checkpoints: keeps the loss, on the device
             configure_gradient_clipping
             optimizer_step          step, then the average of the weights
-            on_train_batch_end      Checkpoints: last.ckpt every so many steps;  Stop: a signal, or the time
+            on_train_batch_end      Stop: a signal, or the time;  Checkpoints: last.ckpt every so many steps, and an end
+                                    to a run whose loss is not finite;  then curves
         validation_step ...         loss and counts, with the averaged weights where there are some
         on_train_epoch_end          metrics;  then EpochLog: a row and a line;  then Checkpoints: best.ckpt, last.ckpt
+
+Nothing in a step waits for the device, so that the host can prepare the steps to come: values are read back every
+`trainer.log_every_n_steps` steps, and when an epoch ends.
 """
 
 import copy
@@ -27,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from src import loop
 from src.errors import InputError
 from src.models.build import NETWORKS, build
 from src.models.cnn import ConvNet
@@ -37,6 +41,7 @@ from src.models.vit import VisionTransformer
 from src.randomness import fold_in
 from src.runs.checkpoint import FORMAT
 from src.training.arguments import takes_arguments_of
+from src.training.mean import Mean
 from src.training.optim import Muon, learning_rate, muon_groups, parameter_groups
 from src.training.pretrained import load_encoder
 
@@ -110,13 +115,13 @@ class Classifier(LightningModule):
         self.net = build(network, training.ensemble)
         self.ema = copy.deepcopy(self.net).requires_grad_(False) if training.ema_decay else None
         if training.compile:
-            self.net.compile()
+            self.net.compile()  # CUDA graphs ("reduce-overhead") are for small batches, says PyTorch's documentation
         accuracy = MulticlassAccuracy(len(dataset["classes"]), average="micro", validate_args=False)
         # Persistent: a checkpoint in the middle of an epoch carries what was counted so far.
-        self.train_loss, self.train_accuracy = MeanMetric(), accuracy
+        self.train_loss, self.train_accuracy = Mean(), accuracy
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
-        self.eval_loss, self.eval_accuracy = MeanMetric(), accuracy.clone()
+        self.eval_loss, self.eval_accuracy = Mean(), accuracy.clone()
         self.total_steps: int | None = None  # of the schedule; known when training starts, or is resumed
 
     @property
@@ -125,7 +130,8 @@ class Classifier(LightningModule):
         return self.ema or self.net
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.eval_net(inputs)
+        # Past the compiled call: evaluation is another mode, with other batch sizes, and each would be compiled anew.
+        return self.eval_net.forward(inputs)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -165,8 +171,7 @@ class Classifier(LightningModule):
         self.train_loss.update(loss.detach(), len(inputs))
         self.train_accuracy.update(logits.detach(), labels)
         self.epoch_images += len(inputs)
-        self.log("train_loss_step", loss.detach(), prog_bar=True)
-        self.log("learning_rate", self.lr_now)
+        self.step_loss = loss.detach()
         return loss
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
@@ -185,6 +190,11 @@ class Classifier(LightningModule):
                 for average, now in zip(self.ema.buffers(), self.net.buffers(), strict=True):
                     average.copy_(now)  # batch norm's statistics are averages already
 
+    def on_train_batch_end(self, outputs, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("learning_rate", torch.tensor(self.lr_now))  # a number would be copied to the device
+        if loop.is_logging_step(self.trainer):
+            self.log("train_loss_step", self.step_loss.cpu(), prog_bar=self.trainer.progress_bar_callback is not None)
+
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start
         self.log_dict(
@@ -201,7 +211,7 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, labels = batch
-        logits = self.eval_net(inputs)
+        logits = self(inputs)
         self.eval_loss.update(F.cross_entropy(logits.float(), labels), len(inputs))
         self.eval_accuracy.update(logits, labels)
 
@@ -235,6 +245,7 @@ class Classifier(LightningModule):
         if hp.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=hp.lr, momentum=0.9, nesterov=True)
         kind = torch.optim.AdamW if hp.optimizer == "adamw" else torch.optim.Adam
+        # Fused: one kernel for all weights. Not `capturable`: the host sets the rate, so no CUDA graph can hold a step.
         return kind(groups, lr=hp.lr, betas=(0.9, hp.beta2), fused=self.device.type in ("cpu", "cuda"))
 
 
