@@ -18,6 +18,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 def main(args: list[str]) -> None:
     # Not at the top: these imports take seconds, in which Ctrl-C must already end well.
+    from src.cli.start import import_torchmetrics
+
+    import_torchmetrics()
     from src.cli.messages import announce, quiet, report
     from src.cli.parser import parse
     from src.training.build import build

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import models
 
 from src.errors import InputError
 from src.models.names import TIMM, TORCHVISION, TORCHVISION_OLD, convert, inverse, rename
@@ -151,6 +150,8 @@ def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _download(source: str) -> dict:
+    from torchvision import models  # half a second to import, for this source alone
+
     name = source.removeprefix("torchvision:")
     known = [model for model in models.list_models() if model.startswith("vit_")]
     if name not in known:
