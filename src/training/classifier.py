@@ -1,19 +1,22 @@
 """The LightningModules: what an epoch and a step do, what is measured, and which optimizer is used.
 
-Lightning calls, in this order (`Checkpoints`, `EpochLog` and `Stop` are the callbacks beside this module):
+Lightning calls, in this order (`Checkpoints`, `EpochLog`, `Norms`, `Pictures` and `Stop` are the callbacks beside it):
 
-    on_train_start                  length of the schedule
+    on_train_start                  length of the schedule;  Pictures: config and layers
     for every epoch:
         on_train_epoch_start        the clock
         for every batch:
-            on_train_batch_start    seed from (seed, epoch, batch, rank); learning rate from the step
+            on_train_batch_start    Pictures: the first batch;  seed from (seed, epoch, batch, rank); learning rate
             training_step           loss and counts
             on_before_backward      Checkpoints: a loss that is not finite ends the run
+            on_before_optimizer_step  Norms: of the gradient
             configure_gradient_clipping
             optimizer_step          step, then the average of the weights
-            on_train_batch_end      Checkpoints: last.ckpt every so many steps;  Stop: a signal, or the time
+            on_train_batch_end      Norms: of the update;  Checkpoints: last.ckpt every so many steps;  Stop
         validation_step ...         loss and counts, with the averaged weights where there are some
-        on_train_epoch_end          metrics;  then EpochLog: a row and a line;  then Checkpoints: best.ckpt, last.ckpt
+        on_train_epoch_end          metrics;  then EpochLog: a row and a line;  Checkpoints: best.ckpt, last.ckpt;
+                                    Pictures: of the validation
+    on_train_end                    Pictures: of the weights
 """
 
 import copy
@@ -198,11 +201,13 @@ class Classifier(LightningModule):
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """-> logits [B, K], for `Pictures`"""
         inputs, labels = batch
         logits = self.eval_net(inputs)
         self.eval_loss.update(F.cross_entropy(logits.float(), labels), len(inputs))
         self.eval_accuracy.update(logits, labels)
+        return logits
 
     test_step = validation_step
 
