@@ -60,8 +60,9 @@ def report(training: Training, results: dict | None, runs: Path) -> None:
         print(f"{figures} ({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})")
     elif results["val_accuracy"] is not None:
         print(f"Validation accuracy {results['val_accuracy']:.4f}; there are no test images")
+    page = "report.html, " if training.pictures else ""
     print(
-        f"Written to {training.run}/ (results.json, metrics.csv, config.yaml, checkpoints/)\n\n"
+        f"Written to {training.run}/ ({page}results.json, metrics.csv, config.yaml, checkpoints/)\n\n"
         f"  python classify.py IMAGE --ckpt {run}        classify your own image\n"
         f"  tensorboard --logdir {shlex.quote(str(runs))}        see the curves\n"
         f"  python train.py --resume {run} --trainer.max_epochs {2 * epochs}        train longer",

@@ -75,6 +75,7 @@ def parse(args: list[str]) -> Settings:
         runs=Path(config.runs),
         patience=config.patience,
         checkpoint_every_n_steps=config.checkpoint_every_n_steps,
+        pictures=config.pictures,
         resumed_run=resumed_run,
         checkpoint=checkpoint,
     )
@@ -198,6 +199,12 @@ def _add_our_own(parser: Parser) -> None:
         type=int | None,
         default=None,
         help="also write last.ckpt every so many steps within an epoch; null writes it at epoch ends alone",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=bool,
+        default=True,
+        help="show in TensorBoard what is learned, and write a report after the test",
     )
 
 

@@ -36,9 +36,15 @@ def write_results(run: Path, results: dict) -> None:
     write_atomically(run / "results.json", (json.dumps(results, indent=2) + "\n").encode())
 
 
+def read_results(run: Path) -> dict | None:
+    """Content of results.json; None if there is no readable one, as before the test."""
+    try:
+        results = json.loads((run / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) else None
+
+
 def tested_epochs(run: Path) -> int | None:
     """How many epochs the run had behind it when it was last tested; None if there is no readable results.json."""
-    try:
-        return json.loads((run / "results.json").read_text())["epochs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return (read_results(run) or {}).get("epochs")

@@ -15,7 +15,8 @@ from src.runs.directory import claim_run, is_joining
 from src.runs.files import write_atomically
 from src.training.checkpoints import Checkpoints
 from src.training.classifier import Classifier
-from src.training.log import EpochLog, tensorboard
+from src.training.log import EpochLog, Norms, tensorboard
+from src.training.pictures import Pictures
 from src.training.resume import take_up
 from src.training.stop import Stop
 from src.training.trainer import Trainer, make_trainer, seconds
@@ -33,6 +34,7 @@ class Settings:
     runs: Path
     patience: int | None
     checkpoint_every_n_steps: int | None
+    pictures: bool
     resumed_run: Path | None  # the run to go on with
     checkpoint: Path | None  # of that run
 
@@ -45,6 +47,7 @@ class Training:
     model: Classifier
     trainer: Trainer
     checkpoints: Checkpoints
+    pictures: Pictures | None
     run: Path
     checkpoint: Path | None  # to go on from
     lock: IO | None  # held as long as this process trains the run
@@ -62,7 +65,9 @@ def build(settings: Settings) -> Training:
     checkpoints = Checkpoints(settings.checkpoint_every_n_steps)
     table = EpochLog(checkpoints)
     stop = Stop(checkpoints, seconds(trainer_settings.pop("max_time")))
-    trainer = make_trainer(trainer_settings, [stop, table, checkpoints], settings.patience)
+    pictures = Pictures(settings.config) if settings.pictures and not trainer_settings["fast_dev_run"] else None
+    callbacks = [stop, Norms(), table, checkpoints, pictures]
+    trainer = make_trainer(trainer_settings, [callback for callback in callbacks if callback], settings.patience)
 
     run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
     if settings.checkpoint:
@@ -71,8 +76,8 @@ def build(settings: Settings) -> Training:
         write_atomically(run / "config.yaml", settings.config.encode())
     checkpoints.folder, table.run = run / "checkpoints", run
     if not trainer.fast_dev_run:
-        trainer.logger = tensorboard(run, settings.checkpoint)
-    return Training(data, model, trainer, checkpoints, run, settings.checkpoint, lock)
+        trainer.loggers = tensorboard(run, settings.checkpoint)
+    return Training(data, model, trainer, checkpoints, pictures, run, settings.checkpoint, lock)
 
 
 def _check_together(data: ImageDataModule, model: Classifier, patience: int | None) -> None:

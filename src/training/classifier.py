@@ -1,20 +1,23 @@
 """The LightningModules: what an epoch and a step do, what is measured, and which optimizer is used.
 
-Lightning calls, in this order (`Checkpoints`, `EpochLog` and `Stop` are the callbacks beside this module):
+Lightning calls, in this order (`Checkpoints`, `EpochLog`, `Norms`, `Pictures` and `Stop` are the callbacks beside it):
 
-    on_train_start                  length of the schedule
+    on_train_start                  length of the schedule;  Pictures: config and layers
     for every epoch:
         on_train_epoch_start        the clock
         for every batch:
-            on_train_batch_start    seed from (seed, epoch, batch, rank); learning rate from the step
+            on_train_batch_start    Pictures: the first batch;  seed from (seed, epoch, batch, rank); learning rate
             training_step           loss and counts
             on_before_backward      Checkpoints: keeps the loss, on the device
+            on_before_optimizer_step  Norms: of the gradient
             configure_gradient_clipping
             optimizer_step          step, then the average of the weights
-            on_train_batch_end      Stop: a signal, or the time;  Checkpoints: last.ckpt every so many steps, and an end
-                                    to a run whose loss is not finite;  then curves
+            on_train_batch_end      Norms: of the update;  Stop: a signal, or the time;  Checkpoints: last.ckpt every so
+                                    many steps, and an end to a run whose loss is not finite;  then curves
         validation_step ...         loss and counts, with the averaged weights where there are some
-        on_train_epoch_end          metrics;  then EpochLog: a row and a line;  then Checkpoints: best.ckpt, last.ckpt
+        on_train_epoch_end          metrics;  then EpochLog: a row and a line;  Checkpoints: best.ckpt, last.ckpt;
+                                    Pictures: of the validation
+    on_train_end                    Pictures: of the weights
 
 Nothing in a step waits for the device, so that the host can prepare the steps to come: values are read back every
 `trainer.log_every_n_steps` steps, and when an epoch ends.
@@ -209,11 +212,13 @@ class Classifier(LightningModule):
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """-> logits [B, K], for `Pictures`"""
         inputs, labels = batch
         logits = self(inputs)
         self.eval_loss.update(F.cross_entropy(logits.float(), labels), len(inputs))
         self.eval_accuracy.update(logits, labels)
+        return logits
 
     test_step = validation_step
 

@@ -14,7 +14,8 @@ from src.runs.results import tested_epochs
 
 # What may differ when a run is resumed: how long and how it runs, not what is learnt. All else must be as it was.
 MAY_CHANGE = (
-    *("config", "name", "resume", "runs", "patience", "checkpoint_every_n_steps", "model.init_args.compile"),
+    *("config", "name", "resume", "runs", "patience", "checkpoint_every_n_steps", "pictures"),
+    "model.init_args.compile",
     *("trainer.max_epochs", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
     *("trainer.accelerator", "trainer.devices", "trainer.limit_test_batches"),
     *(

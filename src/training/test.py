@@ -1,13 +1,20 @@
 """The one test after the training, and what results.json says of it."""
 
+from dataclasses import asdict
+
 import torch
 
 from src import loop
+from src.data.modules import ImageDataModule
+from src.models.vit import SIZES
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics, write_results
 from src.training.build import Training
-from src.training.resume import flatten
+from src.training.classifier import Classifier
+from src.training.evaluation import Evaluation
+from src.training.report import evaluate, write_report
 from src.training.trainer import device_name, gpu_memory
+from src.transforms.augment import Augmentation
 
 
 def test(training: Training) -> dict | None:
@@ -22,11 +29,32 @@ def test(training: Training) -> dict | None:
         return None
     results = _results(training, chosen["epoch"], tested)
     write_results(run, results)
-    final = {f"final/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")}
+    final = {f"summary/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")}
     final = {key: value for key, value in final.items() if value is not None}
-    trainer.logger.log_hyperparams(flatten(dict(model.hparams)), final, trainer.global_step)
-    trainer.logger.finalize("success")
+    trainer.logger.log_hyperparams(_varied(model, data, results["epochs"]), final, trainer.global_step)
+    for logger in trainer.loggers:
+        logger.finalize("success")
+    if training.pictures:
+        classes, answers = list(data.info.classes), training.pictures.tested
+        write_report(run, Evaluation("test", data.sets["test"], classes, answers) if tested else evaluate(run))
     return results
+
+
+def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict:
+    """What people vary, for TensorBoard's table of hyperparameters; all others stand in its texts."""
+    hp = model.hparams
+    sizes = {}
+    if hp.network["kind"] == "vit":
+        sizes = {key: hp.network[key] or SIZES[hp.network["size"]][key] for key in ("width", "depth")}
+    on = {key: value for key, value in asdict(data.augmentation).items() if value != getattr(Augmentation, key)}
+    return {
+        "lr": hp.lr,
+        "weight_decay": hp.weight_decay,
+        **sizes,
+        "batch_size": data.batch_size,
+        "augment": ", ".join(key if value is True else f"{key} {value}" for key, value in on.items()) or "none",
+        "epochs": epochs,
+    }
 
 
 def _results(training: Training, chosen_epoch: int, tested: dict) -> dict:

@@ -116,21 +116,31 @@ def test_another_seed_gives_another_run(digits_run, tmp_path):
 
 
 def test_tensorboard_finds_the_curves_and_the_final_metrics(digits_run):
-    events, rows, final = EventAccumulator(str(digits_run)).Reload(), read_metrics(digits_run), results(digits_run)
+    rows, final = read_metrics(digits_run), results(digits_run)
+    events, validation = (EventAccumulator(str(folder)).Reload() for folder in (digits_run, digits_run / "val"))
 
-    def values(tag):
-        return [event.value for event in events.Scalars(tag)]
+    def values(tag, of=events):
+        return [event.value for event in of.Scalars(tag)]
 
-    for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_second"):
-        assert values(tag)[:2] == pytest.approx([float(row[tag]) for row in rows], rel=1e-4)
-    rates = values("learning_rate")
-    assert len(values("train_loss_step")) == len(rates) == 2 * STEPS
+    def column(name):
+        return pytest.approx([float(row[name]) for row in rows], rel=1e-4)
+
+    assert values("curves/loss") == column("train_loss") and values("curves/accuracy") == column("train_accuracy")
+    assert values("curves/loss", validation) == column("val_loss")
+    assert values("curves/accuracy", validation) == column("val_accuracy")
+    assert values("rate/images_per_second") == column("images_per_second")
+    rates = values("rate/learning_rate")
+    assert len(values("steps/loss")) == len(values("steps/update_ratio")) == len(rates) == 2 * STEPS
     assert rates[0] < rates[STEPS] == max(rates) == pytest.approx(0.01) and rates[-1] == pytest.approx(1e-5)
-    for tag in ("test_accuracy", "test_loss", "val_accuracy"):
-        assert values(f"final/{tag}") == pytest.approx([final[tag]], rel=1e-4)
+    for key in ("test_accuracy", "test_loss", "val_accuracy"):
+        assert values(f"summary/{key}") == pytest.approx([final[key]], rel=1e-4)
+    assert {tag.split("/")[0] for tag in events.Tags()["scalars"]} == {"curves", "rate", "steps", "summary"}
+    assert set(validation.Tags()["scalars"]) == {"curves/accuracy", "curves/loss"}
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert hparams["network.width"].number_value == 8 and hparams["lr"].number_value == 0.01
+    assert set(hparams) == {"lr", "weight_decay", "width", "depth", "batch_size", "augment", "epochs"}
+    assert hparams["width"].number_value == 8 and hparams["lr"].number_value == 0.01
+    assert hparams["epochs"].number_value == 2 and "rotate 10" in hparams["augment"].string_value
 
 
 def test_digits_are_learned(tmp_path):

@@ -49,10 +49,13 @@ def undisturbed(tmp_path_factory):
 
 
 def scalars(run) -> dict[str, list]:
-    """The curves that TensorBoard shows: by tag, a list of (step, value)."""
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    curves = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    return {tag: curve for tag, curve in curves.items() if tag not in ("epoch", "images_per_second")}
+    """The curves that TensorBoard shows: by tag, a list of (step, value); those of validation as `val/<tag>`."""
+    curves = {}
+    for folder in ("", "val/"):
+        events = EventAccumulator(str(run / folder), size_guidance={"scalars": 0}).Reload()
+        tags = events.Tags()["scalars"] if (run / folder).is_dir() else []
+        curves |= {folder + tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    return {tag: curve for tag, curve in curves.items() if tag != "rate/images_per_second"}
 
 
 def metrics(run) -> list[dict]:
@@ -109,7 +112,7 @@ def test_killed_between_two_checkpoints(undisturbed, tmp_path):
     assert metrics(run) == metrics(undisturbed())
     curves = {tag: [step for step, _ in curve] for tag, curve in scalars(run).items()}
     assert all(steps == sorted(set(steps)) for steps in curves.values())
-    assert curves["val_accuracy"] == [9, 19, 29]  # the kill cost no epoch's point
+    assert curves["val/curves/accuracy"] == [9, 19, 29]  # the kill cost no epoch's point
 
 
 def kill_when_written() -> None:
@@ -129,8 +132,8 @@ def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
 
 def test_curves_have_every_step_once(undisturbed):
     curves = scalars(undisturbed())
-    assert [step for step, _ in curves["train_loss_step"]] == list(range(3 * STEPS))
-    assert [step for step, _ in curves["val_accuracy"]] == [9, 19, 29]
+    assert [step for step, _ in curves["steps/loss"]] == list(range(3 * STEPS))
+    assert [step for step, _ in curves["val/curves/accuracy"]] == [9, 19, 29]
 
 
 def copy(run, tmp_path):
@@ -152,7 +155,7 @@ def test_longer_than_planned(undisturbed, tmp_path):
     assert "the learning-rate schedule, made for 30 steps, now has 40; it goes on in it at step 30" in resumed.out
     rates = [float(row["learning_rate"]) for row in metrics(run)]
     assert len(rates) == 4 and rates[2] == rates[3] == 1e-5  # the end of each of the two schedules
-    assert [step for step, _ in scalars(run)["train_loss_step"]] == list(range(40))
+    assert [step for step, _ in scalars(run)["steps/loss"]] == list(range(40))
     assert json.loads((run / "results.json").read_text())["epochs"] == 4
     before, now = (flatten(yaml.safe_load((r / "config.yaml").read_text())) for r in (undisturbed(), run))
     assert {key for key in now if now[key] != before[key]} == {"trainer.max_epochs", "name"}
