@@ -57,10 +57,19 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
-        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self._queries_keys_values(x_BTD)
         dropout = self.attention_dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # scales by 1 / sqrt(D / heads)
         return self.drop(self.out(x.transpose(1, 2).reshape(B, T, D)))
+
+    def weights(self, x_BTD: Tensor) -> Tensor:
+        """The attention weights that `forward` applies, [B, heads, T, T], which it never holds itself."""
+        q, k, _ = self._queries_keys_values(x_BTD)
+        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+    def _queries_keys_values(self, x_BTD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        return self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
 
 
 class Block(nn.Module):
@@ -92,8 +101,11 @@ class SequencePool(nn.Module):
         self.score = nn.Linear(width, 1, bias=False)  # softmax ignores a constant
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        weights_BT1 = self.score(x_BTD).softmax(dim=1)
-        return (weights_BT1.transpose(1, 2) @ x_BTD).squeeze(1)
+        return (self.weights(x_BTD).transpose(1, 2) @ x_BTD).squeeze(1)
+
+    def weights(self, x_BTD: Tensor) -> Tensor:
+        """How much each token counts, [B, T, 1]; they sum to 1."""
+        return self.score(x_BTD).softmax(dim=1)
 
 
 def sincos_positions(side: int, width: int) -> Tensor:
