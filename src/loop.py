@@ -26,6 +26,11 @@ def total_batches(trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
+def is_logging_step(trainer) -> bool:
+    """Whether what is logged in this training step is written: once in `log_every_n_steps`."""
+    return trainer._logger_connector.should_update_logs
+
+
 def can_stop_after(trainer, batch_idx: int) -> bool:
     """Whether a checkpoint after this batch can be resumed exactly.
 

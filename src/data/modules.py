@@ -1,7 +1,8 @@
 """The LightningDataModules: reading, the validation split, and the way to the device.
 
 dataset files -> uint8 images [N, C, H, W] and int64 labels [N], in memory
-  -> DataLoader: a whole batch by one tensor index, no per-sample Python
+  -> on the device where they fit: a whole batch by one tensor index, no per-sample Python, no copy in a step
+     (or else by the same index through a DataLoader, whose workers, and pinned memory, keep batches ready)
   -> uint8 batch on the device -> augment (training only), normalize, patchify -> [B, N_patches, P*P*C]
 """
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from src import loop
 from src.data.datasets import DATASETS, DatasetInfo, read_digits, read_torchvision
 from src.data.folders import ImageSet, list_classes, read_folder
-from src.data.sampling import TrainBatches, split_indices
+from src.data.sampling import InMemoryBatches, TrainBatches, split_indices
 from src.errors import InputError
 from src.randomness import fold_in
 from src.transforms.augment import Augment, Augmentation
@@ -41,6 +42,8 @@ class ImageDataModule(LightningDataModule):
         augment: random changes to the training images; see `Augmentation`.
         eval_batch_size: images of one validation or test step.
         workers: processes that fetch batches; images in memory need none.
+        on_device: 'auto' keeps images on the device that trains, where a quarter of its free memory holds them; 'never'
+            leaves them in the host's memory, and serves them through a DataLoader.
         memory_budget: GiB of decoded images to hold in memory; image files beyond it are decoded when needed.
         skip_broken: leave damaged image files out and say how many, rather than stop.
         seed: of the split, the order and the augmentation; `train.py` sets it from `seed_everything`.
@@ -57,6 +60,7 @@ class ImageDataModule(LightningDataModule):
         augment: Augmentation = Augmentation(),  # noqa: B008  (never changed in place)
         eval_batch_size: int = 500,
         workers: int = 0,
+        on_device: Literal["auto", "never"] = "auto",
         memory_budget: float = 4.0,
         skip_broken: bool = False,
         seed: int = 0,
@@ -70,7 +74,8 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"data.workers {workers} and data.memory_budget {memory_budget}: use 0 or more")
         self.root, self.batch_size, self.patch_size = Path(root), batch_size, patch_size
         self.val_fraction, self.augmentation, self.eval_batch_size = val_fraction, augment, eval_batch_size
-        self.workers, self.memory_budget, self.skip_broken, self.seed = workers, memory_budget, skip_broken, seed
+        self.workers, self.on_device, self.memory_budget = workers, on_device, memory_budget
+        self.skip_broken, self.seed = skip_broken, seed
         self.sets: dict[str, ImageSet] = {}
         self.patchify = Patchify(patch_size) if patch_size else torch.nn.Identity()
 
@@ -112,27 +117,34 @@ class ImageDataModule(LightningDataModule):
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> InMemoryBatches | DataLoader:
         train = self.sets["train"]
         return self._loader(train, TrainBatches(len(train), self.batch_size, self.seed, self.trainer))
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> InMemoryBatches | DataLoader | list:
         return self._eval_loader("val") if self.sets["val"] else []
 
-    def test_dataloader(self) -> DataLoader | list:
+    def test_dataloader(self) -> InMemoryBatches | DataLoader | list:
         return self._eval_loader("test") if self.sets["test"] else []
 
-    def _eval_loader(self, split: str) -> DataLoader:
+    def _eval_loader(self, split: str) -> InMemoryBatches | DataLoader:
         return self._loader(self.sets[split], torch.arange(len(self.sets[split])).split(self.eval_batch_size))
 
-    def _loader(self, images: ImageSet, batches) -> DataLoader:
+    def _loader(self, images: ImageSet, batches) -> InMemoryBatches | DataLoader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        on_cuda = device.type == "cuda"
+        if self.on_device == "auto" and not images.paths:
+            if on_cuda and images.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4:  # networks need the rest
+                return InMemoryBatches(images.to(device), batches)
+            if not on_cuda and not self.workers:
+                return InMemoryBatches(images, batches)
         return DataLoader(
             images,
             batch_sampler=batches,
             collate_fn=_as_is,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_cuda,  # from there a batch is copied while the device is at work
             worker_init_fn=_ignore_signals,
         )
 

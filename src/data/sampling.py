@@ -1,9 +1,10 @@
-"""Which images are held out, and the order in which the others are trained on: functions of the seed and the epoch."""
+"""Which images are held out, the order in which the others are trained on (functions of seed and epoch), and batches."""
 
 import torch
 from torch import Tensor
 
 from src import loop
+from src.data.folders import ImageSet
 from src.errors import InputError
 from src.randomness import fold_in
 
@@ -48,3 +49,24 @@ class TrainBatches:
         order = torch.randperm(self.size, generator=generator)
         mine = order[self.trainer.global_rank :: self.trainer.world_size]
         return iter(mine[: self.batches * self.batch_size].split(self.batch_size)[loop.batches_done(self.trainer) :])
+
+
+class InMemoryBatches:
+    """Batches of images that lie in one memory, each by one index: no worker, and no copy in a step.
+
+    Args:
+        images: a set all of whose images are decoded, on the host or on a device.
+        batches: the indices of each batch, int64 [B]; as a DataLoader's `batch_sampler`. They are moved to the images
+            whenever an iteration starts.
+    """
+
+    def __init__(self, images: ImageSet, batches):
+        self.images, self.batches = images, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        batches = list(self.batches)
+        indices = torch.cat(batches).to(self.images.labels.device)
+        return map(self.images.__getitems__, indices.split([len(batch) for batch in batches]))

@@ -30,6 +30,7 @@ class Checkpoints(Checkpoint):
         self.best_accuracy, self.best_epoch = -1.0, None
         self.validated: dict[str, float] = {}  # the epoch of the last validation, its val_loss and val_accuracy
         self.seconds_before, self.started = 0.0, math.inf
+        self.unread: list[tuple[Tensor, str]] = []  # losses that are still on the device, and where each one arose
 
     @property
     def chosen_path(self) -> Path:
@@ -59,6 +60,8 @@ class Checkpoints(Checkpoint):
         n, step = self.every_n_steps, trainer.global_step
         if n and step // n > self.saved_step // n and loop.can_stop_after(trainer, batch_idx):
             self.save(trainer, module, "last")
+        elif loop.is_logging_step(trainer) or batch_idx + 1 == trainer.num_training_batches:
+            self._check_losses()
 
     def on_validation_end(self, trainer, module) -> None:
         metrics = trainer.callback_metrics
@@ -82,16 +85,26 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer, module, name: str) -> None:
         """Write `<name>.ckpt`, unless a value is no longer finite: a checkpoint on disk is always a good one."""
-        moments = [v for kept in trainer.optimizers[0].state.values() for v in kept.values() if torch.is_tensor(v)]
+        self._check_losses()
+        kept = [value for state in trainer.optimizers[0].state.values() for value in state.values()]
+        moments = [value for value in kept if torch.is_tensor(value) and value.ndim]  # without counters of steps
         for what, values in (("a weight", module.state_dict().values()), ("an optimizer moment", moments)):
-            if not all(torch.isfinite(v).all() for v in values):
-                self._diverged(trainer, module, f"{what} became infinite or NaN")
+            finite = [torch.isfinite(value).all() for value in values]
+            if finite and not torch.stack(finite).all():  # all of them are waited for at once
+                self._diverged(f"{what} became infinite or NaN", _where(trainer, module))
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
         self.saved_step = trainer.global_step
 
     def on_before_backward(self, trainer, module, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            self._diverged(trainer, module, f"the loss became {loss.item()}")
+        self.unread.append((loss.detach(), _where(trainer, module)))
+
+    def _check_losses(self) -> None:
+        """Read the losses of the steps since the last time at once: the device is waited for here, not in every step."""
+        losses = torch.stack([loss for loss, _ in self.unread]).tolist() if self.unread else []
+        for loss, (_, where) in zip(losses, self.unread, strict=True):
+            if not math.isfinite(loss):
+                self._diverged(f"the loss became {loss}", where)
+        self.unread.clear()
 
     def on_exception(self, trainer, module, exception: BaseException) -> None:
         """What has only one cause that the user can do something about, in one line; all else goes on as it is."""
@@ -108,11 +121,14 @@ class Checkpoints(Checkpoint):
         if is_out_of_memory(exception):
             raise InputError(f"not enough memory ({reason}); {intact}use a smaller --data.batch_size or network")
 
-    def _diverged(self, trainer, module, what: str) -> None:
+    def _diverged(self, what: str, where: str) -> None:
         last = self.folder / "last.ckpt"
         good = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
-        where = f"step {trainer.global_step}, epoch {trainer.current_epoch + 1}, learning rate {module.lr_now:.2e}"
         raise InputError(f"{what} ({where}); {good}; start again with a lower --model.lr")
+
+
+def _where(trainer, module) -> str:
+    return f"step {trainer.global_step}, epoch {trainer.current_epoch + 1}, learning rate {module.lr_now:.2e}"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

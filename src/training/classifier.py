@@ -8,12 +8,16 @@ Lightning calls, in this order (`Checkpoints`, `EpochLog` and `Stop` are the cal
         for every batch:
             on_train_batch_start    seed from (seed, epoch, batch, rank); learning rate from the step
             training_step           loss and counts
-            on_before_backward      Checkpoints: a loss that is not finite ends the run
+            on_before_backward      Checkpoints: keeps the loss, on the device
             configure_gradient_clipping
             optimizer_step          step, then the average of the weights
-            on_train_batch_end      Checkpoints: last.ckpt every so many steps;  Stop: a signal, or the time
+            on_train_batch_end      Stop: a signal, or the time;  Checkpoints: last.ckpt every so many steps, and an end
+                                    to a run whose loss is not finite;  then the curves
         validation_step ...         loss and counts, with the averaged weights where there are some
         on_train_epoch_end          metrics;  then EpochLog: a row and a line;  then Checkpoints: best.ckpt, last.ckpt
+
+Nothing in a step waits for the device, so that the host can prepare the steps to come: values are read back every
+`trainer.log_every_n_steps` steps, and when an epoch ends.
 """
 
 import copy
@@ -27,9 +31,10 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from src import loop
 from src.errors import InputError
 from src.models.build import NETWORKS, build
 from src.models.cnn import ConvNet
@@ -89,6 +94,25 @@ class Training:
             raise InputError(f"model.ensemble {self.ensemble}: use 1 for a single network, or more for several")
 
 
+class Mean(Metric):
+    """The mean over images of what batches had on average, kept on the device.
+
+    As torchmetrics' `MeanMetric`, which looks for NaN and so waits for the device at every update.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum")  # a sum until `compute`
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, images: int) -> None:
+        self.mean_value += value * images
+        self.weight += images
+
+    def compute(self) -> Tensor:
+        return self.mean_value / self.weight
+
+
 class Classifier(LightningModule):
     """Trains a network to classify; use one of its subclasses, `ViT` or `CNN`.
 
@@ -112,10 +136,10 @@ class Classifier(LightningModule):
             self.net.compile()
         accuracy = MulticlassAccuracy(len(dataset["classes"]), average="micro", validate_args=False)
         # Persistent: a checkpoint in the middle of an epoch carries what was counted so far.
-        self.train_loss, self.train_accuracy = MeanMetric(), accuracy
+        self.train_loss, self.train_accuracy = Mean(), accuracy
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
-        self.eval_loss, self.eval_accuracy = MeanMetric(), accuracy.clone()
+        self.eval_loss, self.eval_accuracy = Mean(), accuracy.clone()
         self.total_steps: int | None = None  # of the schedule; known when training starts, or is resumed
 
     @property
@@ -164,8 +188,7 @@ class Classifier(LightningModule):
         self.train_loss.update(loss.detach(), len(inputs))
         self.train_accuracy.update(logits.detach(), labels)
         self.epoch_images += len(inputs)
-        self.log("train_loss_step", loss.detach(), prog_bar=True)
-        self.log("learning_rate", self.lr_now)
+        self.step_loss = loss.detach()
         return loss
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
@@ -183,6 +206,11 @@ class Classifier(LightningModule):
                 torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
                 for average, now in zip(self.ema.buffers(), self.net.buffers(), strict=True):
                     average.copy_(now)  # batch norm's statistics are averages already
+
+    def on_train_batch_end(self, outputs, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("learning_rate", torch.tensor(self.lr_now))  # a number would be copied to the device
+        if loop.is_logging_step(self.trainer):
+            self.log("train_loss_step", self.step_loss.cpu(), prog_bar=self.trainer.progress_bar_callback is not None)
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start

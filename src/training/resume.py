@@ -20,6 +20,7 @@ MAY_CHANGE = (
     *(
         "data.init_args.root",
         "data.init_args.workers",
+        "data.init_args.on_device",
         "data.init_args.eval_batch_size",
         "data.init_args.memory_budget",
     ),
