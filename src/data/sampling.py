@@ -1,4 +1,4 @@
-"""Which images are held out, the order in which the others are trained on (functions of seed and epoch), and batches."""
+"""Which images are held out, the order of the others (functions of seed and epoch), and batches of both."""
 
 import torch
 from torch import Tensor

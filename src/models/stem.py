@@ -35,7 +35,8 @@ class ConvStem(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]"""
-        x = images_BCHW.to(memory_format=torch.channels_last)  # faster on CPUs and GPUs
+        # The layout that tensor cores, and CPUs, convolve in. The small weights keep theirs: autocast copies them.
+        x = images_BCHW.to(memory_format=torch.channels_last)
         for stage in self.stages:
             x = stage(x)
         return x.flatten(2).transpose(1, 2)

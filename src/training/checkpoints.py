@@ -99,7 +99,7 @@ class Checkpoints(Checkpoint):
         self.unread.append((loss.detach(), _where(trainer, module)))
 
     def _check_losses(self) -> None:
-        """Read the losses of the steps since the last time at once: the device is waited for here, not in every step."""
+        """Read the losses of the steps since the last time: the device is waited for here, not in every step."""
         losses = torch.stack([loss for loss, _ in self.unread]).tolist() if self.unread else []
         for loss, (_, where) in zip(losses, self.unread, strict=True):
             if not math.isfinite(loss):

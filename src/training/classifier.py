@@ -12,7 +12,7 @@ Lightning calls, in this order (`Checkpoints`, `EpochLog` and `Stop` are the cal
             configure_gradient_clipping
             optimizer_step          step, then the average of the weights
             on_train_batch_end      Stop: a signal, or the time;  Checkpoints: last.ckpt every so many steps, and an end
-                                    to a run whose loss is not finite;  then the curves
+                                    to a run whose loss is not finite;  then curves
         validation_step ...         loss and counts, with the averaged weights where there are some
         on_train_epoch_end          metrics;  then EpochLog: a row and a line;  then Checkpoints: best.ckpt, last.ckpt
 
@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from src import loop
@@ -41,6 +40,7 @@ from src.models.cnn import ConvNet
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
 from src.training.arguments import takes_arguments_of
+from src.training.mean import Mean
 from src.training.optim import Muon, learning_rate, muon_groups, parameter_groups
 from src.training.pretrained import load_encoder
 
@@ -94,25 +94,6 @@ class Training:
             raise InputError(f"model.ensemble {self.ensemble}: use 1 for a single network, or more for several")
 
 
-class Mean(Metric):
-    """The mean over images of what batches had on average, kept on the device.
-
-    As torchmetrics' `MeanMetric`, which looks for NaN and so waits for the device at every update.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum")  # a sum until `compute`
-        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, value: Tensor, images: int) -> None:
-        self.mean_value += value * images
-        self.weight += images
-
-    def compute(self) -> Tensor:
-        return self.mean_value / self.weight
-
-
 class Classifier(LightningModule):
     """Trains a network to classify; use one of its subclasses, `ViT` or `CNN`.
 
@@ -133,7 +114,7 @@ class Classifier(LightningModule):
         self.net = build(network, training.ensemble)
         self.ema = copy.deepcopy(self.net).requires_grad_(False) if training.ema_decay else None
         if training.compile:
-            self.net.compile()
+            self.net.compile()  # CUDA graphs ("reduce-overhead") are for small batches, says PyTorch's documentation
         accuracy = MulticlassAccuracy(len(dataset["classes"]), average="micro", validate_args=False)
         # Persistent: a checkpoint in the middle of an epoch carries what was counted so far.
         self.train_loss, self.train_accuracy = Mean(), accuracy
@@ -148,7 +129,8 @@ class Classifier(LightningModule):
         return self.ema or self.net
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.eval_net(inputs)
+        # Past the compiled call: evaluation is another mode, with other batch sizes, and each would be compiled anew.
+        return self.eval_net.forward(inputs)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -228,7 +210,7 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, labels = batch
-        logits = self.eval_net(inputs)
+        logits = self(inputs)
         self.eval_loss.update(F.cross_entropy(logits.float(), labels), len(inputs))
         self.eval_accuracy.update(logits, labels)
 
@@ -261,6 +243,7 @@ class Classifier(LightningModule):
         if hp.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=hp.lr, momentum=0.9, nesterov=True)
         kind = torch.optim.AdamW if hp.optimizer == "adamw" else torch.optim.Adam
+        # Fused: one kernel for all weights. Not `capturable`: the host sets the rate, so no CUDA graph can hold a step.
         return kind(groups, lr=hp.lr, betas=(0.9, hp.beta2), fused=self.device.type in ("cpu", "cuda"))
 
 

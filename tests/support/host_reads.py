@@ -1,4 +1,4 @@
-"""Counts what makes the host wait for the device: values read back, shapes that depend on values, copies between both."""
+"""Counts what makes the host wait for the device: values read back, shapes that follow from values, copies."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 READS = {
     *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.bincount),
-    *(aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.is_nonzero),
+    *(aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.is_nonzero, aten.item),
 }
 
 
@@ -29,7 +29,7 @@ class HostReads(TorchDispatchMode):
         by_mask = packet in (aten.index, aten.index_put, aten.index_put_) and any(
             i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
         )
-        moved = packet in (aten._to_copy, aten.copy_) and _devices(result, *args) > 1
+        moved = packet in (aten._to_copy, aten.to, aten.copy_) and _devices(result, *args) > 1
         if (packet in READS and not self.ignore(tensor)) or by_mask or moved:
             self.found.append(str(operation))
         return result

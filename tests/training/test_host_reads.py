@@ -4,8 +4,10 @@ import pytest
 import short
 import torch
 from host_reads import HostReads
+
 from src.data.datasets import DATASETS
-from src.training.classifier import Classifier, Mean
+from src.training.classifier import Classifier
+from src.training.mean import Mean
 from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
 
@@ -46,7 +48,8 @@ class ReadsOfSteps(HostReads):
 def test_a_step_reads_nothing_back_with_everything_on(optimizer, tmp_path, monkeypatch):
     reads = ReadsOfSteps(monkeypatch)
     with reads:
-        short.run(tmp_path, *EVERYTHING, "--model.optimizer", optimizer, "--trainer.log_every_n_steps", LOG_EVERY, epochs=1)
+        flags = [*EVERYTHING, "--model.optimizer", optimizer, "--trainer.log_every_n_steps", LOG_EVERY]
+        short.run(tmp_path, *flags, epochs=1)
     assert sorted(reads.by_step) == list(range(short.STEPS))
     first = reads.by_step.pop(0)  # which makes the optimizer's counters
     logging = [reads.by_step.pop(step) for step in range(LOG_EVERY - 1, short.STEPS, LOG_EVERY)]
