@@ -7,7 +7,7 @@ from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics, write_results
 from src.training.build import Training
 from src.training.resume import flatten
-from src.training.trainer import device_name
+from src.training.trainer import device_name, gpu_memory
 
 
 def test(training: Training) -> dict | None:
@@ -52,6 +52,7 @@ def _results(training: Training, chosen_epoch: int, tested: dict) -> dict:
         "train_seconds": round(checkpoints.train_seconds, 2),
         "images_per_second": round(images_seen / checkpoints.train_seconds, 1),
         "device": device_name(trainer),
+        "gpu_gib": gpu_memory(trainer),
         "precision": trainer.precision,
         "torch": torch.__version__,
     }

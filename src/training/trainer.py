@@ -76,3 +76,9 @@ def device_name(trainer: LightningTrainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def gpu_memory(trainer: LightningTrainer) -> float | None:
+    """GiB of a CUDA device's memory that this process had in use at most; None elsewhere."""
+    device = trainer.strategy.root_device
+    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
