@@ -86,23 +86,28 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _muon_step(self, group: dict) -> None:
-        updates = defaultdict(list)  # by shape: [(parameter, update [M, N])]
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:  # with the step, which AdamW expects of every state that it loads
-                state["step"], state["momentum"] = torch.tensor(0.0), torch.zeros_like(p)
-            state["step"] += 1
-            momentum = state["momentum"].lerp_(p.grad, 1 - self.MOMENTUM)
-            update = p.grad.lerp(momentum, self.MOMENTUM).flatten(1)  # Nesterov's
-            updates[update.shape].append((p, update))
+        """Over lists of tensors where it can be: on a GPU a call for every matrix would take longer than its work."""
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        for p in parameters:
+            if not self.state[p]:  # with the step, which AdamW expects of every state that it loads
+                self.state[p] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(p)}
+        gradients, states = [p.grad for p in parameters], [self.state[p] for p in parameters]
+        momenta = [state["momentum"] for state in states]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
+        updates = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov's
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        by_shape = defaultdict(list)
+        for p, update in zip(parameters, updates, strict=True):
             p.grad = None
-        for shape, pairs in updates.items():
+            by_shape[update.flatten(1).shape].append((p, update.flatten(1)))
+        for shape, pairs in by_shape.items():
             orthogonal = orthogonalize(torch.stack([update for _, update in pairs]))
-            for (p, _), update in zip(pairs, orthogonal, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(update.view_as(p), alpha=group["lr"] * 0.2 * math.sqrt(max(shape)))
+            changes = [update.view_as(p) for (p, _), update in zip(pairs, orthogonal, strict=True)]
+            rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+            torch._foreach_add_([p for p, _ in pairs], changes, alpha=-rate)
 
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, floor: float) -> float:
