@@ -1,11 +1,20 @@
-"""The validation split and the training order: functions of the seed and the epoch."""
+"""The validation split and the training order, functions of the seed and the epoch; and batches from one memory."""
 
+from types import SimpleNamespace
+
+import program
 import pytest
 import torch
 from batches import trainer
+from program import STEPS, differences, stop_at, tiny
+from torch.utils.data import DataLoader
 
-from src.data.sampling import TrainBatches, split_indices
+from src.data.folders import ImageSet
+from src.data.modules import DigitsDataModule
+from src.data.sampling import InMemoryBatches, TrainBatches, split_indices
 from src.errors import InputError
+from src.runs.checkpoint import load_checkpoint
+from src.runs.results import read_metrics
 
 
 def order(size=100, batch_size=10, seed=0, **position):
@@ -77,3 +86,73 @@ def test_two_devices_share_the_images_without_overlap():
     assert len(TrainBatches(100, 10, 0, trainer(world=2))) == len(both[0]) == 5
     with pytest.raises(InputError, match="use fewer devices"):
         TrainBatches(1, 10, 0, trainer(world=2))
+
+
+# Batches from one memory ------------------------------------------------------------------------------------------
+
+
+def some_images(count=10):
+    images = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(count, 1, 2, 2)
+    return ImageSet(images.contiguous(), torch.arange(count) * 10)
+
+
+def test_batches_come_in_the_order_of_their_indices():
+    batches = InMemoryBatches(some_images(), torch.tensor([3, 1, 9, 0, 5]).split(2))
+    assert len(batches) == 3
+    for _ in range(2):
+        served = list(batches)
+        assert [images[:, 0, 0, 0].tolist() for images, _ in served] == [[3, 1], [9, 0], [5]]
+        assert [labels.tolist() for _, labels in served] == [[30, 10], [90, 0], [50]]
+
+
+def test_indices_are_moved_to_the_images_once_an_iteration():
+    batches = iter(InMemoryBatches(some_images().to("meta"), torch.arange(10).split(5)))
+    assert [(images.device.type, images.shape) for images, _ in batches] == [("meta", (5, 1, 2, 2))] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, InMemoryBatches),
+        ({"on_device": "never"}, DataLoader),
+        ({"workers": 1}, DataLoader),
+    ],
+)
+def test_which_loader_serves(settings, kind):
+    module = DigitsDataModule(**settings)
+    assert type(module._loader(some_images(), torch.arange(10).split(5))) is kind
+
+
+def test_images_that_are_files_are_never_served_from_memory():
+    partly = ImageSet(some_images(4).images, torch.arange(10), [f"{i}.png" for i in range(6)])
+    assert type(DigitsDataModule()._loader(partly, torch.arange(10).split(5))) is DataLoader
+
+
+@pytest.mark.parametrize(("free", "kind"), [(160, InMemoryBatches), (156, DataLoader)])
+def test_a_cuda_device_takes_what_fits_into_a_quarter_of_its_free_memory(free, kind, monkeypatch):
+    """40 bytes of images; the device is a stand-in, and nothing can be moved there."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1000))
+    monkeypatch.setattr(ImageSet, "to", lambda self, device: self)
+    module = DigitsDataModule(workers=2)
+    module.trainer = on(torch.device("cuda", 0))
+    assert type(module._loader(some_images(), torch.arange(10).split(5))) is kind
+
+
+def on(device):
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+
+
+def outcome(run):
+    rows = [{key: value for key, value in row.items() if key != "images_per_second"} for row in read_metrics(run)]
+    return [load_checkpoint(run / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt")] + [rows]
+
+
+def test_a_run_is_the_same_bit_for_bit_and_goes_on_with_the_other_in_the_middle_of_an_epoch(tmp_path):
+    erase = ["--data.augment.erase", "0.5"]
+    expected = outcome(program.run(tmp_path / "whole", *erase))
+    for choice, other in (("auto", "never"), ("never", "auto")):
+        run = tmp_path / choice / "digits" / "version_0"
+        flags = tiny(tmp_path / choice, *erase, "--data.on_device", choice, epochs=2)
+        assert program.train(*flags, prepare=stop_at(STEPS + 4)).code == 143
+        assert program.train("--resume", run, "--data.on_device", other).code == 0
+        assert not differences(outcome(run), expected)
