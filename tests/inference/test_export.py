@@ -75,7 +75,10 @@ def session(path):
     return pytest.importorskip("onnxruntime").InferenceSession(path)
 
 
-@pytest.mark.parametrize("kind", ["class token", "ensemble", "cnn"])
+OLD = pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch.onnx translates a stem from torch 2.7 on")
+
+
+@pytest.mark.parametrize("kind", ["class token", pytest.param("ensemble", marks=OLD), "cnn"])
 def test_onnx_runs_in_onnxruntime_with_any_batch(tmp_path, images, kind):
     pytest.importorskip("onnxscript")
     path, network = checkpoint(tmp_path, (PLAIN | OTHERS)[kind])
