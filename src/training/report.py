@@ -34,7 +34,8 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 0.6rem; border-bottom: 1px solid #d5da
 .tiles div { background: #f1f4f7; border-radius: 0.5rem; padding: 0.5rem 0.7rem; font-size: 0.85rem }
 .tiles b { display: block; font-size: 1.2rem }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0.6rem }
-.row img { width: 100%; max-width: 32.5rem }
+.row > img { width: 100%; max-width: 32.5rem }
+.row > div { min-width: 0 }
 .wide { overflow-x: auto }
 .tall { max-height: 34rem; overflow: auto }
 table { border-collapse: collapse; font-size: 0.9rem }
@@ -118,6 +119,14 @@ def write_comparison(runs: list[Path], path: Path) -> Path:
     return _write(path, f"{len(runs)} runs", parts)
 
 
+def _find_run(path: str) -> Path:
+    checkpoint = find_checkpoint(path)
+    if not checkpoint.is_file():
+        raise InputError(f"{path}: not a run that has a checkpoint; name one, such as data/runs/mnist/version_0")
+    run = checkpoint.parent.parent
+    return run if run.parent.name else run.absolute()  # given from within: its name is needed
+
+
 def _read_config(run: Path) -> dict:
     path = run / "config.yaml"
     try:
@@ -156,12 +165,12 @@ def _answers(found: Evaluation, confusion: bytes) -> list[str]:
         picture = _image(figures.png(figures.surest_mistakes(found, MISTAKES, columns=8)), "mistakes")
         surest = f"The surest of {wrong:,} mistakes: what was said, how sure, and what it is."
         mistakes = f'<p>{surest}</p><div class="wide">{picture}</div>'
+    beside = "row" if len(found.classes) <= 20 else ""
     return [
-        "<h2>Confusion matrix</h2>",
+        f'<div class="{beside}"><div><h2>Confusion matrix</h2>',
         f"<p>{len(found):,} {which}. A row is a true class, a column what its images were taken for.</p>",
-        f'<div class="wide">{_image(confusion, "confusion matrix")}</div>',
-        "<h2>Accuracy of each class</h2>",
-        f'<div class="tall">{_classes(found)}</div>',
+        f'<div class="wide">{_image(confusion, "confusion matrix")}</div></div>',
+        f'<div><h2>Accuracy of each class</h2><div class="tall">{_classes(found)}</div></div></div>',
         "<h2>Worst mistakes</h2>",
         mistakes,
         "<h2>Calibration</h2>",
@@ -244,8 +253,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or the folder of all runs of a name")
     parser.add_argument("--output", metavar="FILE", help="the page of several runs (default: where they all lie)")
     options = parser.parse_args(args)
-    runs = [find_checkpoint(run).parent.parent for run in options.runs]
-    runs = [run if run.parent.name else run.absolute() for run in runs]  # given from within: its name is needed
+    runs = [_find_run(run) for run in options.runs]
     if len(runs) == 1:
         if options.output:
             raise InputError("--output: the report of a single run is written into it; leave it out")

@@ -2,12 +2,10 @@
 
 import math
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from program import ROOT, differences, each, stop_at, tiny, train
+from program import differences, each, started, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.data.modules import DigitsDataModule
@@ -126,6 +124,15 @@ def test_pictures_of_a_cnn(tmp_path):
     assert set(images(tmp_path / "mnist_cnn" / "version_0")) == START | VALIDATION | {"weights/filters"}
 
 
+def test_two_processes_draw_once(tmp_path):
+    ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.log_every_n_steps", "1")
+    ended = started("train.py", *tiny(tmp_path, "--pictures", "true", *ddp, epochs=1))
+    assert ended.code == 0, ended
+    run = tmp_path / "digits" / "version_0"
+    assert {tag: len(steps) for tag, steps in images(run).items()} == dict.fromkeys(START | VALIDATION | WEIGHTS, 1)
+    assert len(list(run.glob("events*"))) <= 2 and (run / "report.html").is_file()
+
+
 def test_help_does_not_wait_for_figures():
     code = """
 import runpy, sys
@@ -135,8 +142,8 @@ try:
 except SystemExit:
     print("src.training.pictures" in sys.modules, "src.training.figures" in sys.modules)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "--pictures" in ended.stdout and ended.stdout.endswith("True False\n"), ended.stderr
+    ended = started("-c", code)
+    assert "--pictures" in ended.out and ended.out.endswith("True False\n"), ended
 
 
 # Each picture ---------------------------------------------------------------------------------------------------------

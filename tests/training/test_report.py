@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -170,11 +171,25 @@ def test_comparison_of_two_runs(run, tmp_path):
     (run / "comparison.html").unlink()
 
 
-@pytest.mark.parametrize("args", [["nowhere"], [], ["nowhere", "--output", "x"]])
-def test_mistakes_are_one_line(args, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ("nowhere", "nowhere: not a run"),
+        ("nowhere elsewhere --output x.html", "nowhere: not a run"),
+        ("", "the following arguments are required: RUN"),
+        ("RUN --output x.html", "--output: "),
+        ("RUN/config.yaml", "config.yaml"),
+    ],
+)
+def test_mistakes_are_one_line(run, args, named, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ended = main(*args)
-    assert ended.code == 2 and ended.err.startswith("error: ") and ended.err.count("\n") == 1
+    assert named in main(*args.replace("RUN", str(run)).split()).error
+
+
+def test_from_within_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(run, tmp_path / "digits" / "version_0"))
+    assert main(".").code == 0
+    assert "<h1>digits version_0</h1>" in Path("report.html").read_text()
 
 
 @pytest.mark.parametrize("config", [None, "", "data: 5", "seed_everything: 0\ndata: {class_path: X}", "a: [", b"\xff"])
@@ -186,4 +201,4 @@ def test_a_damaged_config_is_one_line(run, tmp_path, config):
         (broken / "config.yaml").write_bytes(config if isinstance(config, bytes) else config.encode())
     for args in ([broken], [broken, run]):
         ended = main(*args, *(["--output", tmp_path / "x.html"] if len(args) > 1 else []))
-        assert ended.code == 2 and f"{broken / 'config.yaml'}: " in ended.err and ended.err.count("\n") == 1, ended
+        assert f"{broken / 'config.yaml'}: " in ended.error
