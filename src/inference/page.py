@@ -13,11 +13,15 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from src.errors import InputError
+from src.inference.attention import rollout
 from src.inference.predictor import Predictor
+from src.transforms.patchify import normalize
 
 # Gradio reads these when it is imported, or at each of its own requests to the page it serves.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
@@ -33,6 +37,7 @@ SHOWN = 10  # classes; where there are more, the likeliest
 UNSURE = 0.5  # probability of the likeliest class below which the answer is called a guess
 DRAWING = "data:image/png;base64,"
 HERE = Path(__file__)
+LIGHT = torch.tensor([255.0, 140.0, 0.0])  # of attention: orange
 INVITATIONS = {True: "Draw something, or choose a photo.", False: "Choose an image."}
 
 
@@ -168,11 +173,27 @@ def _answer(predictor: Predictor, image: Tensor, note: str = "") -> str:
         for row in rows
     )
     pictures = [(image, "What the network was given")]
+    if (looked := _attention(predictor, image)) is not None:
+        pictures.append((looked, "Where it looked (attention)"))
     figures = "".join(
         f'<figure><img src="{_picture(picture)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
         for picture, caption in pictures
     )
     return f'{top}<ol class="bars{short}">{bars}</ol><div class="pictures">{figures}</div>'
+
+
+def _attention(predictor: Predictor, image: Tensor) -> Tensor | None:
+    """The image, uint8 [C, S, S], in gray under the light of its attention, uint8 [3, H, H]; None without attention."""
+    classifier, device = predictor.classifier, predictor.device
+    try:
+        grid = rollout(classifier.network, normalize(image[None].to(device), classifier.mean, classifier.std)).cpu()
+    except InputError:  # a convolutional network
+        return None
+    light = (grid - grid.min()) / (grid.max() - grid.min()).clamp(min=1e-9)
+    zoom = max(1, 224 // image.shape[-1])
+    light = F.interpolate(light[None], scale_factor=zoom * image.shape[-1] / grid.shape[-1], mode="bilinear")[0]
+    gray = image.float().mean(dim=0).repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1)
+    return ((1 - 0.6 * light) * 0.6 * gray + 0.6 * light * LIGHT.view(3, 1, 1)).round().to(torch.uint8)
 
 
 def _said(message: str) -> str:

@@ -217,6 +217,7 @@ def test_the_probabilities_move_while_the_pen_is_down(mnist, tab):
     tab.mouse.move(field["x"] + 0.5 * field["width"], field["y"] + 0.7 * field["height"], steps=10)
     settled_answer(tab)
     bars = tab.locator(".answer .value").all_inner_texts()
+    assert tab.get_by_alt_text("Where it looked").count() == 1
     assert len(bars) == 10 and sum(float(bar.rstrip("%")) for bar in bars) == pytest.approx(100, abs=0.6)
     given = tab.get_by_alt_text("What the network was given").get_attribute("src")
     tab.mouse.move(field["x"] + 0.8 * field["width"], field["y"] + 0.3 * field["height"], steps=10)
