@@ -4,14 +4,18 @@ python classify.py photo.png                      newest run's best checkpoint
 python classify.py *.jpg --top-k 5 --json         for programs
 python classify.py --ckpt data/runs/mnist/version_0 digit.png
 python classify.py --index 0                      test image 0 of the checkpoint's dataset, with its true class
+python classify.py --serve                        a page to draw on, or to show photos to
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
 
 from src.errors import ArgumentParser, InputError, exit_on_input_error
+
+EXAMPLES = 12  # test images on the page
 
 
 def main(args: list[str]) -> None:
@@ -21,6 +25,8 @@ def main(args: list[str]) -> None:
     from src.runs.directory import find_checkpoint
 
     predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
+    if options.serve:
+        return serve(predictor, options)
     if options.index is not None:
         images, target, name = test_image(predictor, options.index, options.data)
         rows = [{"path": name, "predictions": predictor.top(images, options.top_k)[0], "target": target}]
@@ -47,9 +53,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print a list of {path, predictions}")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--invert", action="store_true", help="swap dark and light, for dark digits on light paper")
+    parser.add_argument("--serve", action="store_true", help="serve a page to draw on, or to show photos to")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="of --serve (default: 7860)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="of --serve; 0.0.0.0 lets others in")
     options = parser.parse_args(args)
-    if bool(options.images) == (options.index is not None):
-        raise InputError("name image files, or one --index N of the dataset's test images; see --help")
+    if bool(options.images) + (options.index is not None) + options.serve != 1:
+        raise InputError("name image files, or one --index N of the dataset's test images, or --serve; see --help")
     if options.top_k < 1:
         raise InputError(f"--top-k {options.top_k}: use 1 or more")
     return options
@@ -66,7 +75,23 @@ def test_image(predictor, index: int, root: str | None):
     return pixels, predictor.classes[int(labels[0])], f"{name} test image {index}"
 
 
-def dataset_of(predictor, root: str | None):
+def serve(predictor, options: argparse.Namespace) -> None:
+    """The page; where one cannot draw, with test images to choose from, if the dataset is there."""
+    import torch
+
+    from src.inference import server
+
+    examples = []
+    if not predictor.dataset.get("strokes"):
+        with contextlib.suppress(InputError):
+            images = dataset_of(predictor, options.data, download=False)
+            spread = torch.linspace(0, len(images) - 1, EXAMPLES).long().unique()  # some files are sorted by class
+            pixels, labels = images.__getitems__(spread)
+            examples = [(image, predictor.classes[label]) for image, label in zip(pixels, labels.tolist(), strict=True)]
+    server.serve(predictor, examples, options.host, options.port)
+
+
+def dataset_of(predictor, root: str | None, download: bool = True):
     """All test images of a Predictor's dataset, an `ImageSet`; `root` is where to look, if not as in training."""
     from src.data import modules  # only here: the datasets need Lightning and torchvision
 
@@ -78,6 +103,7 @@ def dataset_of(predictor, root: str | None):
     if kind is modules.FolderDataModule:
         extra = {key: dataset[key] for key in ("image_size", "channels", "mean", "std")}
     module = kind(root=root or dataset["root"], patch_size=dataset["patch_size"], **extra)
+    module.download = download
     module.setup("test")
     if not module.sets["test"]:
         raise InputError(f"{module.root}: the dataset has no test images; name image files instead of --index")

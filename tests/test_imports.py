@@ -65,10 +65,16 @@ def test_networks_and_transforms_are_torch_alone():
 
 
 def test_classify_reaches_neither_lightning_nor_torchvision():
-    """But for --index, which imports the datasets where it needs them."""
+    """But for --index and the examples of --serve, which import the datasets where they need them."""
     top, functions = trees(ROOT / "classify.py")
     lazy = set().union(*(imports(ast.walk(function)) for function in functions))
-    assert lazy == {"torch", "src.inference.predictor", "src.runs.directory", "src.data.modules"}
+    assert lazy == {
+        "torch",
+        "src.inference.predictor",
+        "src.inference.server",
+        "src.runs.directory",
+        "src.data.modules",
+    }
     reached, todo, packages = set(), (imports(top) | lazy) - {"src.data.modules"}, set()
     while todo:
         name = todo.pop()

@@ -73,8 +73,8 @@ def read_digits(split: str) -> tuple[Tensor, Tensor]:
     return images[part], torch.from_numpy(digits.target).long()[part]
 
 
-def read_torchvision(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Read torchvision's own files under `root`, downloading them when they are not there.
+def read_torchvision(name: str, root: Path, split: str, download: bool = True) -> tuple[Tensor, Tensor]:
+    """Read torchvision's own files under `root`; unless told otherwise, download them when they are not there.
 
     Returns:
         uint8 images [N, C, H, W] and int64 labels [N].
@@ -93,7 +93,7 @@ def read_torchvision(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]
         _check_batches(place, dataset_class)
     made = [folder for folder in (place, place.parent, root) if not folder.exists()]
     try:
-        dataset = dataset_class(str(root), train=split == "train", download=True)
+        dataset = dataset_class(str(root), train=split == "train", download=download)
     except Exception as error:  # URLError, RuntimeError, OSError, or whatever a proxy's answer causes
         for folder in made:  # torchvision makes them before it knows whether there is anything to put in
             with contextlib.suppress(OSError):

@@ -182,6 +182,8 @@ def _as_is(batch):
 class NamedDataModule(ImageDataModule):
     """A dataset of the table: in torchvision's own files, or as class folders `<root>/<name>/{train,test}/<class>/`."""
 
+    download = True  # files that are missing
+
     def __init__(self, name: str, **kwargs):
         super().__init__(**kwargs)
         self.info = DATASETS[name]
@@ -194,7 +196,7 @@ class NamedDataModule(ImageDataModule):
         folders = self.root / self.info.name
         if folders.is_dir():
             return self.read_class_folders(folders / split)
-        return ImageSet(*read_torchvision(self.info.name, self.root, split))
+        return ImageSet(*read_torchvision(self.info.name, self.root, split, self.download))
 
 
 class DigitsDataModule(NamedDataModule):
