@@ -43,6 +43,8 @@ def checkout(tmp_path_factory) -> Path:
 def run(command: str, folder: Path) -> program.Ended:
     """Run a command of the README as it stands, trainings cut to four batches of one epoch (two when resumed)."""
     script, *arguments = command.removeprefix(".venv/bin/").removeprefix("python ").split()
+    if script == "-m":
+        script = arguments.pop(0).replace(".", "/") + ".py"
     if script == "train.py" and not {"--help", "--print_config"} & set(arguments):
         epochs = "2" if "--resume" in arguments else "1"
         arguments += [*SHORT, "--trainer.max_epochs", epochs]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from src.errors import InputError
 
-FORMAT = (
-    1  # of a checkpoint's content; a change to it that an older program cannot read, or the newer one, counts it up
-)
+# Of a checkpoint's content. Counted up by a change after which one version of the program cannot read the other's.
+FORMAT = 1
 
 
 def load_checkpoint(path: str | Path) -> dict:

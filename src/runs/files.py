@@ -31,7 +31,8 @@ def open_atomically(path: Path):
         folder = path.parent if path.parent.is_dir() else Path(".")
         raise InputError(
             f"{path}: could not be written ({full.strerror}): the disk has "
-            f"{shutil.disk_usage(folder).free / 2**20:.2f} MiB free; {kept}make room, then go on with --resume"
+            f"{shutil.disk_usage(folder).free / 2**20:.2f} MiB free; {kept}make room, then "
+            "run it again (a training with --resume)"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
