@@ -72,14 +72,16 @@ def main() -> None:
     results = {}
     for config in options.configs:
         flops = count(config, options.images)
-        total = flops.of_a_pass * flops.passes
-        seconds = {f"s on {name}": total / (options.share * PEAKS[name]) for name in ("H200", "A100", "RTX 4090")}
+        steps = flops.images // flops.batch
+        seconds = {name: flops.of_a_pass / (options.share * PEAKS[name]) for name in ("H200", "A100", "RTX 4090")}
         results[config] = {
-            "MFLOP an image": flops.image / 1e6,
-            "GFLOP of Muon a step": flops.step / 1e9,
-            "TFLOP a pass": flops.of_a_pass / 1e12,
+            "MFLOP an image": f"{flops.image / 1e6:,.0f}",
+            "GFLOP of Muon a step": f"{flops.step / 1e9:,.0f}",
+            "TFLOP a pass": f"{flops.of_a_pass / 1e12:,.0f}",
             "passes": flops.passes,
-        } | seconds
+            **{f"s on {name}": f"{flops.passes * value:,.1f}" for name, value in seconds.items()},
+            "ms a step on H200": f"{1000 * seconds['H200'] / steps:.1f}",
+        }
     print(table(results, tuple(results[options.configs[0]])))
 
 

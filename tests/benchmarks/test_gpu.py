@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from photos import class_folders
-from short import ROOT
+from program import ROOT
 
 from src.data.datasets import DATASETS
 
@@ -33,7 +33,7 @@ def rows(page):
     return {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines[2:]}
 
 
-def test_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table(root, tmp_path):
+def test_gpu_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table(root, tmp_path):
     flags = ["--dry-run", "--root", root, "--runs", tmp_path, "--rows", "cifar100", "cifar10_finetune"]
     checkpoint, killed = tmp_path / "cifar100" / "version_0" / "checkpoints" / "last.ckpt", start(*flags)
     while not checkpoint.exists() and killed.poll() is None:
@@ -57,7 +57,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table(roo
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_one_line_says_so():
+def test_gpu_without_one_one_line_says_so():
     process = start("--rows", "speed")
     output, _ = process.communicate()
     assert process.returncode == 2 and output.startswith("error: there is no CUDA device here; use --dry-run")

@@ -9,8 +9,8 @@ import contextlib
 import pytest
 import torch
 from host_reads import HostReads
+from program import ROOT
 from pytorch_lightning import Trainer
-from short import ROOT
 from torch._subclasses import FakeTensorMode
 
 from src.cli.parser import parse

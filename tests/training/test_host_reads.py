@@ -1,22 +1,23 @@
 """Nothing in a training step waits for the device: counted on the CPU, whatever is switched on."""
 
 import pytest
-import short
 import torch
 from host_reads import HostReads
+from program import ROOT, STEPS, call, tiny
 
 from src.data.datasets import DATASETS
 from src.training.classifier import Classifier
 from src.training.mean import Mean
 from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
+from train import main
 
-LOG_EVERY = 10
+LOG_EVERY = 4
 EVERYTHING = """
---model.drop_path 0.1 --model.attention_dropout 0.1 --model.label_smoothing 0.1 --model.ensemble 2
+--model.label_smoothing 0.1 --model.ensemble 2
 --trainer.gradient_clip_val 0.5 --data.augment.flip true --data.augment.translate 1 --data.augment.shear 5
 --data.augment.policy randaugment --data.augment.erase 0.5 --data.augment.mixup 0.8 --data.augment.cutmix 1
-""".split()  # averaging and dropout are in short.SETTINGS and short.VIT
+""".split()  # averaging and the dropouts are in `tiny`
 
 
 class ReadsOfSteps(HostReads):
@@ -46,13 +47,14 @@ class ReadsOfSteps(HostReads):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam", "sgd"])
 def test_a_step_reads_nothing_back_with_everything_on(optimizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     reads = ReadsOfSteps(monkeypatch)
+    flags = [*EVERYTHING, "--model.optimizer", optimizer, "--trainer.log_every_n_steps", LOG_EVERY]
     with reads:
-        flags = [*EVERYTHING, "--model.optimizer", optimizer, "--trainer.log_every_n_steps", LOG_EVERY]
-        short.run(tmp_path, *flags, epochs=1)
-    assert sorted(reads.by_step) == list(range(short.STEPS))
+        ended = call(main, *tiny(tmp_path, *flags, epochs=1))
+    assert ended.code == 0 and sorted(reads.by_step) == list(range(STEPS)), ended
     first = reads.by_step.pop(0)  # which makes the optimizer's counters
-    logging = [reads.by_step.pop(step) for step in range(LOG_EVERY - 1, short.STEPS, LOG_EVERY)]
+    logging = [reads.by_step.pop(step) for step in range(LOG_EVERY - 1, STEPS, LOG_EVERY)]
     assert not any(reads.by_step.values()), reads.by_step
     assert len(first) < 100 and all(0 < len(found) <= 4 for found in logging), "the curves are read there"
 
