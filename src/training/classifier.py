@@ -2,22 +2,18 @@
 
 Lightning calls, in this order (`Checkpoints`, `EpochLog`, `Norms`, `Pictures` and `Stop` are the callbacks beside it):
 
-    on_train_start                  length of the schedule;  Pictures: config and layers
+    on_train_start                  length of the schedule
     for every epoch:
         on_train_epoch_start        the clock
         for every batch:
             on_train_batch_start    Pictures: the first batch;  seed from (seed, epoch, batch, rank); learning rate
             training_step           loss and counts
-            on_before_backward      Checkpoints: keeps the loss, on the device
-            on_before_optimizer_step  Norms: of the gradient
-            configure_gradient_clipping
+            on_before_backward      Checkpoints: keeps the loss, and ends a run in which one is not finite
+            on_before_optimizer_step  Norms: of the gradient;  then it is clipped
             optimizer_step          step, then the average of the weights
-            on_train_batch_end      Norms: of the update;  Stop: a signal, or the time;  Checkpoints: last.ckpt every so
-                                    many steps, and an end to a run whose loss is not finite;  then curves
+            on_train_batch_end      Norms: of the update;  Stop;  Checkpoints: last.ckpt every so many steps;  curves
         validation_step ...         loss and counts, with the averaged weights where there are some
-        on_train_epoch_end          metrics;  then EpochLog: a row and a line;  Checkpoints: best.ckpt, last.ckpt;
-                                    Pictures: of the validation
-    on_train_end                    Pictures: of the weights
+        on_train_epoch_end          metrics;  then EpochLog;  Checkpoints: best.ckpt, last.ckpt;  Pictures
 
 Nothing in a step waits for the device, so that the host can prepare the steps to come: values are read back every
 `trainer.log_every_n_steps` steps, and when an epoch ends.

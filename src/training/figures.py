@@ -105,6 +105,19 @@ def surest_mistakes(found: Evaluation, n: int, columns: int) -> Figure:
     return tiles(images, captions, columns, color=RED)
 
 
+def attention(images: Tensor, maps: Tensor, captions: list[str], columns: int) -> Figure:
+    """uint8 [n, C, H, W], each beside itself under its map, [n, S, S]: the lowest dark, the highest bright."""
+    n, _, H, W = images.shape
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    heat = ((maps - low) / (high - low).clamp(min=1e-12))[:, None]
+    heat = nn.functional.interpolate(heat, size=(H, W), mode="bilinear")[:, 0]
+    colors = torch.from_numpy(matplotlib.colormaps["inferno"](heat.numpy())[..., :3]).permute(0, 3, 1, 2)
+    pixels = images.expand(-1, 3, -1, -1)
+    under = (0.45 * pixels + 0.55 * 255 * colors).round().byte()
+    pairs = torch.stack([pixels, under], dim=1).flatten(0, 1)
+    return tiles(pairs, [text for caption in captions for text in (caption, "attention")], columns)
+
+
 # Answers --------------------------------------------------------------------------------------------------------------
 
 

@@ -11,13 +11,15 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from src.data.modules import ImageDataModule
+from src.inference.attention import rollout
 from src.models.ensemble import Ensemble
 from src.models.vit import VisionTransformer
 from src.training.evaluation import Answers, Evaluation
-from src.transforms.patchify import unpatchify
+from src.transforms.patchify import normalize, unpatchify
 
 SHARE = 0.02  # of the training time, for pictures; the first batch and the end are drawn in any case
 IMAGES, COLUMNS = 16, 4  # of a picture; more would be too small in TensorBoard
+WATCHED = IMAGES // 2  # validation images whose attention is shown, each beside itself
 
 
 class Pictures(Checkpoint):
@@ -33,6 +35,7 @@ class Pictures(Checkpoint):
     def __init__(self, config: str):
         self.config = config
         self.answers: Answers | None = None  # of the last validation, as long as they are not drawn
+        self.attention: tuple[Tensor, Tensor] | None = None  # of that validation, see `watch`
         self.validated_step = 0
         self.tested: Answers | None = None
         self.spent = self.longest = 0.0  # seconds for all pictures, and for those of one validation
@@ -57,6 +60,8 @@ class Pictures(Checkpoint):
 
     def on_validation_end(self, trainer, module) -> None:
         self.validated_step = logged_step(trainer)
+        if self.answers:  # the network is in eval mode now
+            self.attention = watch(module.eval_net, trainer.datamodule, module.device)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         epoch = trainer.current_epoch + 1
@@ -77,7 +82,8 @@ class Pictures(Checkpoint):
 
     def _draw_validation(self, trainer) -> None:
         if self.answers:
-            seconds = self._draw(trainer, self.validated_step, of_validation, trainer.datamodule, self.answers)
+            what = trainer.datamodule, self.answers, self.attention
+            seconds = self._draw(trainer, self.validated_step, of_validation, *what)
             self.longest = max(self.longest, seconds)
             self.answers = None
 
@@ -94,6 +100,21 @@ class Pictures(Checkpoint):
 def logged_step(trainer) -> int:
     """The step at which Lightning logs what is measured now: that of the last batch, from 0."""
     return max(0, trainer.global_step - 1)
+
+
+@torch.no_grad()
+def watch(network: nn.Module, data: ImageDataModule, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """A few validation images, always the same: their indices [n], and where the network looks, float32 [n, S, S].
+
+    None where the network has no attention.
+    """
+    if not isinstance(network.networks[0] if isinstance(network, Ensemble) else network, VisionTransformer):
+        return None
+    images = data.sets["val"]
+    n = min(WATCHED, len(images))
+    indices = torch.arange(n) * len(images) // n
+    inputs = normalize(images.__getitems__(indices)[0].to(device), data.info.mean, data.info.std)
+    return indices, rollout(network, inputs)
 
 
 # Pictures: matplotlib figures by their tags ---------------------------------------------------------------------------
@@ -121,13 +142,19 @@ def of_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> dict:
     return {"training/first_batch": figures.tiles(pixels, captions, COLUMNS)}
 
 
-def of_validation(data: ImageDataModule, answers: Answers) -> dict:
+def of_validation(data: ImageDataModule, answers: Answers, attention: tuple[Tensor, Tensor] | None) -> dict:
+    """What was answered about the validation images, and what `watch` saw."""
     from src.training import figures
 
     found = Evaluation("val", data.sets["val"], list(data.info.classes), answers)
     pictures = {"validation/confusion_matrix": figures.confusion(found)}
     if not found.right.all():
         pictures["validation/surest_mistakes"] = figures.surest_mistakes(found, IMAGES, COLUMNS)
+    if attention:
+        indices, maps = attention
+        images, labels = found.images.__getitems__(indices)
+        names = [figures.shown(found.classes[label], 12) for label in labels.tolist()]
+        pictures["validation/attention"] = figures.attention(images, maps.cpu(), names, COLUMNS)
     return pictures
 
 

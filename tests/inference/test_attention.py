@@ -81,3 +81,12 @@ def test_an_ensemble_has_the_mean_of_its_networks():
 def test_a_cnn_has_none():
     with pytest.raises(InputError, match="ConvNet has no attention; use a run of a ViT"):
         rollout(ConvNet(image_size=24, channels=3, classes=5), IMAGES)
+
+
+def test_a_compiled_network_has_the_same_map():
+    network = ours().eval()
+    expected = rollout(network, IMAGES)
+    network.compile(backend="eager")
+    with torch.no_grad():
+        network(IMAGES)  # compiled now, without hooks
+    assert torch.equal(rollout(network, IMAGES), expected)

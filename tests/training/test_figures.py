@@ -71,6 +71,17 @@ def test_position_similarity_is_the_cosine_of_patches_without_the_class_token(po
     assert canvas.shape == (11, 11) and np.ma.getmaskarray(canvas)[3].all()
 
 
+def test_attention_is_bright_where_the_map_is_high():
+    maps = torch.zeros(2, 2, 2)
+    maps[0, 0, 1], maps[1] = 1.0, 0.25  # of the second, nothing stands out
+    images = torch.full((2, 1, 8, 8), 100, dtype=torch.uint8)
+    pixels = [np.asarray(image.get_array()) for image in figures.attention(images, maps, ["a", "b"], 4).axes[0].images]
+    assert len(pixels) == 4 and (pixels[0] == 100).all() and (pixels[2] == 100).all()
+    light = pixels[1].sum(axis=2)
+    assert light[0, 7] > 2 * light[7, 0] and light[0, 7] > 2 * light[0, 0]
+    assert (pixels[3] == pixels[3][0, 0]).all()
+
+
 def test_filters_of_patches_and_of_convolutions():
     network = vit()
     weight = network.embed.weight.detach()

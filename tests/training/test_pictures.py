@@ -18,7 +18,7 @@ from src.training.evaluation import Answers
 from src.transforms.augment import Augmentation
 
 START = {"training/first_batch"}
-VALIDATION = {"validation/confusion_matrix", "validation/surest_mistakes"}
+VALIDATION = {"validation/confusion_matrix", "validation/surest_mistakes", "validation/attention"}
 WEIGHTS = {"weights/filters", "weights/position_similarity"}
 
 
@@ -121,7 +121,8 @@ def test_pictures_of_a_cnn(tmp_path):
     arguments = "--config configs/mnist_cnn.yaml --data DigitsDataModule --data.patch_size null --trainer.max_epochs 1"
     ended = train(*arguments.split(), "--trainer.accelerator", "cpu", "--runs", tmp_path)
     assert ended.code == 0, ended.text
-    assert set(images(tmp_path / "mnist_cnn" / "version_0")) == START | VALIDATION | {"weights/filters"}
+    without = {"validation/attention", "weights/position_similarity"}
+    assert set(images(tmp_path / "mnist_cnn" / "version_0")) == (START | VALIDATION | WEIGHTS) - without
 
 
 def test_two_processes_draw_once(tmp_path):
@@ -182,9 +183,37 @@ def test_validation_without_a_mistake_has_no_picture_of_one():
     data.setup("fit")
     answers, labels = Answers(), data.sets["val"].labels
     answers.add(torch.nn.functional.one_hot(labels, 10).float())
-    assert set(pictures.of_validation(data, answers)) == {"validation/confusion_matrix"}
+    assert set(pictures.of_validation(data, answers, None)) == {"validation/confusion_matrix"}
     answers.predicted[0][0] = (labels[0] + 1) % 10
-    assert set(pictures.of_validation(data, answers)) == VALIDATION
+    assert set(pictures.of_validation(data, answers, None)) == VALIDATION - {"validation/attention"}
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_the_same_validation_images_are_watched_every_time(drawn, ensemble):
+    data = DigitsDataModule()
+    data.setup("fit")
+    network = {"kind": "vit", "image_size": 8, "patch_size": 2, "channels": 1, "classes": 10}
+    net = build(network | {"width": 8, "depth": 2, "heads": 2}, ensemble).eval()
+    answers = Answers()
+    answers.add(torch.nn.functional.one_hot(data.sets["val"].labels, 10).float())
+    seen = [pictures.watch(net, data, torch.device("cpu")) for _ in range(2)]
+    assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[1][1])
+    indices, maps = seen[0]
+    assert maps.shape == (8, 4, 4) and len(indices.unique()) == 8 and indices[-1] > 100
+    pictures.of_validation(data, answers, seen[0])
+    (shown, captions), val = drawn[-1], data.sets["val"]
+    assert torch.equal(shown[::2], val.images[indices].expand(-1, 3, -1, -1))
+    assert captions == [c for label in val.labels[indices].tolist() for c in (str(label), "attention")]
+
+
+def test_a_validation_of_fewer_images_than_are_watched():
+    data = DigitsDataModule()
+    data.setup("fit")
+    data.sets["val"] = data.sets["val"].subset(torch.arange(3))
+    net = build({"kind": "vit", "image_size": 8, "patch_size": 4, "channels": 1, "classes": 10, "depth": 1}).eval()
+    assert pictures.watch(net, data, torch.device("cpu"))[0].tolist() == [0, 1, 2]
+    cnn = build({"kind": "cnn", "image_size": 8, "channels": 1, "classes": 10})
+    assert pictures.watch(cnn, data, torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("ensemble", [1, 3])
