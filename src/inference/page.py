@@ -128,7 +128,7 @@ def _of_file(predictor: Predictor, path: str | None, draws: bool) -> str:
     if not path:
         return _said(INVITATIONS[draws])
     try:
-        return _answer(predictor, predictor.read([path])[0])
+        return _answer(predictor, *_open(predictor, path))
     except InputError as error:
         return _said(str(error).replace(path, Path(path).name))
 
@@ -145,9 +145,14 @@ def _of_drawing(predictor: Predictor, drawn: str) -> str:
         file.write(png)
         file.flush()
         try:
-            return _answer(predictor, predictor.read([file.name])[0])
+            return _answer(predictor, *_open(predictor, file.name))
         except InputError as error:
             return _said(str(error).replace(file.name, "The drawing"))
+
+
+def _open(predictor: Predictor, path: str) -> tuple[Tensor, str]:
+    """What the network is given of an image file, uint8 [C, S, S], and what the user should know of it."""
+    return predictor.read([path])[0], ""  # TODO with photos.py: Predictor.open, which finds the ink
 
 
 def _of_example(predictor: Predictor, examples: list[tuple[Tensor, str]], index: str) -> str:
@@ -184,6 +189,7 @@ def _answer(predictor: Predictor, image: Tensor, note: str = "") -> str:
 
 def _attention(predictor: Predictor, image: Tensor) -> Tensor | None:
     """The image, uint8 [C, S, S], in gray under the light of its attention, uint8 [3, H, H]; None without attention."""
+    # TODO with sheets.py: its drawing, heated(), of Predictor.attention
     classifier, device = predictor.classifier, predictor.device
     try:
         grid = rollout(classifier.network, normalize(image[None].to(device), classifier.mean, classifier.std)).cpu()

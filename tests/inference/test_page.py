@@ -17,9 +17,10 @@ import pytest
 import torch
 from photos import class_folders
 from PIL import Image, ImageDraw
-from program import ROOT, Running, classify, started
+from program import ROOT, Ended, Running, started
 
 from src.data.modules import FolderDataModule
+from src.runs.checkpoint import FORMAT
 from src.training.classifier import ViT
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install -r requirements-app.txt")
@@ -124,7 +125,8 @@ def photos(tmp_path_factory):
     class_folders(folder / "photos", ("cat", HOSTILE), (40, 30), train=2, test=3)
     data = FolderDataModule(root=str(folder / "photos"), image_size=8, patch_size=4)
     model = ViT(data.description, width=8, depth=1, heads=1)
-    torch.save({"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}, folder / "photos.ckpt")
+    checkpoint = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict(), "format": FORMAT}
+    torch.save(checkpoint, folder / "photos.ckpt")
     with Page(folder / "photos.ckpt") as page:
         yield page
 
@@ -195,6 +197,7 @@ def clear(tab) -> None:
     tab.get_by_text("Draw something").wait_for()
 
 
+@pytest.mark.real_data
 def test_at_least_17_of_20_digits_that_are_drawn_are_read(mnist, tab, tmp_path):
     tab.goto(mnist.address)
     read = []
@@ -209,6 +212,7 @@ def test_at_least_17_of_20_digits_that_are_drawn_are_read(mnist, tab, tmp_path):
     assert len(read) == 20 and right >= 17, read
 
 
+@pytest.mark.real_data
 def test_the_probabilities_move_while_the_pen_is_down(mnist, tab):
     tab.goto(mnist.address)
     field = tab.locator("canvas").bounding_box()
@@ -226,6 +230,7 @@ def test_the_probabilities_move_while_the_pen_is_down(mnist, tab):
     assert tab.locator(".answer .value").all_inner_texts() != bars
 
 
+@pytest.mark.real_data
 def test_a_drawing_of_nothing_is_answered(mnist, tab):
     tab.goto(mnist.address)
     assert answer(tab).startswith("Draw something")
@@ -253,6 +258,7 @@ def drop(tab, path: Path, kind: str) -> None:
     )
 
 
+@pytest.mark.real_data
 def test_a_photo_is_dropped_and_after_what_is_no_photo_the_page_lives_on(mnist, tab, tmp_path):
     photo = Image.new("RGB", (400, 300), (225, 220, 210))
     ImageDraw.Draw(photo).line([(190, 60), (180, 240)], fill=(30, 30, 60), width=22)
@@ -353,8 +359,12 @@ def test_it_ends_by_sigterm_and_leaves_nothing_behind(photos, monkeypatch, tmp_p
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
+def serve(*args) -> Ended:
+    return Running("--serve", *args, script="classify.py").end(180)  # Gradio alone takes seconds to import
+
+
 def test_a_port_that_is_in_use(photos):
-    ended = classify("--serve", "--ckpt", photos.args[3], "--port", photos.port)
+    ended = serve("--ckpt", photos.args[3], "--port", photos.port)
     assert f"--port {photos.port} is in use" in ended.error
 
 
@@ -368,11 +378,11 @@ def test_a_port_that_is_in_use(photos):
     ],
 )
 def test_other_mistakes(photos, args, said):
-    assert said in classify("--serve", "--ckpt", photos.args[3], *args).error
+    assert said in serve("--ckpt", photos.args[3], *args).error
 
 
 def test_no_checkpoint_yet(tmp_path):
-    assert "no run has a checkpoint" in classify("--serve", "--runs", tmp_path).error
+    assert "no run has a checkpoint" in serve("--runs", tmp_path).error
 
 
 def test_without_gradio_one_line_says_how_to_install_it(photos, tmp_path):
