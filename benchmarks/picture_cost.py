@@ -3,23 +3,26 @@
     python -m benchmarks.picture_cost                              MNIST: 2 rounds of 2 epochs, about 3 minutes
     python -m benchmarks.picture_cost --rounds 3 --epochs 11       whole trainings
 
-Processor time is that of all threads, and hardly depends on what else the machine does; `train` is without the test and
-the report, which are not part of the training time.
+All of it is the training alone: the test and the report come after it. Processor time is that of all threads, and
+depends less on what else the machine does than wall time; that of the callbacks is part of it.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
 
 import torch
 
-from benchmarks.training import positive
+from benchmarks.training import positive, table
 from src.cli.messages import quiet
 from src.cli.parser import parse
 from src.errors import exit_on_input_error
 from src.training.build import build
+from src.training.log import Norms
+from src.training.pictures import Pictures
+
+COLUMNS = ("wall_seconds", "processor_seconds", "in_Pictures", "in_Norms")
 
 
 def main() -> None:
@@ -29,28 +32,48 @@ def main() -> None:
     parser.add_argument("--config", default="configs/mnist.yaml")
     options = parser.parse_args()
     quiet()
-    os.environ.pop("LOCAL_RANK", None)
-    results = {"true": [], "false": []}
+    runs = {}
+    for number in range(1, options.rounds + 1):
+        for pictures in ("true", "false"):
+            runs[f"pictures {pictures}, {number}"] = train(options.config, options.epochs, pictures)
     print(f"{options.config}, {options.epochs} epochs, {torch.get_num_threads()} threads")
-    for _ in range(options.rounds):
-        for pictures, seconds in results.items():
-            seconds.append(train(options.config, options.epochs, pictures))
-            wall, processor, spent = seconds[-1]
-            print(f"pictures {pictures}: {wall:.1f} s, {processor:.2f} s of processor time, {spent:.2f} s for pictures")
-    with_them, without = (statistics.mean(processor for _, processor, _ in seconds) for seconds in results.values())
-    share = statistics.mean(spent / wall for wall, _, spent in results["true"])
-    print(f"processor time: {with_them / without - 1:+.2%}; wall time spent in the callback: {share:.2%}")
+    print(table(runs, COLUMNS))
+    drawn = [run for name, run in runs.items() if "true" in name]
+    for column in COLUMNS[2:]:
+        share = statistics.mean(run[column] / run["processor_seconds"] for run in drawn)
+        print(f"{column.replace('_', ' ')}: {share:.2%} of the processor time")
 
 
-def train(config: str, epochs: int, pictures: str) -> tuple[float, float, float]:
-    """-> seconds of wall time and of processor time that the training took, and those that drawing took."""
+def train(config: str, epochs: int, pictures: str) -> dict:
+    """-> the seconds of a training, by COLUMNS"""
     with tempfile.TemporaryDirectory() as runs:
         flags = ["--config", config, "--trainer.max_epochs", str(epochs), "--pictures", pictures, "--runs", runs]
         training = build(parse(flags))
+        seconds = dict.fromkeys(COLUMNS, 0.0)
+        for callback in training.trainer.callbacks:
+            if isinstance(callback, Pictures | Norms):
+                measure(callback, seconds, f"in_{type(callback).__name__}")
         wall, processor = time.perf_counter(), time.process_time()
         training.trainer.fit(training.model, datamodule=training.data)
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        return wall, processor, training.pictures.spent if training.pictures else 0.0
+        seconds["wall_seconds"] = time.perf_counter() - wall
+        seconds["processor_seconds"] = time.process_time() - processor
+        return seconds
+
+
+def measure(callback, seconds: dict, key: str) -> None:
+    """Add the processor time of all hooks of the callback to `seconds[key]`."""
+
+    def timed(hook):
+        def call(*args, **kwargs):
+            before = time.process_time()
+            hook(*args, **kwargs)
+            seconds[key] += time.process_time() - before
+
+        return call
+
+    for name in vars(type(callback)):
+        if name.startswith("on_"):
+            setattr(callback, name, timed(getattr(callback, name)))
 
 
 if __name__ == "__main__":
