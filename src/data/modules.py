@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from src import loop
 from src.data.datasets import DATASETS, DatasetInfo, read_digits, read_torchvision
 from src.data.folders import ImageSet, list_classes, read_folder
-from src.data.sampling import TrainBatches, split_indices
+from src.data.sampling import Share, TrainBatches, split_indices
 from src.errors import InputError
 from src.randomness import fold_in
 from src.transforms.augment import Augment, Augmentation
@@ -98,23 +98,28 @@ class ImageDataModule(LightningDataModule):
         self.setup("test")
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.augmentation.translate >= (size := self.info.image_size):
+        if stage in ("fit", "validate") and self.augmentation.translate >= (size := self.info.image_size):
             most = f"images of {size} pixels can be moved by {size - 1} at most"
             raise InputError(f"data.augment.translate {self.augmentation.translate}: {most}; use less")
-        if stage == "fit" and "train" not in self.sets:
+        if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
             if val is None and self.val_fraction:
                 train_indices, val_indices = split_indices(train.labels, self.val_fraction, self.seed)
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
-        if stage == "test" and "test" not in self.sets:
+        if stage in ("test", "predict") and "test" not in self.sets:
             self.sets["test"] = self.read("test")
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
         train = self.sets["train"]
-        return self._loader(train, TrainBatches(len(train), self.batch_size, self.seed, self.trainer))
+        if not self.trainer:
+            raise InputError(
+                "train_dataloader: the order follows from the epoch; give Trainer.fit the data module itself"
+            )
+        batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer)
+        return self._loader(train, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._eval_loader("val") if self.sets["val"] else []
@@ -122,13 +127,20 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader | list:
         return self._eval_loader("test") if self.sets["test"] else []
 
-    def _eval_loader(self, split: str) -> DataLoader:
-        return self._loader(self.sets[split], torch.arange(len(self.sets[split])).split(self.eval_batch_size))
+    def predict_dataloader(self) -> DataLoader | list:
+        """The test images in their order; of several processes, the first has every n-th of them from the first."""
+        return self.test_dataloader()
 
-    def _loader(self, images: ImageSet, batches) -> DataLoader:
+    def _eval_loader(self, split: str) -> DataLoader:
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        images = self.sets[split]
+        share = Share(len(images), rank, processes) if processes > 1 else None
+        return self._loader(images, batch_size=self.eval_batch_size, sampler=share)
+
+    def _loader(self, images: ImageSet, **batches) -> DataLoader:
         return DataLoader(
             images,
-            batch_sampler=batches,
+            **batches,
             collate_fn=_as_is,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -159,8 +171,9 @@ class ImageDataModule(LightningDataModule):
 
 def _ignore_signals(worker: int) -> None:
     """A signal to the whole process group, as Ctrl-C is, must leave the batches coming until the step is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_is(batch):
