@@ -10,7 +10,6 @@ import argparse
 import multiprocessing
 import re
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -18,6 +17,8 @@ import torch
 from benchmarks.training import positive
 from src.data.folders import ImageSet, _load_cache
 from src.errors import exit_on_input_error
+
+CONTEXT = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
@@ -31,42 +32,35 @@ def main() -> None:
         torch.save({"images": images, "labels": torch.zeros(len(images), dtype=torch.int64), "key": ""}, cache)
         del images
         print(f"cache of {cache.stat().st_size / 2**20:,.0f} MiB")
-        print("| processes | images | MiB in all processes | images/s in all processes |\n|---|---|---|---|")
+        print("| processes | images | MiB in all processes |\n|---|---|---|")
         for processes in (1, options.processes):
             for how in ("mapped", "copied"):
-                memory, speed = run(cache, processes, how)
-                print(f"| {processes} | {how} | {memory:,.0f} | {speed:,.0f} |", flush=True)
+                print(f"| {processes} | {how} | {run(cache, processes, how):,.0f} |", flush=True)
 
 
-def run(cache: Path, processes: int, how: str) -> tuple[float, float]:
-    """Memory in MiB and images a second of all processes together."""
-    context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(processes), context.Queue()
-    started = [context.Process(target=work, args=(str(cache), how, n, barrier, queue)) for n in range(processes)]
+def run(cache: Path, processes: int, how: str) -> float:
+    """Memory in MiB of all processes together."""
+    barrier, queue = CONTEXT.Barrier(processes), CONTEXT.Queue()
+    started = [CONTEXT.Process(target=work, args=(str(cache), how, n, barrier, queue)) for n in range(processes)]
     for process in started:
         process.start()
-    rows = [queue.get() for _ in started]
+    total = sum(queue.get() for _ in started)
     for process in started:
         process.join()
-    return sum(row[0] for row in rows), sum(row[1] for row in rows)
+    return total
 
 
 def work(cache: str, how: str, number: int, barrier, queue) -> None:
-    torch.set_num_threads(1)
     barrier.wait()
     before = proportional_memory()
     state = _load_cache(Path(cache), "") if how == "mapped" else torch.load(cache, weights_only=True)
     images = ImageSet(state["images"], state["labels"])
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(number))
-    barrier.wait()
-    start = time.perf_counter()
-    for indices in order.split(128):
+    for indices in torch.randperm(len(images), generator=torch.Generator().manual_seed(number)).split(128):
         images.__getitems__(indices)
-    seconds = time.perf_counter() - start
     barrier.wait()
     memory = proportional_memory() - before
     barrier.wait()  # nobody leaves, and so changes the shares of the others, before all have looked
-    queue.put((memory, len(images) / seconds))
+    queue.put(memory)
 
 
 def proportional_memory() -> float:

@@ -57,7 +57,8 @@ def _check_numbers(trainer: Trainer) -> None:
     if TorchElasticEnvironment.detect():
         started = TorchElasticEnvironment().world_size()
     else:
-        started = max(1 + int(os.environ.get("SLURM_PROCID", 0)), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+        ranks = [int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "SLURM_PROCID")]
+        started = max(1 + max(ranks), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
     if started > trainer.world_size:
         raise InputError(
             f"{started} processes were started, but trainer.devices times trainer.num_nodes is "

@@ -3,7 +3,7 @@
 import os
 import socket
 
-from program import Ended, Running
+from program import Ended, Running, each
 
 
 def free_port() -> int:
@@ -35,23 +35,22 @@ def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
 
 
 def start(args: list, environments: list[dict], prepare=None, port: int | None = None) -> list[Running]:
-    """A process for each environment; `prepare(rank)` gives what is called in it before the program, or ()."""
+    """A process for each environment; `prepare(rank)` gives what `Running` is to call in it, or ()."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
-    return [
-        Running(*args, prepare=(_enter, environment | common, prepare(rank) if prepare else ()))
-        for rank, environment in enumerate(environments)
-    ]
+    processes = []
+    for rank, environment in enumerate(environments):
+        calls = [(_enter, environment | common), prepare(rank) if prepare else ()]
+        processes.append(Running(*args, prepare=(each, *filter(None, calls))))
+    return processes
+
+
+def _enter(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
 
 
 def launch(args: list, environments: list[dict], prepare=None) -> list[Ended]:
     """Start them, and wait until all have ended."""
     return [process.end(120) for process in start(args, environments, prepare)]
-
-
-def _enter(environment: dict, prepare: tuple) -> None:
-    os.environ.update(environment)
-    if prepare:
-        prepare[0](*prepare[1:])
 
 
 def node(rank: int) -> dict[str, str]:
