@@ -2,6 +2,7 @@
 
     python -m benchmarks.kill_harness                            40 kills, about two minutes on one CPU core
     python -m benchmarks.kill_harness --kills 200 --seed 1
+    python -m benchmarks.kill_harness --processes 2              as torchrun starts them; all are killed at once
 
 Each process is killed by SIGKILL at a random instant: while it reads, builds, trains, validates, or writes; every
 third, at the first half-written checkpoint that is seen after that. It trains on scikit-learn's digits and writes a
@@ -16,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -38,16 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=positive, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=positive, default=1, help="that train together, one a device")
     parser.add_argument("--epochs", type=positive, default=12, help="of each run; eleven steps each")
     options = parser.parse_args()
-    begin = [*FLAGS, "--trainer.max_epochs", str(options.epochs)]
-    chance, processes = random.Random(options.seed), multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(
-        ["src.cli.parser", "src.training.test", "sklearn.datasets", "torch.utils.tensorboard"]
-    )
+    begin = [*FLAGS, "--trainer.max_epochs", str(options.epochs), "--trainer.devices", str(options.processes)]
+    chance, forks = random.Random(options.seed), multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["src.cli.parser", "src.training.test", "sklearn.datasets", "torch.utils.tensorboard"])
+    processes = Processes(forks, options.processes)
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder, "undisturbed")
-        assert live(processes, undisturbed, [*begin, "--runs", str(undisturbed)]) == 0, log(undisturbed)
+        assert processes.live(undisturbed, [*begin, "--runs", str(undisturbed)]) == 0, log(undisturbed)
         expected, counts = outcome(undisturbed), Counter()
         while counts["kills"] < options.kills:
             runs = Path(folder, f"run{counts['runs']}")
@@ -66,9 +68,10 @@ def kill_until_it_ends(processes, begin: list[str], runs: Path, kills: int, chan
         resumable = list(runs.glob("killed/*/checkpoints/last.ckpt"))
         flags = ["--resume", str(resumable[0].parents[1])] if resumable else begin
         flags = [*flags, "--runs", str(runs), "--data.workers", str(chance.choice([0, 0, 2]))]
-        seconds = chance.uniform(0, LONGEST if resumable else LONGEST / 3) if kills else None
+        longest = processes.count * (LONGEST if resumable else LONGEST / 3)
+        seconds = chance.uniform(0, longest) if kills else None
         before = half_written(runs)
-        code = live(processes, runs, flags, seconds, in_write=counts["kills"] % 3 == 2)
+        code = processes.live(runs, flags, seconds, in_write=counts["kills"] % 3 == 2)
         if code == 0:
             return
         assert code == -signal.SIGKILL, log(runs)
@@ -83,29 +86,56 @@ def kill_until_it_ends(processes, begin: list[str], runs: Path, kills: int, chan
             shutil.rmtree(runs / "killed", ignore_errors=True)
 
 
-def live(processes, runs: Path, flags: list[str], seconds: float | None = None, in_write: bool = False) -> int:
-    """Run train.py in a process, killed after so many seconds; its exit code, negative for a signal.
+class Processes:
+    """Starts `count` processes of train.py, and kills them together."""
 
-    With `in_write` it is killed at the first instant after that at which a checkpoint is seen half written.
-    """
-    runs.mkdir(exist_ok=True)
-    process = processes.Process(target=_train, args=(flags, str(runs / "log.txt")))
-    process.start()
-    process.join(seconds)
-    if in_write and seconds:
-        before = half_written(runs)  # by a process killed earlier, if this one has not come so far as to clear it away
-        while process.is_alive() and not half_written(runs) - before:
-            time.sleep(0.0002)
-    process.kill()
-    process.join()
-    return process.exitcode
+    def __init__(self, forks, count: int):
+        self.forks, self.count = forks, count
+
+    def live(self, runs: Path, flags: list[str], seconds: float | None = None, in_write: bool = False) -> int:
+        """Run train.py, killed after so many seconds; the exit code of its first process, negative for a signal.
+
+        With `in_write` it is killed at the first instant after that at which a checkpoint is seen half written.
+        """
+        runs.mkdir(exist_ok=True)
+        output, port = str(runs / "log.txt"), free_port()
+        started = [
+            self.forks.Process(target=_train, args=(flags, output, environment(rank, self.count, port)))
+            for rank in range(self.count)
+        ]
+        for process in started:
+            process.start()
+        started[0].join(seconds)
+        if in_write and seconds:
+            before = half_written(runs)  # by those killed earlier, if these have not come so far as to clear it away
+            while started[0].is_alive() and not half_written(runs) - before:
+                time.sleep(0.0002)
+        for process in started if seconds else ():
+            process.kill()
+        for process in started:
+            process.join()
+        return started[0].exitcode
+
+
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun sets in each of several processes."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    return {key: str(value) for key, value in (numbers | where).items()} if count > 1 else {}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def half_written(runs: Path) -> set[str]:
     return {str(path) for path in runs.glob("killed/*/checkpoints/.*.tmp")}
 
 
-def _train(flags: list[str], output: str) -> None:
+def _train(flags: list[str], output: str, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
     multiprocessing.set_start_method(None, force=True)  # the data loader's workers start as they do by default
     for number in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)

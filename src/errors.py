@@ -31,6 +31,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return said or isinstance(error, MemoryError)
 
 
+def is_lost_peer(error: BaseException | None) -> bool:
+    """Whether another process of the same training has gone; gloo, and NCCL, say so by a RuntimeError."""
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in gone)
+
+
 class PipeProof:
     """Standard output whose reader may go away (`| head`): what comes then is dropped, and the work goes on."""
 

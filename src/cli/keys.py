@@ -86,9 +86,10 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def _is_within_a_value(key: str, known: set[str]) -> bool:
-    """Whether the key lies below one that has a tree as its value, such as trainer.callbacks, which has keys itself."""
+    """Whether the key lies below one that has a tree as its value, such as trainer.logger, which has keys itself."""
     parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
-    return any(p in known and p not in GROUPS and not any(k.startswith(f"{p}.") for k in known) for p in parents)
+    keys = {k for k in known if not k.endswith(".help")}
+    return any(p in known and p not in GROUPS and not any(k.startswith(f"{p}.") for k in keys) for p in parents)
 
 
 def _leaves(tree: dict, prefix: str = "") -> list[str]:

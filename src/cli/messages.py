@@ -11,7 +11,7 @@ from src.training.build import Training
 UNCONCERNED = (  # advice that does not concern the user of this program
     *(".*does not have many workers.*", ".*dataloader is not resumable.*", ".*isinstance.treespec.*"),
     *(".*Checkpoint directory.*", ".*in eval mode.*", ".*callbacks used to create the checkpoint.*"),
-    *(".*smaller than the logging interval.*", ".*sync_dist=True.*", ".*across ranks is zero.*"),
+    *(".*smaller than the logging interval.*", ".*across ranks is zero.*"),
     ".*Encountered `nan` values.*",
 )
 
@@ -20,6 +20,7 @@ def quiet() -> None:
     """Silence what Lightning says of itself."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # whoever asks for one wants its report
     for message in UNCONCERNED:
         warnings.filterwarnings("ignore", message)
 

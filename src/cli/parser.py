@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from src.cli.keys import check_keys, refuse_nulls
 from src.cli.messages import one_line
 from src.data.modules import ImageDataModule
 from src.errors import ArgumentParser, InputError
-from src.runs.directory import JOINED_RUN, find_run, is_joining
+from src.runs.directory import find_run
 from src.training.build import Settings
 from src.training.classifier import Classifier
 from src.training.trainer import Trainer
@@ -97,8 +96,7 @@ def _base(args: list[str]) -> tuple[str, str, Path | None, Path | None]:
         return base, name, None, None
     if known.resume == "":
         raise InputError("--resume '': not a valid path; leave it out for the newest run of the name")
-    resume = known.resume if known.resume is not True else (is_joining() and os.environ.get(JOINED_RUN)) or ""
-    run, checkpoint = find_run(resume, Path(known.runs), name)
+    run, checkpoint = find_run("" if known.resume is True else known.resume, Path(known.runs), name)
     base, name = str(run / "config.yaml"), run.parent.name
     named = _name_in(base)  # which also sees that it can be read
     if known.config and not known.name and _name_in(known.config) != named:
@@ -173,7 +171,8 @@ def _parser(base: str) -> Parser:
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     _add_our_own(parser)
     parser.link_arguments("data", "model.init_args.dataset", lambda d: d.description, apply_on="instantiate")
-    parser.link_arguments("seed_everything", "data.init_args.seed", int)
+    for group in ("model", "data"):
+        parser.link_arguments("seed_everything", f"{group}.init_args.seed", int)
     return parser
 
 
@@ -219,8 +218,9 @@ def _check_values(config: Namespace, args: list[str]) -> None:
             "trainer.max_steps: the schedule and --resume count epochs; use trainer.max_epochs, and "
             "trainer.limit_train_batches to make them shorter"
         )
-    if any(re.fullmatch(r"--data\.(init_args\.)?seed(=.*)?", arg) for arg in args):
-        raise InputError("data.seed: follows from the seed of all that is random; use --seed_everything")
+    for arg in args:
+        if found := re.fullmatch(r"--(model|data)\.(init_args\.)?seed(=.*)?", arg):
+            raise InputError(f"{found[1]}.seed: follows from the seed of all that is random; use --seed_everything")
     for group in ("model", "data"):
         values = config[group].init_args.as_dict()
         values.pop("dataset", None)  # linked later

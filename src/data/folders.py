@@ -18,42 +18,54 @@ from src.runs.files import open_atomically
 
 
 class ImageSet(Dataset):
-    """Images and labels; the first `len(images)` are decoded in memory, the others are decoded when asked for.
+    """Images and labels; the first M images are decoded in memory, the others are decoded when asked for.
 
     Args:
-        images: uint8 [M, C, H, W]
+        images: uint8 [M, C, H, W]; it may be a file mapped into memory, which the processes of a machine share
         labels: int64 [N], N >= M
         paths: files of the N - M images that are not in memory
+        rows: int64 [n]: which of the N images the set has; all, if None
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, paths: list[str] | None = None):
-        self.images, self.labels, self.paths = images, labels, paths or []
+    def __init__(self, images: Tensor, labels: Tensor, paths: list[str] | None = None, rows: Tensor | None = None):
+        self.held, self.all_labels, self.paths, self.rows = images, labels, paths or [], rows
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.all_labels) if self.rows is None else len(self.rows)
 
-    def __getitems__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """A whole batch by one tensor index: int64 [B] -> uint8 [B, C, H, W], int64 [B]."""
-        held = len(self.images)
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n]"""
+        return self.all_labels if self.rows is None else self.all_labels[self.rows]
+
+    @property
+    def images(self) -> Tensor:
+        """uint8: those of the set that are in memory; a copy, unless the set has all."""
+        return self.held if self.rows is None else self.held[self.rows[self.rows < len(self.held)]]
+
+    def __getitems__(self, indices: Tensor | list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch by one index: int64 [B] -> uint8 [B, C, H, W], int64 [B]."""
+        indices = torch.as_tensor(indices)
+        indices = indices if self.rows is None else self.rows[indices]
+        labels, held = self.all_labels[indices], len(self.held)
         if not self.paths:
-            return self.images[indices], self.labels[indices]
-        batch = self.images.new_empty(len(indices), *self.images.shape[1:])
+            return self.held[indices], labels
+        batch = self.held.new_empty(len(indices), *self.held.shape[1:])
         in_memory = indices < held
-        batch[in_memory] = self.images[indices[in_memory]]
-        channels, size = self.images.shape[1:3]
+        batch[in_memory] = self.held[indices[in_memory]]
+        channels, size = self.held.shape[1:3]
         for row in (~in_memory).nonzero().flatten().tolist():
             batch[row] = read_image(self.paths[int(indices[row]) - held], size, channels)
-        return batch, self.labels[indices]
+        return batch, labels
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same set with its decoded images on the device."""
         return ImageSet(self.images.to(device), self.labels.to(device), self.paths)
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """The images at sorted int64 `indices`, as a set of its own."""
-        held = len(self.images)
-        inside, outside = indices[indices < held], indices[indices >= held] - held
-        return ImageSet(self.images[inside], self.labels[indices], [self.paths[i] for i in outside.tolist()])
+        """The images at sorted int64 `indices`, as a set of its own; none is copied."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return ImageSet(self.held, self.all_labels, self.paths, rows)
 
 
 def list_classes(folder: Path) -> list[str]:
@@ -92,6 +104,7 @@ def read_folder(folder: Path, info: DatasetInfo, *, cache: Path, budget: int, sk
             _refuse_broken(folder, state["broken"])
         state["key"] = key
         _save_cache(cache, state)
+        state = _load_cache(cache, key) or state  # the file's pages are shared; what was decoded is this process's own
     if state["broken"]:
         print(f"{folder}: {len(state['broken'])} damaged image(s) left out")
     counts = state["labels"].bincount(minlength=len(classes))
@@ -183,9 +196,12 @@ def _refuse_broken(folder: Path, broken: list[str]) -> None:
 
 
 def _load_cache(cache: Path, key: str) -> dict | None:
-    """What an earlier run decoded, unless the files have changed since or the cache itself is damaged."""
+    """What an earlier run decoded, unless the files have changed since or the cache itself is damaged.
+
+    It is mapped, not read: however many processes of a machine use it, it is in memory once, as far as there is room.
+    """
     try:
-        state = torch.load(cache, weights_only=True)
+        state = torch.load(cache, weights_only=True, mmap=True)
         return state if state["key"] == key else None
     except Exception:  # a cache that cannot be used, for whatever reason, is made anew
         return None

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from src import loop
 from src.data.datasets import DATASETS, DatasetInfo, read_digits, read_torchvision
 from src.data.folders import ImageSet, list_classes, read_folder
-from src.data.sampling import InMemoryBatches, TrainBatches, split_indices
+from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_indices
 from src.errors import InputError
 from src.randomness import fold_in
 from src.transforms.augment import Augment, Augmentation
@@ -103,23 +103,28 @@ class ImageDataModule(LightningDataModule):
         self.setup("test")
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.augmentation.translate >= (size := self.info.image_size):
+        if stage in ("fit", "validate") and self.augmentation.translate >= (size := self.info.image_size):
             most = f"images of {size} pixels can be moved by {size - 1} at most"
             raise InputError(f"data.augment.translate {self.augmentation.translate}: {most}; use less")
-        if stage == "fit" and "train" not in self.sets:
+        if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
             if val is None and self.val_fraction:
                 train_indices, val_indices = split_indices(train.labels, self.val_fraction, self.seed)
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
-        if stage == "test" and "test" not in self.sets:
+        if stage in ("test", "predict") and "test" not in self.sets:
             self.sets["test"] = self.read("test")
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> InMemoryBatches | DataLoader:
         train = self.sets["train"]
-        return self._loader(train, TrainBatches(len(train), self.batch_size, self.seed, self.trainer))
+        if not self.trainer:
+            raise InputError(
+                "train_dataloader: the order follows from the epoch; give Trainer.fit the data module itself"
+            )
+        batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer)
+        return self._loader(train, batches)
 
     def val_dataloader(self) -> InMemoryBatches | DataLoader | list:
         return self._eval_loader("val") if self.sets["val"] else []
@@ -127,10 +132,19 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> InMemoryBatches | DataLoader | list:
         return self._eval_loader("test") if self.sets["test"] else []
 
-    def _eval_loader(self, split: str) -> InMemoryBatches | DataLoader:
-        return self._loader(self.sets[split], torch.arange(len(self.sets[split])).split(self.eval_batch_size))
+    def predict_dataloader(self) -> InMemoryBatches | DataLoader | list:
+        """The test images in their order; of several processes, the first has every n-th of them from the first."""
+        return self.test_dataloader()
 
-    def _loader(self, images: ImageSet, batches) -> InMemoryBatches | DataLoader:
+    def _eval_loader(self, split: str) -> InMemoryBatches | DataLoader:
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        images, size = self.sets[split], self.eval_batch_size
+        share = Share(len(images), rank, processes)
+        batches = torch.tensor(list(share)).split(size)
+        return self._loader(images, batches, batch_size=size, sampler=share if processes > 1 else None)
+
+    def _loader(self, images: ImageSet, batches, **options) -> InMemoryBatches | DataLoader:
+        """Batches by their indices; `options` say the same to a DataLoader, where it takes one."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and not images.paths:
@@ -140,7 +154,7 @@ class ImageDataModule(LightningDataModule):
                 return InMemoryBatches(images, batches)
         return DataLoader(
             images,
-            batch_sampler=batches,
+            **(options or {"batch_sampler": batches}),
             collate_fn=_as_is,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -171,8 +185,9 @@ class ImageDataModule(LightningDataModule):
 
 def _ignore_signals(worker: int) -> None:
     """A signal to the whole process group, as Ctrl-C is, must leave the batches coming until the step is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_is(batch):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
 
 from src import loop
 from src.data.folders import ImageSet
@@ -45,7 +46,8 @@ class TrainBatches:
         return self.batches
 
     def __iter__(self):
-        generator = torch.Generator().manual_seed(fold_in(self.seed, loop.epochs_done(self.trainer)))
+        epoch = 0 if self.trainer.overfit_batches else loop.epochs_done(self.trainer)  # overfitting: always the same
+        generator = torch.Generator().manual_seed(fold_in(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator)
         mine = order[self.trainer.global_rank :: self.trainer.world_size]
         return iter(mine[: self.batches * self.batch_size].split(self.batch_size)[loop.batches_done(self.trainer) :])
@@ -70,3 +72,20 @@ class InMemoryBatches:
         batches = list(self.batches)
         indices = torch.cat(batches).to(self.images.labels.device)
         return map(self.images.__getitems__, indices.split([len(batch) for batch in batches]))
+
+
+class Share(DistributedSampler):
+    """The images that one of several processes evaluates, each image in one of them: counts add up to exact figures.
+
+    PyTorch's own repeats images until all processes have the same number, and Lightning would put it in the place of
+    any sampler of another kind. Where there are fewer images than processes, each evaluates all.
+    """
+
+    def __init__(self, size: int, rank: int, processes: int):
+        self.images = range(rank, size, processes) if size >= processes else range(size)
+
+    def __iter__(self):
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)

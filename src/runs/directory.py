@@ -4,7 +4,6 @@ A run lives in `<runs>/<name>/version_<n>/`: config.yaml, TensorBoard events, me
 and, once it is finished, results.json.
 """
 
-import os
 from pathlib import Path
 from typing import IO
 
@@ -14,8 +13,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock: there, two processes can resume the same run
     fcntl = None
-
-JOINED_RUN = "VIT_JOINED_RUN"  # tells the processes of one training, one a device, the run directory of the first
 
 
 def new_run(runs: Path, name: str) -> Path:
@@ -110,24 +107,10 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     return run, checkpoint
 
 
-def is_joining() -> bool:
-    """Whether this process joins a training that another one, the first of them, has begun."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
-
-
-def claim_run(runs: Path, name: str, resumed: Path | None) -> tuple[Path, IO | None]:
-    """Make the run directory, or find the resumed one unchanged, and lock it: the directory, and the lock to keep.
-
-    Lightning starts one process a device, with the environment of the first, which alone does this for all.
-    """
-    if is_joining():
-        if JOINED_RUN not in os.environ:
-            raise InputError("start train.py itself: it starts a process for every device (--trainer.devices)")
-        return Path(os.environ[JOINED_RUN]), None
+def claim_run(runs: Path, name: str, resumed: Path | None) -> tuple[Path, IO]:
+    """Make the run directory, or find the resumed one unchanged, and lock it: the directory, and the lock to keep."""
     run = resumed or new_run(runs, name)
-    lock = lock_run(run)
-    os.environ[JOINED_RUN] = str(run)
-    return run, lock
+    return run, lock_run(run)
 
 
 def lock_run(run: Path):

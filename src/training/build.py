@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import IO
 
 import yaml
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.data.modules import ImageDataModule
 from src.errors import InputError
-from src.runs.directory import claim_run, is_joining
+from src.runs.directory import claim_run
 from src.runs.files import write_atomically
 from src.training.checkpoints import Checkpoints
 from src.training.classifier import Classifier
 from src.training.log import EpochLog, Norms, tensorboard
 from src.training.pictures import Pictures
+from src.training.processes import in_turns
 from src.training.resume import take_up
 from src.training.stop import Stop
 from src.training.trainer import Trainer, make_trainer, seconds
@@ -50,34 +52,52 @@ class Training:
     pictures: Pictures | None
     run: Path
     checkpoint: Path | None  # to go on from
-    lock: IO | None  # held as long as this process trains the run
+    tensorboard: TensorBoardLogger | None  # the first of the trainer's loggers; None if there is none of ours
+    lock: IO | None  # held as long as the first process trains the run
 
 
 def build(settings: Settings) -> Training:
-    """Read the data, make the trainer, claim the run directory, and see that a resumed run can go on.
+    """Make the trainer, see that a resumed run can go on, start all processes, read the data, and claim the run.
 
     Raises:
         InputError: settings do not fit each other, or the run.
     """
     data, model, trainer_settings = settings.data, settings.model, dict(settings.trainer)
-    data.prepare_data()
-    _check_together(data, model, settings.patience)
     checkpoints = Checkpoints(settings.checkpoint_every_n_steps)
     table = EpochLog(checkpoints)
     stop = Stop(checkpoints, seconds(trainer_settings.pop("max_time")))
     pictures = Pictures(settings.config) if settings.pictures and not trainer_settings["fast_dev_run"] else None
     callbacks = [stop, Norms(), table, checkpoints, pictures]
     trainer = make_trainer(trainer_settings, [callback for callback in callbacks if callback], settings.patience)
-
-    run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
     if settings.checkpoint:
-        take_up(run, settings.checkpoint, yaml.safe_load(settings.config), model, trainer)
-    if not is_joining():
-        write_atomically(run / "config.yaml", settings.config.encode())
+        take_up(settings.resumed_run, settings.checkpoint, yaml.safe_load(settings.config), model, data, trainer)
+    run = lock = None
+
+    def prepare() -> None:
+        nonlocal run, lock
+        data.prepare_data()
+        _check_together(data, model, settings.patience)
+        if trainer.is_global_zero:
+            run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
+            write_atomically(run / "config.yaml", settings.config.encode())
+
+    in_turns(trainer, prepare)
+    run = trainer.strategy.broadcast(run)
+    if settings.resumed_run and not run.samefile(settings.resumed_run):
+        raise InputError(f"{settings.resumed_run}: the first process resumes {run}; name it: --resume {run}")
     checkpoints.folder, table.run = run / "checkpoints", run
-    if not trainer.fast_dev_run:
-        trainer.loggers = tensorboard(run, settings.checkpoint)
-    return Training(data, model, trainer, checkpoints, pictures, run, settings.checkpoint, lock)
+    checkpoints.global_batch = data.batch_size * trainer.world_size
+    ours = _add_loggers(trainer, settings, run)
+    return Training(data, model, trainer, checkpoints, pictures, run, settings.checkpoint, ours, lock)
+
+
+def _add_loggers(trainer: Trainer, settings: Settings, run: Path) -> TensorBoardLogger | None:
+    """TensorBoard before the loggers of the user, who can turn off all with `trainer.logger: false`."""
+    if trainer.fast_dev_run or settings.trainer["logger"] is False:
+        return None
+    ours = tensorboard(run, settings.checkpoint)
+    trainer.loggers = [*ours, *trainer.loggers]
+    return ours[0]
 
 
 def _check_together(data: ImageDataModule, model: Classifier, patience: int | None) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from src import loop
-from src.errors import InputError, is_disk_full, is_out_of_memory
+from src.errors import InputError, is_disk_full, is_lost_peer, is_out_of_memory
 from src.runs.checkpoint import load_checkpoint
 from src.runs.files import open_atomically
 
@@ -24,6 +24,7 @@ class Checkpoints(Checkpoint):
     """
 
     folder: Path  # set when the run directory is made
+    global_batch: int  # training images of a step, on all devices together
 
     def __init__(self, every_n_steps: int | None = None):
         self.every_n_steps, self.saved_step = every_n_steps, 0
@@ -44,7 +45,8 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict:
         best = {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}
-        return best | {"validated": dict(self.validated), "train_seconds": self.train_seconds}
+        now = {"validated": dict(self.validated), "train_seconds": self.train_seconds}
+        return best | now | {"global_batch": self.global_batch}
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_accuracy, self.best_epoch = state_dict["best_accuracy"], state_dict["best_epoch"]
@@ -116,6 +118,10 @@ class Checkpoints(Checkpoint):
             raise InputError(f"{self.folder.parent}: {full}; {intact}make room, then go on with --resume")
         if type(exception).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise InputError(f"model.compile: the compiler failed ({reason}); fix that, or use --model.compile false")
+        if is_lost_peer(exception):
+            raise InputError(
+                f"another process of this training has ended; see what it said; {intact}go on with --resume"
+            )
         if isinstance(exception, MisconfigurationException):
             raise InputError(f"trainer: {reason}; see python train.py --help")
         if is_out_of_memory(exception):

@@ -17,7 +17,8 @@ MAY_CHANGE = (
     *("config", "name", "resume", "runs", "patience", "checkpoint_every_n_steps", "pictures"),
     "model.init_args.compile",
     *("trainer.max_epochs", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
-    *("trainer.accelerator", "trainer.devices", "trainer.limit_test_batches"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.limit_test_batches"),
+    *("trainer.logger", "trainer.profiler", "trainer.plugins"),
     *(
         "data.init_args.root",
         "data.init_args.workers",
@@ -28,11 +29,11 @@ MAY_CHANGE = (
 )
 
 
-def take_up(run: Path, path: Path, settings: dict, module, trainer) -> None:
+def take_up(run: Path, path: Path, settings: dict, module, data, trainer) -> None:
     """See that the run can go on from the checkpoint at `path`, and that there is something left to do.
 
     When all is trained but not yet tested, `trainer` is told to train nothing more. When that is done, too, this says
-    so, and ends the program.
+    so, and ends the program. Each process finds the same by itself, before they meet.
 
     Raises:
         InputError: the settings have changed, or the checkpoint is not one of this model.
@@ -40,13 +41,27 @@ def take_up(run: Path, path: Path, settings: dict, module, trainer) -> None:
     _refuse_changes(run, settings)
     checkpoint = load_checkpoint(path)
     check_resumable(path, checkpoint, module, loop.state(trainer))
+    _keep_global_batch(checkpoint["callbacks"]["Checkpoints"].get("global_batch"), data, trainer)
     epochs = loop.saved_epochs(checkpoint)
     why = _why_finished(checkpoint, epochs, settings["trainer"]["max_epochs"], settings["patience"])
     if why and tested_epochs(run) == epochs:
-        print(f"Nothing to do: {run} is finished. {why}")
+        if trainer.is_global_zero:
+            print(f"Nothing to do: {run} is finished. {why}")
         raise SystemExit(0)
     if why:
         loop.end_after(trainer, epochs)
+
+
+def _keep_global_batch(size: int | None, data, trainer) -> None:
+    """On another number of processes each takes another share of the same batch: order and schedule stay the same."""
+    if size in (None, data.batch_size * trainer.world_size):
+        return
+    if size % trainer.world_size:
+        among = f"cannot be divided among {trainer.world_size} processes"
+        raise InputError(f"trainer.devices: a batch of this run has {size} images, which {among}; use another number")
+    data.batch_size = size // trainer.world_size
+    if trainer.is_global_zero:
+        print(f"the batch stays {size} images: {data.batch_size} on each of {trainer.world_size} device(s)")
 
 
 def _refuse_changes(run: Path, settings: dict) -> None:
@@ -72,7 +87,7 @@ def check_resumable(path: Path, checkpoint: dict, module, example: dict) -> None
     changed = [
         f"{key} (was {before.get(key)}, now {now.get(key)})"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key != "dataset.root"
+        if before.get(key) != now.get(key) and key not in ("dataset.root", "seed")  # config.yaml has the seed
     ]
     if changed:
         raise InputError(

@@ -29,9 +29,10 @@ def test(training: Training) -> dict | None:
         return None
     results = _results(training, chosen["epoch"], tested)
     write_results(run, results)
-    final = {f"summary/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")}
-    final = {key: value for key, value in final.items() if value is not None}
-    trainer.logger.log_hyperparams(_varied(model, data, results["epochs"]), final, trainer.global_step)
+    if training.tensorboard:
+        final = {f"summary/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")}
+        final = {key: value for key, value in final.items() if value is not None}
+        training.tensorboard.log_hyperparams(_varied(model, data, results["epochs"]), final, trainer.global_step)
     for logger in trainer.loggers:
         logger.finalize("success")
     if training.pictures:
@@ -63,7 +64,7 @@ def _results(training: Training, chosen_epoch: int, tested: dict) -> dict:
     val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
     batch = min(data.batch_size, len(data.sets["train"]) // trainer.world_size)
     images_seen = loop.total_batches(trainer) * batch * trainer.world_size
-    test_images = sum(trainer.num_test_batches) * data.eval_batch_size if tested else 0  # by every device
+    test_images = sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size if tested else 0
     return {
         "dataset": data.info.name,
         "model": type(model).__name__,

@@ -43,12 +43,11 @@ def make_trainer(settings: dict, callbacks: list[Callback], patience: int | None
     progress_bar = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
     if progress_bar:
         callbacks = [*callbacks, RichProgressBar(leave=False)]
-    theirs = settings["callbacks"] or []
     ours = {
-        "callbacks": (theirs if isinstance(theirs, list) else [theirs]) + callbacks,
+        "callbacks": _as_list(settings["callbacks"]) + callbacks,
         "enable_progress_bar": progress_bar,
-        "logger": False,
-        "plugins": [AtomicCheckpointIO()],
+        "logger": [] if settings["logger"] in (None, True, False) else settings["logger"],
+        "plugins": [*_as_list(settings["plugins"]), AtomicCheckpointIO()],
         "enable_model_summary": False,
     }
     with _mistakes_in_one_line():
@@ -63,11 +62,15 @@ def seconds(max_time) -> float | None:
 
 @contextlib.contextmanager
 def _mistakes_in_one_line():
-    """Raises InputError where Lightning refuses a setting, which it does by either of two exceptions."""
+    """Raises InputError where Lightning refuses a setting, which it does by one of three exceptions."""
     try:
         yield
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
+
+
+def _as_list(value) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def device_name(trainer: LightningTrainer) -> str:

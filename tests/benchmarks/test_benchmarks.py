@@ -19,7 +19,7 @@ from photos import class_folders
 from PIL import Image
 from program import ROOT
 
-from benchmarks import ablation, large_folder, same_numbers, training
+from benchmarks import ablation, large_folder, same_numbers, shared_cache, training
 from src.cli.parser import parse
 from src.data.datasets import CIFAR10
 
@@ -154,8 +154,9 @@ def test_same_numbers_compares_bits():
     assert same_numbers.differences(*(dict(same_numbers.leaves(tree)) for tree in (old, new))) == ["a.b.1", "c", "d"]
 
 
-def test_kill_harness(bench):
-    out = bench("kill_harness", "--kills", 1, "--epochs", 1)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_harness(bench, processes):
+    out = bench("kill_harness", "--kills", 1, "--epochs", 1, "--processes", processes)
     assert re.match(r"1 runs, 1 kills: .*all runs ended equal to the undisturbed one, bit for bit", out)
 
 
@@ -192,6 +193,15 @@ def test_large_folder(bench, monkeypatch):
     lines = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| 0")]
     assert [line[:2] for line in lines] == [["0.002", "2"], ["0.002", "0"], ["0.0", "2"]]
     assert all(float(line[-1].replace(",", "")) > 0 for line in lines)
+
+
+def test_shared_cache(bench, monkeypatch):
+    monkeypatch.setattr(shared_cache, "CONTEXT", program.forks)  # costs no import
+    lines = bench("shared_cache", "--images", 800, "--processes", 3).splitlines()
+    table = [line.strip("| ").split(" | ") for line in lines if line[:3] in ("| 1", "| 3")]
+    memory = {(int(processes), how): int(mib.replace(",", "")) for processes, how, mib in table}
+    assert memory.keys() == {(n, how) for n in (1, 3) for how in ("mapped", "copied")}
+    assert memory[3, "copied"] - memory[3, "mapped"] > 50, "two more copies of 38 MiB"
 
 
 @pytest.mark.parametrize("with_images", [True, False], ids=["images", "noise"])

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from src.data.folders import ImageSet
 from src.data.modules import DigitsDataModule
-from src.data.sampling import InMemoryBatches, TrainBatches, split_indices
+from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_indices
 from src.errors import InputError
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics
@@ -156,3 +156,33 @@ def test_a_run_is_the_same_bit_for_bit_and_goes_on_with_the_other_in_the_middle_
         assert program.train(*flags, prepare=stop_at(STEPS + 4)).code == 143
         assert program.train("--resume", run, "--data.on_device", other).code == 0
         assert not differences(outcome(run), expected)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", [8, 359])
+def test_every_image_is_evaluated_by_exactly_one_process(size, processes):
+    shares = [list(Share(size, rank, processes)) for rank in range(processes)]
+    assert sorted(flat(shares)) == list(range(size))
+    lengths = [len(Share(size, rank, processes)) for rank in range(processes)]
+    assert lengths == [len(share) for share in shares] and max(lengths) - min(lengths) <= 1
+
+
+def test_fewer_images_than_processes_are_evaluated_by_all():
+    assert [list(Share(2, rank, 3)) for rank in range(3)] == [[0, 1]] * 3
+
+
+def test_overfitting_sees_the_same_order_in_every_epoch():
+    orders = []
+    for epoch in (0, 4):
+        position = trainer(epoch=epoch)
+        position.overfit_batches = 3
+        orders.append([batch.tolist() for batch in TrainBatches(100, 10, 0, position)])
+    assert orders[0] == orders[1] == order(epoch=0)
+
+
+def test_the_global_batch_is_the_same_for_any_number_of_processes():
+    """Half as many images on each of two: together they are those of one process, batch by batch."""
+    one = order(size=105, batch_size=12, epoch=2)
+    for world in (2, 3, 4):
+        parts = [order(size=105, batch_size=12 // world, epoch=2, rank=rank, world=world) for rank in range(world)]
+        assert [set(flat(batches)) for batches in zip(*parts, strict=True)] == [set(batch) for batch in one]

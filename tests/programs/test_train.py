@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from program import STEPS, VIT, call, differences, run, started, tiny, train, validate_as
+from program import STEPS, VIT, differences, run, started, tiny, train, validate_as
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -16,7 +16,6 @@ from src.inference.predictor import Predictor
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics
 from src.training import classifier
-from train import main
 
 RESULTS = {
     "dataset", "model", "parameters", "epochs", "images_seen", "seed", "val_accuracy", "test_accuracy", "test_loss",
@@ -286,9 +285,3 @@ def test_two_processes_train_one_run_together(tmp_path):
     assert results(joined)["images_seen"] == 2 * STEPS * 128 and checkpoint(joined)["global_step"] == 2 * STEPS
     assert [row["epoch"] for row in read_metrics(joined)] == ["0", "1"]
     assert_tested(joined, "best")
-
-
-def test_a_process_that_train_py_has_not_started_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.delenv("VIT_JOINED_RUN", raising=False)
-    assert "start train.py itself" in call(main, *tiny(tmp_path)).error and not list(tmp_path.iterdir())

@@ -24,11 +24,8 @@ def test_a_run_without_a_best_checkpoint_stands_for_its_last(tmp_path):
         assert find_checkpoint(str(checkpoints.parent)) == find_checkpoint(None, tmp_path) == checkpoints / name
 
 
-def test_the_processes_of_one_training_share_a_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("VIT_JOINED_RUN", "")  # so that it is put back
+def test_a_claimed_run_is_locked(tmp_path):
     run, lock = claim_run(tmp_path, "mnist", None)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert lock and claim_run(tmp_path, "mnist", None) == (run, None)
-    monkeypatch.delenv("VIT_JOINED_RUN")
-    with pytest.raises(InputError, match="start train.py itself"):
-        claim_run(tmp_path, "mnist", None)
+    assert run == tmp_path / "mnist" / "version_0" and not lock.closed
+    assert claim_run(tmp_path, "mnist", None)[0].name == "version_1"
+    assert claim_run(tmp_path, "mnist", run)[0] == run

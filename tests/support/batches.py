@@ -41,4 +41,4 @@ def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))
     batches = SimpleNamespace(current=SimpleNamespace(processed=batch, ready=batch))
     loop = SimpleNamespace(epoch_progress=epochs, epoch_loop=SimpleNamespace(batch_progress=batches))
-    return SimpleNamespace(world_size=world, global_rank=rank, training=training, fit_loop=loop)
+    return SimpleNamespace(world_size=world, global_rank=rank, training=training, fit_loop=loop, overfit_batches=0)

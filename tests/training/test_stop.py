@@ -3,9 +3,7 @@
 import os
 import signal
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from program import Running, at_step, differences, send, started, stop_at, tiny,
 
 from src.runs.checkpoint import load_checkpoint
 from src.runs.directory import new_run
-from src.training.stop import Stop
 
 
 def last(runs):
@@ -85,17 +82,6 @@ def test_max_time(tmp_path):
     ended = train(*tiny(tmp_path, "--trainer.max_time", "00:00:00:01", epochs=1000))
     assert ended.code == 0 and "Stopped by max_time." in ended.out
     assert last(tmp_path).exists()
-
-
-@pytest.mark.parametrize("stopped", [True, False])
-def test_a_process_stops_when_another_of_the_training_does(tmp_path, stopped):
-    """A signal may reach one process alone; the others would wait for it forever."""
-    asked = []
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda mine, all: asked.append((mine, all)) or stopped)
-    trainer = SimpleNamespace(strategy=strategy, is_global_zero=False, global_step=3)
-    with pytest.raises(SystemExit) if stopped else nullcontext():
-        Stop(SimpleNamespace(folder=tmp_path), None).on_train_epoch_start(trainer, None)
-    assert asked == [(False, False)]
 
 
 # A training that diverges --------------------------------------------------------------------------------------------
