@@ -188,11 +188,12 @@ class VisionTransformer(nn.Module):
         if pool == "sequence":
             self.sequence_pool = SequencePool(width)
         self.head = nn.Linear(width, classes) if classes else nn.Identity()
-        if not self.norm.weight.is_meta:  # there, weights are loaded next, and PyTorch's normal_ imports its compiler
-            self.reset_parameters()
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialize as the authors' code does: Xavier for the blocks, LeCun for the embedding, zero for the head."""
+        if self.norm.weight.is_meta:  # weights are loaded next, and PyTorch's normal_ would import its compiler
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
