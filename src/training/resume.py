@@ -17,7 +17,7 @@ MAY_CHANGE = (
     *("config", "name", "resume", "runs", "patience", "checkpoint_every_n_steps", "pictures"),
     "model.init_args.compile",
     *("trainer.max_epochs", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
-    *("trainer.accelerator", "trainer.devices", "trainer.limit_test_batches"),
+    *("trainer.accelerator", "trainer.devices", "trainer.precision", "trainer.limit_test_batches"),
     *(
         "data.init_args.root",
         "data.init_args.workers",
