@@ -18,6 +18,7 @@ from src.errors import ArgumentParser, InputError
 from src.runs.directory import find_run
 from src.training.build import Settings
 from src.training.classifier import Classifier
+from src.training.precision import automatic_precision
 from src.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,8 @@ def parse(args: list[str]) -> Settings:
     check_keys(_read_yaml(base), args, known)
     config = parser.parse_args(args)
     _check_values(config, args)
+    if config.trainer.precision == "auto":  # decided now, once: a run that is resumed elsewhere keeps it
+        config.trainer.precision = automatic_precision(config.trainer.accelerator)
     written = _as_written(parser, config, name)
     if resumed_run and "init_from" in config.model.init_args:
         config.model.init_args.init_from = None  # all weights come from the checkpoint; the file may be gone by now

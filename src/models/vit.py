@@ -55,12 +55,12 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
+    def forward(self, x_BTD: Tensor, needed: int | None = None) -> Tensor:
+        """[B, T, D] -> [B, needed, D]: what the first `needed` tokens (all, by default) read from all tokens."""
+        B, _, D = x_BTD.shape
         q, k, v = self._queries_keys_values(x_BTD)
-        dropout = self.attention_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # scales by 1 / sqrt(D / heads)
-        return self.drop(self.out(x.transpose(1, 2).reshape(B, T, D)))
+        x = attend(q[:, :, :needed], k, v, self.attention_dropout if self.training else 0.0)
+        return self.drop(self.out(x.transpose(1, 2).reshape(B, -1, D)))
 
     def weights(self, x_BTD: Tensor) -> Tensor:
         """The attention weights that `forward` applies, [B, heads, T, T], which it never holds itself."""
@@ -70,6 +70,15 @@ class Attention(nn.Module):
     def _queries_keys_values(self, x_BTD: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
         return self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, equations 6 and 7; all are [B, heads, T, d], and q may have fewer tokens."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    # PyTorch's own kernel for bf16 on CPUs takes 2 to 10 times as long as these products.
+    weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v
 
 
 class Block(nn.Module):
@@ -88,8 +97,9 @@ class Block(nn.Module):
         )
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.drop_path(self.attention(self.norm1(x_BTD)))
+    def forward(self, x_BTD: Tensor, needed: int | None = None) -> Tensor:
+        """[B, T, D] -> [B, needed, D]: the first `needed` tokens; all, by default."""
+        x_BTD = x_BTD[:, :needed] + self.drop_path(self.attention(self.norm1(x_BTD), needed=needed))
         return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
 
 
@@ -228,7 +238,8 @@ class VisionTransformer(nn.Module):
             x_BTD = torch.cat([self.class_token.expand(x_BTD.shape[0], -1, -1), x_BTD], dim=1)
         x_BTD = self.drop(x_BTD + self.positions)
         for block in self.blocks:
-            x_BTD = block(x_BTD)
+            alone = self.pool == "cls" and block is self.blocks[-1]  # the head reads the class token alone
+            x_BTD = block(x_BTD, 1 if alone else None)
         x_BTD = self.norm(x_BTD)
         if self.pool == "cls":
             return x_BTD[:, 0]

@@ -18,7 +18,7 @@ MAY_CHANGE = (
     "model.init_args.compile",
     *("trainer.max_epochs", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.limit_test_batches"),
-    *("trainer.logger", "trainer.profiler", "trainer.plugins"),
+    *("trainer.logger", "trainer.profiler", "trainer.plugins", "trainer.precision"),
     *(
         "data.init_args.root",
         "data.init_args.workers",

@@ -11,10 +11,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src.errors import InputError
 from src.training.checkpoints import AtomicCheckpointIO
+from src.training.precision import automatic_precision
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer, with precision `auto`: bf16-mixed on a CUDA device that has it, 32 bit elsewhere.
+    """Lightning's Trainer, with precision `auto`: bf16-mixed where the device has it in hardware, else 32 bit.
 
     TF32 stays off, as PyTorch has it: a device that has it has bf16, too, at twice the speed and half the memory, and
     whoever asks for `32-true` there means all 32 bits.
@@ -27,8 +28,7 @@ class Trainer(LightningTrainer):
         **kwargs,
     ):
         if precision == "auto":
-            on_cuda = kwargs.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-            precision = "bf16-mixed" if on_cuda and torch.cuda.is_bf16_supported(False) else "32-true"
+            precision = automatic_precision(kwargs.get("accelerator", "auto"))
         super().__init__(*args, precision=precision, **kwargs)
 
 
