@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from photos import class_folders
 from program import ROOT
+from pytorch_lightning.callbacks import Timer
 
+from benchmarks.gpu import BEGIN, END, Bench, row_names
 from src.data.datasets import DATASETS
 
 
@@ -61,3 +64,30 @@ def test_gpu_without_one_one_line_says_so():
     process = start("--rows", "speed")
     output, _ = process.communicate()
     assert process.returncode == 2 and output.startswith("error: there is no CUDA device here; use --dry-run")
+
+
+def test_gpu_without_time_leaves_every_row_as_it_is(tmp_path):
+    process = start("--dry-run", "--runs", tmp_path, "--hours", 0)
+    output, _ = process.communicate()
+    assert process.returncode == 0 and "The time is over" in output
+    table = rows(tmp_path / "gpu.md")
+    assert list(table) == row_names() and all(set(cells.values()) == {"-"} for cells in table.values())
+
+
+@pytest.mark.parametrize("hours", [0.01, 1.5, 30.5])
+def test_gpu_tells_a_training_how_much_time_is_left(hours, tmp_path):
+    bench = Bench(SimpleNamespace(dry_run=True, root="data", runs=tmp_path, hours=hours))
+    flag, value = bench.max_time()
+    assert flag == "--trainer.max_time"
+    assert Timer(duration=value).time_remaining() == pytest.approx(3600 * hours, abs=10)
+
+
+def test_gpu_page_keeps_what_stands_around_the_table(tmp_path):
+    bench = Bench(SimpleNamespace(dry_run=True, root="data", runs=tmp_path, hours=1))
+    bench.page.write_text(f"above\n{BEGIN}an old table\n{END}below\n")
+    bench.add("cifar10", {"passes": "3, not finished"})
+    text = bench.page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "an old table" not in text
+    assert rows(bench.page)["cifar10"]["passes"] == "3, not finished"
+    again = Bench(SimpleNamespace(dry_run=True, root="data", runs=tmp_path, hours=1))
+    assert again.table() == bench.table()

@@ -37,8 +37,10 @@ def overfit(network, x, labels, steps: int) -> list[float]:
 
 
 def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace:
-    """What `src/loop.py` reads of a trainer that has done so many epochs, and so many batches of the next."""
+    """What `src/loop.py` reads of a trainer that has done so many epochs, and so many batches of the next; on the CPU."""
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))
     batches = SimpleNamespace(current=SimpleNamespace(processed=batch, ready=batch))
     loop = SimpleNamespace(epoch_progress=epochs, epoch_loop=SimpleNamespace(batch_progress=batches))
-    return SimpleNamespace(world_size=world, global_rank=rank, training=training, fit_loop=loop, overfit_batches=0)
+    where = SimpleNamespace(root_device=torch.device("cpu"))
+    place = {"world_size": world, "global_rank": rank, "strategy": where}
+    return SimpleNamespace(**place, training=training, fit_loop=loop, overfit_batches=0)
