@@ -12,13 +12,14 @@ noise; every second one is a JPEG. The kinds add to that: squared paper, the edg
 import argparse
 import io
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from src.data.modules import MNISTDataModule
-from src.errors import exit_on_input_error
+from src.errors import InputError, exit_on_input_error
 from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 
@@ -34,20 +35,23 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="photos of a kind and seed")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="val: the digits held out in training")
     parser.add_argument("--data", default="data", help="folder of the datasets")
-    parser.add_argument("--keep", type=Path, help="folder to write the photos to; the wrong ones begin with 'wrong'")
+    parser.add_argument(
+        "--keep", metavar="DIR", help="folder to write the photos to; the wrong ones begin with 'wrong'"
+    )
     options = parser.parse_args()
     predictor = Predictor(find_checkpoint(options.run), "cpu")
-    digits = MNISTDataModule(root=options.data, val_fraction=0.05)
-    digits.prepare_data()
-    digits = digits.sets[options.split]
+    data = MNISTDataModule(root=options.data, val_fraction=0.05)  # as configs/mnist.yaml splits it
+    data.prepare_data()
+    digits = data.sets[options.split]
     print(f"{'seed':<10}{'originals':>12}", *(f"{kind:>10}" for kind in options.kinds))
     for seed in options.seeds:
         chosen = np.random.default_rng(seed).permutation(len(digits))[: options.count]
         labels = digits.labels[chosen].tolist()
         right = [sum(a == b for a, b in zip(labels, read(predictor, digits.images[chosen]), strict=True))]
         for kind in options.kinds:
-            folder = options.keep / f"{kind} {seed}".replace(" ", "_") if options.keep else None
-            right.append(count_right(predictor, digits.images[chosen, 0].numpy(), labels, kind, seed, folder))
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(options.keep or temporary) / f"{kind}_{seed}".replace(" ", "_")
+                right.append(count_right(predictor, digits.images[chosen, 0].numpy(), labels, kind, seed, folder))
         print(f"{seed:<10}{right[0]:>8}/{len(labels)}", *(f"{n:>6}/{len(labels)}" for n in right[1:]), flush=True)
 
 
@@ -55,22 +59,21 @@ def read(predictor: Predictor, images) -> list[int]:
     return predictor.probabilities(images).argmax(dim=1).tolist()
 
 
-def count_right(predictor: Predictor, digits: np.ndarray, labels: list, kind: str, seed: int, keep: Path | None) -> int:
-    """Photos of uint8 digits [N, 28, 28] that are read as what they are."""
-    from src.errors import InputError
-
+def count_right(predictor: Predictor, digits: np.ndarray, labels: list, kind: str, seed: int, keep: Path) -> int:
+    """Photos of uint8 digits [N, 28, 28], written to the folder `keep`, that are read as what they are."""
     right = 0
+    keep.mkdir(parents=True, exist_ok=True)
     for number, (digit, label) in enumerate(zip(digits, labels, strict=True)):
         photo, ending = photograph(digit, kind, np.random.default_rng([seed, number]))
+        path = keep / f"{number:03}_is_{label}.{ending}"
+        path.write_bytes(photo)
         try:
-            (answer,) = read(predictor, predictor.read([io.BytesIO(photo)]))
+            (answer,) = read(predictor, predictor.read([str(path)]))
         except InputError:
             answer = None  # nothing was found in it
         right += answer == label
-        if keep:
-            keep.mkdir(parents=True, exist_ok=True)
-            name = f"{number:03}_is_{label}" if answer == label else f"wrong_{number:03}_is_{label}_read_{answer}"
-            (keep / f"{name}.{ending}").write_bytes(photo)
+        if answer != label:
+            path.rename(keep / f"wrong_{number:03}_is_{label}_read_{answer}.{ending}")
     return right
 
 
@@ -165,7 +168,10 @@ def thinned(mask: np.ndarray) -> np.ndarray:
     while True:
         before = mask.sum()
         for first in (True, False):
-            p = [np.roll(mask, shift, (0, 1)) for shift in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))]
+            p = [
+                np.roll(mask, shift, (0, 1))
+                for shift in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
+            ]
             count = sum(n.astype(int) for n in p)
             turns = sum((~a & b).astype(int) for a, b in zip(p, p[1:] + p[:1], strict=True))
             north, east, south, west = p[0], p[2], p[4], p[6]
@@ -221,7 +227,9 @@ def clutter(picture: np.ndarray, chance: np.random.Generator) -> np.ndarray:
     strip = chance.uniform(0.01, 0.04) * side
     corners = [(-9, -9), (width + 9, -9), (width + 9, strip * chance.uniform(0.2, 1)), (-9, strip)]
     draw.polygon(corners, fill=tuple(int(v) for v in chance.uniform(20, 120, 3)))
-    draw.line([(x, height + 9), (x + side * chance.uniform(-0.1, 0.1), height - 1.5 * strip)], fill=(60, 60, 70), width=3)
+    draw.line(
+        [(x, height + 9), (x + side * chance.uniform(-0.1, 0.1), height - 1.5 * strip)], fill=(60, 60, 70), width=3
+    )
     return np.asarray(image) / 255
 
 

@@ -1,4 +1,4 @@
-"""Where the ink is in a photo, whatever its light: the channel that shows it, dark on light or the reverse, how much."""
+"""Where the ink is in a photo, whatever its light: the channel that shows it, dark on light or not, how much of it."""
 
 import numpy as np
 from PIL import Image, ImageFilter

@@ -9,15 +9,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from src.data.datasets import Strokes
 from src.errors import InputError
 from src.inference.ink import find_ink, is_dark_on_light, slide, telling_channel
 
 INVERT = ("auto", "yes", "no")  # are the strokes dark on light? find out; yes; no
 SIDES = (280, 640)  # of the longer side of a photo, in pixels; smaller ones are enlarged, larger ones reduced
+FINE = 8  # pixels for one of the dataset, while a digit is scaled and centered
 OFF_CENTER = 1.5  # pixels from the middle: more than in any image of the datasets
 SPECK = 0.02  # of the shorter side of a photo; smaller pieces are not looked at
 NEAR = 0.12  # of the size of a digit: the gap to a piece that is a part of it
-NEAR_BORDER = 0.05  # the same for a piece that reaches the border, which may as well be the edge of the table
+CLOSE = 0.05  # the same for a piece that may as well be something else: the edge of the table, or the next digit
 
 
 class Developed(NamedTuple):
@@ -33,13 +35,13 @@ class Developed(NamedTuple):
     digits: int = 1
 
 
-def develop(photo: Image.Image, image_size: int, strokes: dict, invert: str = "auto") -> Developed:
+def develop(photo: Image.Image, image_size: int, strokes: Strokes, invert: str = "auto") -> Developed:
     """Make of a photo what an image of the dataset looks like; an image that already does is left untouched.
 
     Args:
         photo: of mode L or RGB and any size.
         image_size: side S of the dataset's images.
-        strokes: how these were made, `datasets.Strokes` in plain primitives.
+        strokes: how these were made.
         invert: whether strokes are dark on light: "yes", "no", or "auto" to find that out.
 
     Raises:
@@ -72,7 +74,7 @@ def _sized(photo: Image.Image) -> Image.Image:
     return photo.resize(size, Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.BOX)
 
 
-def _is_finished(gray: np.ndarray, strokes: dict) -> bool:
+def _is_finished(gray: np.ndarray, strokes: Strokes) -> bool:
     """Whether an image of the dataset's size, light on dark, is centered as the dataset is."""
     mass = gray / max(1, gray.sum())
     places = [(mass.sum(axis) * (np.arange(len(gray)) + 0.5)).sum() for axis in (0, 1)]
@@ -83,9 +85,9 @@ def _border(gray: np.ndarray) -> float:
     return float(np.mean([gray[0].mean(), gray[-1].mean(), gray[:, 0].mean(), gray[:, -1].mean()]))
 
 
-def _middle(size: int, strokes: dict) -> float:
+def _middle(size: int, strokes: Strokes) -> float:
     """Where the center is put, in pixels from the left and top: MNIST has its mass in the middle of pixel 14 of 28."""
-    return (size + 1) / 2 if strokes["center"] == "mass" else size / 2
+    return (size + 1) / 2 if strokes.center == "mass" else size / 2
 
 
 # Ink -> one digit -----------------------------------------------------------------------------------------------------
@@ -141,7 +143,8 @@ def choose(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int], int]:
 
     A digit is the largest piece and those near it; what reaches the border of the photo is one if nothing else is.
     """
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    sizes = boxes[:, 2:] - boxes[:, :2]  # width, height
+    sides = sizes.max(axis=1, initial=0)
     cut = (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == shape[::-1]).any(axis=1)
     rest = np.argsort(-sides * np.where(cut, 0.3, 1), kind="stable")
     rest, digits = rest[sides[rest] >= SPECK * min(shape)], []
@@ -149,9 +152,11 @@ def choose(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int], int]:
         digit, rest, near = rest[:1], rest[1:], True
         while np.any(near):
             box = _around(boxes[digit])
-            side = (box[2:] - box[:2]).max()
-            gaps = np.maximum(boxes[rest, :2] - box[2:], box[:2] - boxes[rest, 2:]).max(axis=1)
-            near = gaps <= np.where(cut[rest], np.where(sides[rest] <= side, NEAR_BORDER, -np.inf), NEAR) * side
+            side, height = (box[2:] - box[:2]).max(), box[3] - box[1]
+            gaps = np.maximum(boxes[rest, :2] - box[2:], box[:2] - boxes[rest, 2:])  # [R, 2], across and down
+            next_digit = (gaps[:, 0] > gaps[:, 1]) & (sizes[rest, 1] > 0.6 * height)
+            limit = np.where(cut[rest] | next_digit, CLOSE, NEAR) * side
+            near = (gaps.max(axis=1) <= limit) & ~(cut[rest] & (sides[rest] > side))
             digit, rest = np.concatenate([digit, rest[near]]), rest[~near]
         digits.append((digit, side))
     if not digits:
@@ -176,7 +181,7 @@ def drawn(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 # One digit -> an image of the dataset ---------------------------------------------------------------------------------
 
 
-def finished(ink: np.ndarray, mask: np.ndarray, size: int, strokes: dict) -> np.ndarray:
+def finished(ink: np.ndarray, mask: np.ndarray, size: int, strokes: Strokes) -> np.ndarray:
     """Scale and center the ink of one digit as the dataset was, and broaden a thin pen -> uint8 [size, size].
 
     Args:
@@ -184,26 +189,34 @@ def finished(ink: np.ndarray, mask: np.ndarray, size: int, strokes: dict) -> np.
         mask: bool [H, W], where the digit is.
     """
     rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    top, left, height, width = rows[0], columns[0], np.ptp(rows) + 1, np.ptp(columns) + 1
-    scale = strokes["side"] / max(height, width)  # pixels of the dataset for one of the photo
-    room = max(height, width)  # around the digit, for what is empty in the dataset's images
-    part = np.s_[top : top + height + 2 * room, left : left + width + 2 * room]
-    soft = np.where(spread(mask, 0.02 * room + 1), ink, 0)
-    soft = np.pad(soft, room)[part]
-    soft = spread(soft, (strokes["pen"] / scale - pen_width(soft)) / 2)
-    if strokes["center"] == "mass":
-        x, y = ((soft.sum(axis) * (np.arange(soft.shape[1 - axis]) + 0.5)).sum() / soft.sum() for axis in (0, 1))
-    else:
-        x, y = room + width / 2, room + height / 2
-    middle = _middle(size, strokes) / scale
-    box = (x - middle, y - middle, x - middle + size / scale, y - middle + size / scale)
-    image = Image.fromarray((255 * soft).round().astype(np.uint8))
-    image = image.transform((size * 8, size * 8), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
-    return np.asarray(image.resize((size, size), Image.Resampling.BOX))
+    ends = np.array([[columns[0], columns[-1] + 1], [rows[0], rows[-1] + 1]])  # across and down
+    longer, middle = np.ptp(ends, axis=1).max(), ends.mean(axis=1)
+    around = round(0.02 * longer) + 1  # the edges of strokes are part of them, the paper's other marks are not
+    near = slide(np.pad(mask, around), 2 * around + 1, np.maximum)
+    photo = Image.fromarray((255 * np.where(near, ink, 0)).round().astype(np.uint8))
+    side = 2 * size + strokes.side  # of a canvas with room on all sides, in pixels of the dataset
+    reach = side * longer / strokes.side / 2  # the same from its middle, in pixels of the photo
+    fine = np.asarray(_cut_out(photo, middle - reach, 2 * reach, FINE * side))
+    fine = spread(fine, (FINE * strokes.pen - pen_width(fine)) / 2)
+    place = np.full(2, len(fine) / 2)
+    if strokes.center == "mass":
+        mass = fine / fine.sum()
+        place = np.array([(mass.sum(axis) * (np.arange(len(fine)) + 0.5)).sum() for axis in (0, 1)])
+    start = place - FINE * _middle(size, strokes)
+    return np.asarray(_cut_out(Image.fromarray(fine), start, FINE * size, size))
+
+
+def _cut_out(image: Image.Image, start: np.ndarray, length: float, size: int) -> Image.Image:
+    """The square of that length from that place (x, y), black outside of the image, averaged to size x size pixels."""
+    x, y = np.floor(start).astype(int).tolist()
+    image = image.crop((x, y, x + int(length) + 2, y + int(length) + 2))
+    left, top = (start - (x, y)).tolist()
+    return image.resize((size, size), Image.Resampling.BOX, box=(left, top, left + length, top + length))
 
 
 def pen_width(ink: np.ndarray) -> float:
-    """Average width of the strokes, in pixels: twice their area over the length of their outline."""
+    """Average width of the strokes of uint8 [H, W], in pixels: twice their area over the length of their outline."""
+    ink = ink.astype(np.float32)
     down, right = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
     return 2 * float(ink.sum() / np.hypot(down, right).sum())
 
