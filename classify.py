@@ -1,62 +1,102 @@
 """Classify images with a trained network.
 
 python classify.py photo.png                      newest run's best checkpoint
-python classify.py *.jpg --top-k 5 --json         for programs
+python classify.py photos '*.jpg' --csv           folders and patterns as well; a table, --csv, or --json
 python classify.py --ckpt data/runs/mnist/version_0 digit.png
+python classify.py photo.png --show given.png     a picture of what the network was given of the photo
+python classify.py photo.png --attention at.png   a picture of where it looked
 python classify.py --index 0                      test image 0 of the checkpoint's dataset, with its true class
 python classify.py --serve                        a page to draw on, or to show photos to
+
+A file among several that cannot be read is said in its row, and the exit code is 1.
 """
 
 import argparse
 import contextlib
-import json
+import os
 import sys
+import time
 from pathlib import Path
 
 from src.errors import ArgumentParser, InputError, exit_on_input_error
 
 EXAMPLES = 12  # test images on the page
+INVERT = ("auto", "yes", "no")
+
+# Before PyTorch is imported: its waiting threads sleep, and leave the cores to those that read files.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def main(args: list[str]) -> None:
     options = parse(args)
     # Not at the top: it takes seconds, in which Ctrl-C must already end well.
-    from src.inference.predictor import Predictor
+    from src.inference import files, sheets, tables
+    from src.inference.predictor import Given, Predictor
     from src.runs.directory import find_checkpoint
 
+    for flag, path in (("--show", options.show), ("--attention", options.attention)):
+        if path:
+            sheets.check_path(path, flag, options.images)
+    paths = files.find_images(options.images)
     predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
     if options.serve:
         return serve(predictor, options)
-    if options.index is not None:
-        images, target, name = test_image(predictor, options.index, options.data)
-        rows = [{"path": name, "predictions": predictor.top(images, options.top_k)[0], "target": target}]
+    if options.index is None:
+        results = files.classify(predictor, paths, options.top_k, options.invert)
     else:
-        images = predictor.read(options.images, options.invert)
-        tops = predictor.top(images, options.top_k)
-        rows = [{"path": path, "predictions": top} for path, top in zip(options.images, tops, strict=True)]
-        if not options.invert and min(predictor.dataset["mean"]) < 0.35 and not options.json:
-            hint_at_inverting(options.images, images)
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        show(rows)
+        image, target, name = test_image(predictor, options.index, options.data)
+        paths, top = [name], predictor.top(image, options.top_k)[0]
+        results = [({"path": name, "predictions": top, "target": target}, Given(image[0], []))]
+    kept, errors, start = [], 0, time.monotonic()
+
+    def rows():
+        nonlocal errors
+        for row, given in files.with_progress(results, len(paths)):
+            errors += given is None
+            if given and len(kept) < sheets.MOST:
+                kept.append((row, given))
+            yield row
+
+    tables.write(rows(), options.format, paths, predictor.classes, options.top_k)
+    if len(paths) > 1:
+        files.say_how_many(len(paths), errors, time.monotonic() - start)
+    if options.show:
+        sheets.write_given(options.show, kept, len(paths))
+    if options.attention:
+        sheets.write_attention(options.attention, kept, len(paths), predictor)
+    if errors:
+        sys.exit(1)
 
 
 def parse(args: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="image files, folders of images, patterns like '*.png'"
+    )
     parser.add_argument("--index", type=int, metavar="N", help="classify test image N of the checkpoint's dataset")
     parser.add_argument("--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)")
     parser.add_argument("--runs", default="data/runs", metavar="DIR", help="folder of all runs (default: data/runs)")
     parser.add_argument("--data", metavar="DIR", help="folder of the datasets, for --index (default: as in training)")
     parser.add_argument("--top-k", type=int, default=3, metavar="K", help="classes to show (default: 3)")
-    parser.add_argument("--json", action="store_true", help="print a list of {path, predictions}")
+    formats = parser.add_mutually_exclusive_group()
+    for name, what in (("json", "a list of {path, predictions}"), ("csv", "a table for spreadsheets")):
+        formats.add_argument(f"--{name}", dest="format", action="store_const", const=name, help=f"print {what}")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
-    parser.add_argument("--invert", action="store_true", help="swap dark and light, for dark digits on light paper")
     parser.add_argument("--serve", action="store_true", help="serve a page to draw on, or to show photos to")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="of --serve (default: 7860)")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="of --serve; 0.0.0.0 lets others in")
-    options = parser.parse_args(args)
+    parser.add_argument(
+        "--invert",
+        default="auto",
+        choices=INVERT,
+        help="swap dark and light: yes (or nothing), for dark digits on light paper; no; auto: find out (default)",
+    )
+    parser.add_argument("--show", metavar="PNG", help="write a picture of what the network was given of each image")
+    parser.add_argument("--attention", metavar="PNG", help="write a picture of where in each image the network looked")
+    pairs = zip(args, [*args[1:], ""], strict=False)
+    options = parser.parse_args(
+        [f"{arg}=yes" if arg == "--invert" and value not in INVERT else arg for arg, value in pairs]
+    )
     if bool(options.images) + (options.index is not None) + options.serve != 1:
         raise InputError("name image files, or one --index N of the dataset's test images, or --serve; see --help")
     if options.top_k < 1:
@@ -108,25 +148,6 @@ def dataset_of(predictor, root: str | None, download: bool = True):
     if not module.sets["test"]:
         raise InputError(f"{module.root}: the dataset has no test images; name image files instead of --index")
     return module.sets["test"]
-
-
-def hint_at_inverting(paths: list[str], images) -> None:
-    """Datasets of light strokes on black are common; photos of ink on paper are the opposite."""
-    bright = [p for p, image in zip(paths, images.float(), strict=True) if image[:, [0, -1]].mean() > 127]
-    if bright:
-        print(
-            f"note: {bright[0]} is light at its border, the training images are dark there; try --invert",
-            file=sys.stderr,
-        )
-
-
-def show(rows: list[dict]) -> None:
-    for row in rows:
-        target = f"  (target: {row['target']})" if "target" in row else ""
-        print(f"{row['path']}: {row['predictions'][0]['class']}{target}")
-        for prediction in row["predictions"]:
-            bar = "█" * round(24 * prediction["probability"])
-            print(f"  {prediction['probability']:7.2%}  {prediction['class']:<16} {bar}")
 
 
 if __name__ == "__main__":

@@ -26,28 +26,58 @@ CIFAR100 = tuple(
 
 
 @dataclass(frozen=True)
+class Strokes:
+    """How a dataset of light strokes on black was made: what a photo of a digit has to be turned into.
+
+    Args:
+        side: longer side of the box around the strokes, in pixels.
+        center: what is in the middle of an image, the center of "mass" of the strokes or of their "box".
+        pen: width of the strokes, in pixels, below which a quarter of the training images lies; a thinner pen is
+            broadened to it.
+
+    Raises:
+        InputError: a value is impossible, as can only be in a checkpoint that was altered.
+    """
+
+    side: int
+    center: str
+    pen: float
+
+    def __post_init__(self) -> None:
+        if not (type(self.side) is int and self.center in ("mass", "box") and 0 <= self.pen <= self.side):
+            raise InputError(f"strokes cannot be {asdict(self)}")
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a dataset without reading it; `mean` and `std` are those of the training images, 0 to 1."""
+    """What is known of a dataset without reading it.
+
+    Args:
+        mean: mean of each channel of the training images, 0 to 1.
+        std: their standard deviation, likewise.
+        strokes: for light strokes on black, how they were scaled and centered; None for all other images.
+    """
 
     name: str
     image_size: int
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    strokes: Strokes | None = None
 
     @property
     def channels(self) -> int:
         return len(self.mean)
 
     def as_primitives(self) -> dict:
-        """Strings, numbers and lists alone, as they stand in a checkpoint."""
+        """Strings, numbers, lists and dicts alone, as they stand in a checkpoint."""
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return lists | {"channels": self.channels}
 
 
 DATASETS = {
-    "digits": DatasetInfo("digits", 8, DIGITS, (0.3053,), (0.3761,)),
-    "mnist": DatasetInfo("mnist", 28, DIGITS, (0.1307,), (0.3081,)),
+    "digits": DatasetInfo("digits", 8, DIGITS, (0.3053,), (0.3761,), Strokes(8, "box", 1.4)),
+    "mnist": DatasetInfo("mnist", 28, DIGITS, (0.1307,), (0.3081,), Strokes(20, "mass", 2.0)),
     "fashion_mnist": DatasetInfo("fashion_mnist", 28, CLOTHES, (0.2860,), (0.3530,)),
     "cifar10": DatasetInfo("cifar10", 32, CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": DatasetInfo("cifar100", 32, CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),

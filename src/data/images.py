@@ -1,9 +1,11 @@
-"""One image file in, one square uint8 tensor out. Files are untrusted: whatever is wrong with one is an InputError."""
+"""An image file in; out a square uint8 tensor, or the whole photo. Whatever is wrong with a file is an InputError."""
 
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from src.errors import InputError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM")  # Pillow opens many more: each a risk
 Image.init()  # load the decoders now: threads that do so at the same time trip over each other
+Result = TypeVar("Result")
 MAX_BYTES = 128 * 2**20
 UPRIGHT = {  # what undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,12 +42,25 @@ def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
     Raises:
         InputError: naming the file, when it is missing, not a regular file, too large, damaged or not an image.
     """
+    return _read(path, lambda image: _square(image, image_size, channels))
+
+
+def read_photo(path: str | Path, side: int) -> Image.Image:
+    """Decode a file and turn it upright: the whole photo, of mode L or RGB, its longer side `side` pixels at most.
+
+    Otherwise, and in what it raises, it is as `read_image`.
+    """
+    return _read(path, lambda image: _whole(image, side))
+
+
+def _read(path: str | Path, then: Callable[[Image.Image], Result]) -> Result:
+    """What `then` makes of the opened image; InputError, naming the file, for whatever is wrong with it."""
     try:
         with _open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_a_bomb(path, image)
-                return _square(image, image_size, channels)
+                return then(image)
     except InputError:
         raise
     except MemoryError:
@@ -95,20 +111,32 @@ def _square(image: Image.Image, size: int, channels: int) -> Tensor:
     """Crop and resize first: memory is then that of decoding alone, and what follows costs nothing."""
     image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG alone: decode at a fraction of the size
     opened, image = image, _plain(image)
-    orientation = opened.getexif().get(ExifTags.Base.Orientation)  # not before it is decoded: TIFFs are turned by that
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size, size):
         left, top = (width - side) / 2, (height - side) / 2
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.array(_upright(image, opened).convert("RGB" if channels == 3 else "L")))
+    return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
+
+
+def _whole(image: Image.Image, side: int) -> Image.Image:
+    image.draft(None, (side, side))
+    opened, image = image, _plain(image)
+    if (factor := side / max(image.size)) < 1:
+        size = [max(1, round(length * factor)) for length in image.size]
+        image = image.resize(size, Image.Resampling.BOX)
+    return _upright(image, opened)
+
+
+def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """Of mode L or RGB, transparent parts white, and turned as the opened file says, once that is decoded."""
+    orientation = opened.getexif().get(ExifTags.Base.Orientation)  # not before it is decoded: TIFFs are turned by that
     if image.mode == "F":
         image = Image.fromarray(np.asarray(image).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if orientation in UPRIGHT:
-        image = image.transpose(UPRIGHT[orientation])
-    pixels = torch.from_numpy(np.array(image.convert("RGB" if channels == 3 else "L")))
-    return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _plain(image: Image.Image) -> Image.Image:

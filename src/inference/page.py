@@ -6,22 +6,20 @@ own decoding, and everything that is shown is escaped. `server.py` guards the do
 
 import base64
 import binascii
+import contextlib
 import io
 import os
 import tempfile
 from html import escape
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from src.errors import InputError
-from src.inference.attention import rollout
+from src.inference.files import UNSURE
 from src.inference.predictor import Predictor
-from src.transforms.patchify import normalize
+from src.inference.sheets import heated, picture_of
 
 # Gradio reads these when it is imported, or at each of its own requests to the page it serves.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
@@ -34,10 +32,8 @@ except ModuleNotFoundError as error:
     raise InputError("--serve needs Gradio; install it with: pip install -r requirements-app.txt") from None
 
 SHOWN = 10  # classes; where there are more, the likeliest
-UNSURE = 0.5  # probability of the likeliest class below which the answer is called a guess
 DRAWING = "data:image/png;base64,"
 HERE = Path(__file__)
-LIGHT = torch.tensor([255.0, 140.0, 0.0])  # of attention: orange
 INVITATIONS = {True: "Draw something, or choose a photo.", False: "Choose an image."}
 
 
@@ -46,7 +42,7 @@ INVITATIONS = {True: "Draw something, or choose a photo.", False: "Choose an ima
 
 def build(predictor: Predictor, examples: list[tuple[Tensor, str]]) -> gr.Blocks:
     """The page, not yet served: fields on one side, the answer on the other."""
-    draws = bool(predictor.dataset.get("strokes"))
+    draws = bool(predictor.strokes)
     name = predictor.dataset["name"]
     once = {"concurrency_limit": 1, "concurrency_id": "network", "show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(60, 300)) as page:
@@ -111,7 +107,8 @@ def _examples(examples: list[tuple[Tensor, str]]) -> gr.HTML:
         if (button) { props.value = button.dataset.index; trigger("select"); }
     });"""
     buttons = [
-        f'<button data-index="{i}" title="{escape(name)}"><img src="{_picture(image)}" alt="{escape(name)}"></button>'
+        f'<button data-index="{i}" title="{escape(name)}">'
+        f'<img src="{_address(picture_of(image))}" alt="{escape(name)}"></button>'
         for i, (image, name) in enumerate(examples)
     ]
     html = f'<p>Or one of the test images:</p><div class="choice">{"".join(buttons)}</div>'
@@ -152,7 +149,8 @@ def _of_drawing(predictor: Predictor, drawn: str) -> str:
 
 def _open(predictor: Predictor, path: str) -> tuple[Tensor, str]:
     """What the network is given of an image file, uint8 [C, S, S], and what the user should know of it."""
-    return predictor.read([path])[0], ""  # TODO with photos.py: Predictor.open, which finds the ink
+    given = predictor.open(path)
+    return given.image, "; ".join(given.notes)
 
 
 def _of_example(predictor: Predictor, examples: list[tuple[Tensor, str]], index: str) -> str:
@@ -177,37 +175,23 @@ def _answer(predictor: Predictor, image: Tensor, note: str = "") -> str:
         f'<span class="value">{row["probability"]:.1%}</span></li>'
         for row in rows
     )
-    pictures = [(image, "What the network was given")]
-    if (looked := _attention(predictor, image)) is not None:
-        pictures.append((looked, "Where it looked (attention)"))
+    pictures = [(_address(picture_of(image)), "What the network was given")]
+    with contextlib.suppress(InputError):  # a convolutional network has no attention
+        looked = heated(image, predictor.attention(image[None])[0])
+        pictures.append((_address(looked), "Where it looked (attention)"))
     figures = "".join(
-        f'<figure><img src="{_picture(picture)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-        for picture, caption in pictures
+        f'<figure><img src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        for address, caption in pictures
     )
     return f'{top}<ol class="bars{short}">{bars}</ol><div class="pictures">{figures}</div>'
-
-
-def _attention(predictor: Predictor, image: Tensor) -> Tensor | None:
-    """The image, uint8 [C, S, S], in gray under the light of its attention, uint8 [3, H, H]; None without attention."""
-    # TODO with sheets.py: its drawing, heated(), of Predictor.attention
-    classifier, device = predictor.classifier, predictor.device
-    try:
-        grid = rollout(classifier.network, normalize(image[None].to(device), classifier.mean, classifier.std)).cpu()
-    except InputError:  # a convolutional network
-        return None
-    light = (grid - grid.min()) / (grid.max() - grid.min()).clamp(min=1e-9)
-    zoom = max(1, 224 // image.shape[-1])
-    light = F.interpolate(light[None], scale_factor=zoom * image.shape[-1] / grid.shape[-1], mode="bilinear")[0]
-    gray = image.float().mean(dim=0).repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1)
-    return ((1 - 0.6 * light) * 0.6 * gray + 0.6 * light * LIGHT.view(3, 1, 1)).round().to(torch.uint8)
 
 
 def _said(message: str) -> str:
     return f'<div class="top said"><b>{escape(message)}</b></div>'
 
 
-def _picture(image: Tensor) -> str:
-    """uint8 [C, H, W] -> the address of a PNG file that stands in the page itself."""
-    pixels, file = np.ascontiguousarray(image.permute(1, 2, 0)), io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+def _address(picture: Image.Image) -> str:
+    """A PNG file that stands in the page itself."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
     return DRAWING + base64.b64encode(file.getvalue()).decode()

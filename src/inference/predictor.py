@@ -2,19 +2,37 @@
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from src.data.images import read_image
+from src.data.datasets import Strokes
+from src.data.images import read_image, read_photo
 from src.errors import InputError, is_out_of_memory
+from src.inference.attention import rollout
+from src.inference.photos import SIDES, develop
 from src.inference.pipeline import ImageClassifier
 from src.models.build import build
 from src.runs.checkpoint import load_checkpoint, network_weights
+from src.transforms.patchify import normalize
 
 BATCH = 256
 MAX_SIDE = 8192  # pixels; a larger image is not an image but an attack on the memory
 MAX_VALUES = 2**29  # in one layer's output for one image: 2 GiB
+
+
+class Given(NamedTuple):
+    """What the network is given of a file.
+
+    image: uint8 [C, image_size, image_size]
+    notes: what the user should know of it, one sentence each.
+    box: where in a photo the digit was found, as fractions of its sides: left, top, right, bottom.
+    """
+
+    image: Tensor
+    notes: list[str]
+    box: tuple[float, float, float, float] | None = None
 
 
 class Predictor:
@@ -34,6 +52,10 @@ class Predictor:
         self.dataset = checkpoint["hyper_parameters"]["dataset"]
         try:
             self.classes = ["".join(c if c.isprintable() else "?" for c in name) for name in self.dataset["classes"]]
+            strokes = self.dataset.get("strokes")  # checkpoints of an earlier version do not say it
+            self.strokes = Strokes(**strokes) if strokes else None
+            if strokes and not (self.channels == 1 and self.strokes.side <= self.image_size):
+                raise InputError(f"strokes of {strokes['side']} pixels")
             network = build_network(checkpoint)
             self.classifier = ImageClassifier(network, self.dataset["mean"], self.dataset["std"]).eval()
             self._try_out()
@@ -71,10 +93,49 @@ class Predictor:
         """uint8 [B, C, image_size, image_size] -> float32 [B, K] on the CPU; every row sums to 1."""
         return self.classifier(images.to(self.device)).cpu()
 
-    def read(self, paths: list[str], invert: bool = False) -> Tensor:
-        """Image files -> uint8 [B, C, image_size, image_size], as in validation; `invert` swaps dark and light."""
-        images = torch.stack([read_image(path, self.image_size, self.channels) for path in paths])
-        return 255 - images if invert else images
+    def open(self, path: str, invert: str = "auto") -> Given:
+        """One image file as the network is to see it.
+
+        Files are read as in validation. But where the network knows light strokes on black, the digit in a photo is
+        found first, and brought into the form of the training images (`photos.py`).
+
+        Args:
+            invert: whether dark and light are swapped: "yes", "no", or "auto", which is "no" but for such photos.
+
+        Raises:
+            InputError: naming the file, which cannot be read, or in which there are no strokes.
+        """
+        if self.strokes:
+            photo = read_photo(path, SIDES[1])
+            try:
+                developed = develop(photo, self.image_size, self.strokes, invert)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+            several = (
+                f"there seem to be {developed.digits} digits in it; the largest was read, photograph them one by one"
+            )
+            notes = [several] if developed.digits > 1 else []
+            return Given(torch.from_numpy(developed.image.copy())[None], notes, developed.box)
+        image, notes = read_image(path, self.image_size, self.channels), []
+        if invert == "yes":
+            image = 255 - image
+        elif min(self.dataset["mean"]) < 0.35 and image[:, [0, -1]].float().mean() > 127:
+            notes.append("it is light at its border, the training images are dark there; try --invert yes")
+        return Given(image, notes)
+
+    def read(self, paths: list[str], invert: str = "auto") -> Tensor:
+        """Image files -> uint8 [B, C, image_size, image_size], what the network is to see of them; see `open`."""
+        return torch.stack([self.open(path, invert).image for path in paths])
+
+    @torch.inference_mode()
+    def attention(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, image_size, image_size] -> where the network looks, float32 [B, S, S] on the CPU; see `rollout`.
+
+        Raises:
+            InputError: the network has no attention.
+        """
+        images = normalize(images.to(self.device), self.dataset["mean"], self.dataset["std"])
+        return rollout(self.classifier.network, images).cpu()
 
     def top(self, images: Tensor, k: int) -> list[list[dict]]:
         """The `k` likeliest classes of every image: `{"index", "class", "probability"}`, likeliest first."""

@@ -12,6 +12,9 @@ from src.errors import InputError
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import tested_epochs
 
+# Of a checkpoint's hyperparameters: training does not know the first two, and config.yaml has the seed.
+UNCONCERNED = ("dataset.root", "dataset.strokes", "seed")
+
 # What may differ when a run is resumed: how long and how it runs, not what is learnt. All else must be as it was.
 MAY_CHANGE = (
     *("config", "name", "resume", "runs", "patience", "checkpoint_every_n_steps", "pictures"),
@@ -87,7 +90,7 @@ def check_resumable(path: Path, checkpoint: dict, module, example: dict) -> None
     changed = [
         f"{key} (was {before.get(key)}, now {now.get(key)})"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in ("dataset.root", "seed")  # config.yaml has the seed
+        if before.get(key) != now.get(key) and not key.startswith(UNCONCERNED)
     ]
     if changed:
         raise InputError(

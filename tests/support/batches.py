@@ -37,7 +37,7 @@ def overfit(network, x, labels, steps: int) -> list[float]:
 
 
 def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace:
-    """What `src/loop.py` reads of a trainer that has done so many epochs, and so many batches of the next; on the CPU."""
+    """What `src/loop.py` reads of a trainer that has done so many epochs, and so many batches of the next, on a CPU."""
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))
     batches = SimpleNamespace(current=SimpleNamespace(processed=batch, ready=batch))
     loop = SimpleNamespace(epoch_progress=epochs, epoch_loop=SimpleNamespace(batch_progress=batches))
