@@ -1,4 +1,4 @@
-"""What a step does to the weights, by hand; which options there are; and which precision `auto` stands for."""
+"""What a step does to the weights, by hand, and which options there are."""
 
 import inspect
 import re
@@ -8,7 +8,6 @@ import pytest
 import torch
 from program import train
 from pytorch_lightning import Callback
-from pytorch_lightning import Trainer as LightningTrainer
 
 from src.data.modules import DigitsDataModule
 from src.models.vit import VisionTransformer
@@ -76,18 +75,3 @@ def test_every_option_of_network_and_training_is_a_flag_with_help():
     assert all(re.match(r"\S+ \S+ .*\((required, )?type: ", text) for text in options.values()), options
     assert options["mlp_ratio"].endswith("(type: float, default: 4.0)")
     assert options["beta2"].endswith("(type: float, default: 0.999)")
-
-
-@pytest.mark.parametrize(
-    ("accelerator", "cuda", "bf16", "precision"),
-    [("auto", True, True, "bf16-mixed"), ("gpu", True, True, "bf16-mixed"), ("auto", True, False, "32-true"),
-     ("auto", False, True, "32-true"), ("cpu", True, True, "32-true")],
-)  # fmt: skip
-def test_precision_auto_is_bf16_where_cuda_has_it(monkeypatch, accelerator, cuda, bf16, precision):
-    asked = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
-    monkeypatch.setattr(LightningTrainer, "__init__", lambda self, precision, **rest: asked.append(precision))
-    Trainer(accelerator=accelerator)
-    Trainer(accelerator=accelerator, precision="16-mixed")
-    assert asked == [precision, "16-mixed"]

@@ -37,7 +37,7 @@ def test_cuda_decides_by_itself_and_mps_stays_with_32_bit(cpu, monkeypatch):
 
 def test_the_config_of_a_run_names_what_was_chosen(cpu, tmp_path):
     """So that the run keeps it when it is resumed on a machine that would choose otherwise."""
-    settings = parse([str(a) for a in tiny(tmp_path)])
+    settings = parse([str(a) for a in tiny(tmp_path, "--trainer.precision", "auto")])
     assert yaml.safe_load(settings.config)["trainer"]["precision"] == settings.trainer["precision"] == cpu
     settings = parse([str(a) for a in tiny(tmp_path, "--trainer.precision", "16-mixed")])
     assert yaml.safe_load(settings.config)["trainer"]["precision"] == "16-mixed"
