@@ -2,12 +2,12 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import program
 import pytest
 from photos import class_folders
+from PIL import Image
 from program import ROOT
 
 from src.cli.keys import GROUPS, check_keys
@@ -35,7 +35,9 @@ def checkout(tmp_path_factory) -> Path:
     if HAS_MNIST:
         (folder / "data" / "MNIST").symlink_to(ROOT / "data" / "MNIST")
     class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
-    shutil.copy(folder / "photos" / "train" / "cat" / "0.jpg", folder / "photo.png")
+    photo = Image.new("L", (60, 60), 255)
+    photo.paste(0, (28, 15, 33, 45))  # a stroke on paper
+    photo.save(folder / "photo.png")
     run("python train.py --config configs/digits.yaml", folder)  # what the install command does
     return folder
 

@@ -38,7 +38,9 @@ assert MulticlassAccuracy(3, average="micro")(torch.tensor([0, 1, 2, 0]), torch.
 
 
 def test_a_classified_image_needs_neither_the_compiler_nor_lightning(digits_run, tmp_path):
-    Image.new("L", (20, 20), 90).save(tmp_path / "image.png")
+    image = Image.new("L", (60, 60), 255)
+    image.paste(0, (28, 15, 33, 45))  # a stroke
+    image.save(tmp_path / "image.png")
     code = f"from classify import main; main([{str(tmp_path / 'image.png')!r}, '--ckpt', {str(digits_run)!r}])"
     assert imported(code) == []
 

@@ -11,7 +11,7 @@ from src.errors import InputError
 from src.inference.pipeline import ImageClassifier
 from src.inference.predictor import Predictor, build_network, find_device
 from src.runs.checkpoint import load_checkpoint
-from src.training.classifier import Classifier
+from src.training.classifier import ViT
 
 HEAVY = ["pytorch_lightning", "lightning", "lightning_fabric", "torchvision", "torchmetrics", "jsonargparse", "sklearn"]
 
@@ -38,11 +38,7 @@ def digits():
 
 def validating(checkpoint):
     """The LightningModule of a checkpoint, as it validates."""
-    content = load_checkpoint(checkpoint)
-    dataset, network = (content["hyper_parameters"].pop(key) for key in ("dataset", "network"))
-    module = Classifier(network.pop("kind"), dataset, network | content["hyper_parameters"])
-    module.load_state_dict(content["state_dict"])
-    return module.eval()
+    return ViT.load_from_checkpoint(checkpoint).eval()
 
 
 def png(folder, image, name="digit.png"):
@@ -89,9 +85,9 @@ def test_more_images_than_a_batch_stay_in_order(predictor, digits):
     torch.testing.assert_close(found, predictor.probabilities(images).amax(1), atol=1e-5, rtol=0)
 
 
-def test_invert_swaps_dark_and_light(predictor, digits, tmp_path):
-    path = png(tmp_path, digits.sets["test"].images[0])
-    assert torch.equal(predictor.read([path], invert=True), 255 - predictor.read([path]))
+def test_dark_strokes_on_light_are_swapped(predictor, digits, tmp_path):
+    image = digits.sets["test"].images[0]
+    assert torch.equal(predictor.read([png(tmp_path, 255 - image)])[0], image)
 
 
 def out_of_memory(*args):
