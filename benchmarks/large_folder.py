@@ -57,7 +57,7 @@ def measure(folder: str, budget: float, workers: int) -> tuple[float, float, flo
     module.setup("fit")
     start, before = time.perf_counter() - clock, peak()
     train = module.sets["train"]
-    loader = module._loader(train, batch_sampler=shuffled_batches(len(train), 64))
+    loader = module._loader(train, shuffled_batches(len(train), 64))
     clock = time.perf_counter()
     seen = sum(len(labels) for _, labels in loader)
     return start, before, peak(), seen / (time.perf_counter() - clock)

@@ -190,7 +190,6 @@ def test_flops(bench):
 # Data and pictures ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="fails since library use and images without a DataLoader came together; not yet understood")
 def test_large_folder(bench, monkeypatch):
     monkeypatch.setattr(large_folder, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # costs no import
     out = bench("large_folder", "--images", 100, "--budget", 0.002)
@@ -205,7 +204,8 @@ def test_shared_cache(bench, monkeypatch):
     table = [line.strip("| ").split(" | ") for line in lines if line[:3] in ("| 1", "| 3")]
     memory = {(int(processes), how): int(mib.replace(",", "")) for processes, how, mib in table}
     assert memory.keys() == {(n, how) for n in (1, 3) for how in ("mapped", "copied")}
-    assert memory[3, "copied"] - memory[3, "mapped"] > 50, "two more copies of 38 MiB"
+    more = {how: memory[3, how] - memory[1, how] for how in ("mapped", "copied")}
+    assert more["copied"] > more["mapped"] + 20, "two more copies of 38 MiB; what else a process takes varies by 20"
 
 
 @pytest.mark.parametrize("with_images", [True, False], ids=["images", "noise"])

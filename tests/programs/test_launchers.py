@@ -17,6 +17,7 @@ from src.data.datasets import read_digits
 from src.inference.predictor import Predictor
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics
+from src.training.log import TAGS
 
 TWO = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "64")
 TWO_NODES = ("--trainer.strategy", "ddp", "--trainer.num_nodes", "2", "--trainer.devices", "1", *TWO[4:])
@@ -173,7 +174,7 @@ def assert_close(a: Path, b: Path) -> None:
     Weights need not be: Adam makes whole steps of rounding errors where a gradient is zero, as that of a key's bias.
     """
     curves = [EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload() for run in (a, b)]
-    ours, theirs = ({e.step: e.value for e in curve.Scalars("train_loss_step")} for curve in curves)
+    ours, theirs = ({e.step: e.value for e in curve.Scalars(TAGS["train_loss_step"])} for curve in curves)
     assert ours.keys() == theirs.keys() == set(range(3 * STEPS))
     assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-5
     for ours, theirs in zip(metrics(a), metrics(b), strict=True):
@@ -181,14 +182,12 @@ def assert_close(a: Path, b: Path) -> None:
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-4), key
 
 
-@pytest.mark.xfail(reason="fails since library use and images without a DataLoader came together; not yet understood")
 def test_two_processes_with_half_the_batch_learn_the_same(one_process, tmp_path):
     ended = launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN)
     assert codes(ended) == [0, 0], texts(ended)
     assert_close(run_in(tmp_path), one_process)
 
 
-@pytest.mark.xfail(reason="fails since library use and images without a DataLoader came together; not yet understood")
 def test_begun_on_two_and_resumed_on_one(one_process, tmp_path):
     launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN, lambda rank: stop_at(14))
     resumed = train("--resume", run_in(tmp_path), "--trainer.devices", "1")
@@ -196,7 +195,6 @@ def test_begun_on_two_and_resumed_on_one(one_process, tmp_path):
     assert_close(run_in(tmp_path), one_process)
 
 
-@pytest.mark.xfail(reason="fails since library use and images without a DataLoader came together; not yet understood")
 def test_begun_on_one_and_resumed_on_two_and_then_on_one(one_process, tmp_path):
     assert train(*tiny(tmp_path, *PLAIN), prepare=stop_at(4)).code == 143
     flags = ["--resume", run_in(tmp_path), "--trainer.strategy", "ddp", "--trainer.devices", "2"]

@@ -88,7 +88,8 @@ def _main(script: str, args: list[str], folder: Path, prepare: tuple) -> None:
     multiprocessing.set_start_method(None, force=True)  # the program's workers start as they do by default
     for number in (1, 2):
         os.dup2(os.open(folder / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")  # as Python's own
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 1
     try:

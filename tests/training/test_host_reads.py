@@ -46,7 +46,6 @@ class ReadsOfSteps(HostReads):
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam", "sgd"])
-@pytest.mark.xfail(reason="fails since library use and images without a DataLoader came together; not yet understood")
 def test_a_step_reads_nothing_back_with_everything_on(optimizer, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     reads = ReadsOfSteps(monkeypatch)
@@ -56,8 +55,9 @@ def test_a_step_reads_nothing_back_with_everything_on(optimizer, tmp_path, monke
     assert ended.code == 0 and sorted(reads.by_step) == list(range(STEPS)), ended
     first = reads.by_step.pop(0)  # which makes the optimizer's counters
     logging = [reads.by_step.pop(step) for step in range(LOG_EVERY - 1, STEPS, LOG_EVERY)]
+    assert reads.by_step.pop(STEPS - 1) == ["tolist"], "whether all losses of the epoch are finite"
     assert not any(reads.by_step.values()), reads.by_step
-    assert len(first) < 100 and all(0 < len(found) <= 4 for found in logging), "the curves are read there"
+    assert len(first) < 100 and all(0 < len(found) <= 7 for found in logging), "the curves are read there"
 
 
 def test_augmentation_of_color_images_reads_nothing_back():
@@ -83,6 +83,9 @@ def test_augmentation_of_color_images_reads_nothing_back():
         lambda x: x.masked_select(x > 0),
         lambda x: x.unique(),
         lambda x: torch.isnan(x).any() and x,
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.numpy(),
     ],
 )
 def test_what_waits_is_found(read):
