@@ -62,7 +62,7 @@ def parse(args: list[str]) -> Settings:
         config.model.init_args.init_from = None  # all weights come from the checkpoint; the file may be gone by now
     seed_everything(config.seed_everything, workers=True)
     try:
-        objects = parser.instantiate_classes(config)
+        objects = parser.instantiate(config)
     except ValueError as error:  # jsonargparse wraps what a constructor raises in words of its own
         cause = error
         while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__):
@@ -236,4 +236,4 @@ def _as_written(parser: Parser, config: Namespace, name: str) -> str:
     for key in ("config", "resume"):
         config.pop(key, None)
     config["name"] = name
-    return parser.dump(config, skip_none=False)
+    return parser.dump(config, skip_unset=False)
