@@ -76,7 +76,7 @@ class DatasetInfo:
 
 
 DATASETS = {
-    "digits": DatasetInfo("digits", 8, DIGITS, (0.3053,), (0.3761,), Strokes(8, "box", 1.4)),
+    "digits": DatasetInfo("digits", 8, DIGITS, (0.3055,), (0.3754,), Strokes(8, "box", 1.4)),
     "mnist": DatasetInfo("mnist", 28, DIGITS, (0.1307,), (0.3081,), Strokes(20, "mass", 2.0)),
     "fashion_mnist": DatasetInfo("fashion_mnist", 28, CLOTHES, (0.2860,), (0.3530,)),
     "cifar10": DatasetInfo("cifar10", 32, CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -90,16 +90,16 @@ IDX_IMAGES = {
 
 
 def read_digits(split: str) -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits -> uint8 [N, 1, 8, 8], int64 [N]; every fifth image is for the test: 1,438 and 359.
+    """scikit-learn's digits -> uint8 [N, 1, 8, 8], int64 [N]; the last 359 are for the test, the first 1,438 for training.
 
-    The same 13 people wrote both parts: this is a set to try things on, not a benchmark.
+    13 people wrote them, one after the other: the test is of people whose hand was not learned from, but perhaps for one
+    at the border.
     """
     from sklearn.datasets import load_digits  # half a second to import, for this dataset alone
 
     digits = load_digits()
     images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
-    test = torch.arange(len(images)) % 5 == 4
-    part = test if split == "test" else ~test
+    part = slice(1438, None) if split == "test" else slice(1438)
     return images[part], torch.from_numpy(digits.target).long()[part]
 
 

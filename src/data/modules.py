@@ -109,11 +109,15 @@ class ImageDataModule(LightningDataModule):
         if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
             if val is None and self.val_fraction:
-                train_indices, val_indices = split_indices(train.labels, self.val_fraction, self.seed)
+                train_indices, val_indices = self.split(train.labels)
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
         if stage in ("test", "predict") and "test" not in self.sets:
             self.sets["test"] = self.read("test")
+
+    def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels of all training images -> indices to train on, indices to validate on."""
+        return split_indices(labels, self.val_fraction, self.seed)
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
@@ -219,6 +223,11 @@ class DigitsDataModule(NamedDataModule):
 
     def __init__(self, patch_size: int | None = 2, augment: Augmentation = SMALL_DIGIT_CHANGES, **kwargs):
         super().__init__("digits", patch_size=patch_size, augment=augment, **kwargs)
+
+    def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Whatever the seed, the last images are held out: those of other people than one trains on, as in the test."""
+        train = len(labels) - max(1, round(self.val_fraction * len(labels)))
+        return tuple(torch.arange(len(labels)).split([train, len(labels) - train]))
 
 
 class MNISTDataModule(NamedDataModule):

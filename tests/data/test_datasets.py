@@ -33,8 +33,8 @@ def assert_statistics_of_the_table(name, images):
 def test_digits_are_those_of_scikit_learn_and_match_the_table():
     images, labels = read_digits("test")
     theirs = load_digits()
-    assert np.array_equal(images[:, 0], np.round(theirs.images[4::5] * 255 / 16))
-    assert labels.tolist() == theirs.target[4::5].tolist()
+    assert np.array_equal(images[:, 0], np.round(theirs.images[1438:] * 255 / 16))
+    assert labels.tolist() == theirs.target[1438:].tolist()
     assert_statistics_of_the_table("digits", read_digits("train")[0])
 
 
