@@ -3,9 +3,9 @@
     python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2
     python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2 --trainer.limit_test_batches 0
 
-The runs are `data/runs/<config>_seed<N>/`: one that is finished is not trained again, one that was stopped goes on. The
-picture is `data/runs/<config>_seeds.png`. Other flags go to all trainings; with the second command's the test images stay
-unused.
+The runs are `data/runs/<config>_seed<N>/`: one that is finished is not trained again, one that was stopped goes on.
+The picture is `data/runs/<config>_seeds.png`. Other flags go to all trainings; with the second command's the test
+images stay unused.
 """
 
 import argparse

@@ -90,10 +90,10 @@ IDX_IMAGES = {
 
 
 def read_digits(split: str) -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits -> uint8 [N, 1, 8, 8], int64 [N]; the last 359 are for the test, the first 1,438 for training.
+    """scikit-learn's digits -> uint8 [N, 1, 8, 8], int64 [N]: the first 1,438 to train on, the last 359 for the test.
 
-    13 people wrote them, one after the other: the test is of people whose hand was not learned from, but perhaps for one
-    at the border.
+    13 people wrote them, one after the other: the test is of people whose hand was not learned from, but perhaps for
+    one at the border.
     """
     from sklearn.datasets import load_digits  # half a second to import, for this dataset alone
 
