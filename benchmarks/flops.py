@@ -51,7 +51,10 @@ def count(config: str, images: int, *flags: str) -> Flops:
             net(image).sum().backward()
         forward_and_backward = counter.get_total_flops() / networks
         with FlopCounterMode(display=False) as counter:
-            settings.model.configure_optimizers().step()
+            optimizer = settings.model.configure_optimizers()
+            for group in optimizer.param_groups:
+                if group.get("muon"):
+                    optimizer._muon_step(group)  # AdamW has no products, and older versions cannot step on `meta`
     trained = round(images * (1 - data.val_fraction)) // data.batch_size * data.batch_size
     passes = settings.trainer["max_epochs"]
     return Flops(forward_and_backward, counter.get_total_flops(), data.batch_size, trained, passes)
