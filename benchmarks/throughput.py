@@ -1,15 +1,15 @@
 """Images a second of one Vision Transformer from several libraries, in training and in inference, by turns.
 
-    python -m benchmarks.throughput                                          all sizes; 32 bit, and bf16 where it is fast
-    python -m benchmarks.throughput --sizes Ti S --compile                   eager against eager, compiled against compiled
+    python -m benchmarks.throughput                              all sizes; 32 bit, and bf16 where it is fast
+    python -m benchmarks.throughput --sizes Ti S --compile       eager against eager, compiled against compiled
     python -m benchmarks.throughput --device cuda --precision bf16 --batch 512
     python -m benchmarks.throughput --peers timm torchvision --json out.json
 
 Prints a table, a row for each network: its parameters and counted flops, images a second (medians of the rounds), their
 ratio to ours (median of the ratios within a round), and the share of the peak. A training step is forward, loss,
-backward, clipping, and AdamW, fused for all alike, on one random batch that stays on the device. Flops are counted as in
-`benchmarks.flops`; the peak is what the fastest of some large matrix products reaches on this device at this precision.
-Peers are those of `benchmarks/peers.py`: all with a class token, and of the same sizes.
+backward, clipping, and AdamW, fused for all alike, on one random batch that stays on the device. Flops are counted as
+in `benchmarks.flops`; the peak is what the fastest of some large matrix products reaches on this device at this
+precision. Peers are those of `benchmarks/peers.py`: all with a class token, and of the same sizes.
 """
 
 import statistics
@@ -35,10 +35,13 @@ SIZES = {  # and images of a batch
     "B/16": (Shape(224, 3, 16, width=768, depth=12, heads=12), 4),
 }
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
-PRODUCTS = {"cpu": ((1024,) * 3, (2048,) * 3, (4096, 1024, 1024), (8192, 768, 3072)), "cuda": ((4096,) * 3, (8192,) * 3)}
+PRODUCTS = {
+    "cpu": ((1024,) * 3, (2048,) * 3, (4096, 1024, 1024), (8192, 768, 3072)),
+    "cuda": ((4096,) * 3, (8192,) * 3),
+}
 CLIP = 1.0
-COLUMNS = ("parameters", "MFLOP_an_image", "train_images/s", "of_ours", "of_peak")
-COLUMNS += ("inference_images/s", "inference, of_ours", "inference, of_peak")
+COLUMNS = ("parameters", "MFLOP_an_image", "train_images/s", "train_of_ours", "train_of_peak")
+COLUMNS += ("inference_images/s", "inference_of_ours", "inference_of_peak")
 
 
 def main() -> None:
@@ -62,8 +65,9 @@ def main() -> None:
         lines.append(f"peak, {precision}: {peak / 1e9:,.0f} GFLOP/s")
         for size in options.sizes:
             for compiled in (False, True) if options.compile else (False,):
+                what = f"{size}, {precision}, {'compiled' if compiled else 'eager'}"
                 found = measure(size, peers, precision, compiled, peak, options)
-                rows |= {f"{size}, {precision}, {'compiled' if compiled else 'eager'}: {p}": r for p, r in found.items()}
+                rows |= {f"{what}: {peer}": row for peer, row in found.items()}
     for size in options.sizes:
         shape, batch = SIZES[size]
         sizes = ", ".join(f"{name} {value}" for name, value in shape._asdict().items())
@@ -83,10 +87,11 @@ def measure(size: str, peers: list[str], precision: str, compiled: bool, peak: f
         flops, forward = count(p, shape)
         parameters = sum(w.numel() for w in contender.network.parameters())
         row = {"parameters": parameters, "MFLOP_an_image": flops / 1e6, "forward_MFLOP": forward / 1e6}
-        for found, cost, what, before in ((trained, flops, "train", ""), (inferred, forward, "inference", "inference, ")):
+        for what, found, cost in (("train", trained, flops), ("inference", inferred, forward)):
+            ratios = [a / b for a, b in zip(found[p], found["ours"], strict=True)]
             row[f"{what}_images/s"] = statistics.median(found[p])
-            row[f"{before}of_ours"] = statistics.median(a / b for a, b in zip(found[p], found["ours"], strict=True))
-            row[f"{before}of_peak"] = row[f"{what}_images/s"] * cost / peak
+            row[f"{what}_of_ours"] = statistics.median(ratios)
+            row[f"{what}_of_peak"] = row[f"{what}_images/s"] * cost / peak
             row[f"{what}_rounds"] = found[p]
         rows[p] = row
     return rows
