@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch import nn
 
+from benchmarks import peers
+from benchmarks.peers import Shape
 from src.cli.messages import quiet
 from src.cli.parser import parse
-from src.models.vit import VisionTransformer
 
 CLIP = 1.0
 WARM_UP, ROUNDS = 3, 5
@@ -91,30 +92,10 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def ours() -> nn.Module:
-    return VisionTransformer(image_size=32, patch_size=4, channels=3, classes=10, size="Ti")
-
-
-def ours_compiled() -> nn.Module:
-    return torch.compile(ours())
-
-
-def timm_vit() -> nn.Module:
-    import timm  # a development requirement
-
-    return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, num_classes=10)
-
-
-def torchvision_vit() -> nn.Module:
-    from torchvision import models
-
-    widths = dict(num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768)
-    return models.VisionTransformer(image_size=32, patch_size=4, num_classes=10, **widths)
-
-
-VIT_TI = {  # one network, on patches of 4 pixels, of several libraries
-    "ours, compiled": ours_compiled,
-    "ours, eager": ours,
-    "timm, eager": timm_vit,
-    "torchvision, eager": torchvision_vit,
+TI = Shape(image_size=32, channels=3, patch_size=4, width=192, depth=12, heads=3)
+VIT_TI = {  # one network, of several libraries
+    "ours, compiled": lambda: torch.compile(peers.ours(TI)),
+    "ours, eager": lambda: peers.ours(TI),
+    "timm, eager": lambda: peers.timm(TI),
+    "torchvision, eager": lambda: peers.torchvision(TI),
 }

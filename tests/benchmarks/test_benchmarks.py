@@ -1,77 +1,32 @@
 """Every benchmark runs to its end with settings that make it short, and prints what it promises."""
 
-import importlib
-import os
 import re
 import runpy
 import shutil
 import sys
-import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import program
 import pytest
 import torch
-from photos import class_folders
+from markdown import rows
 from PIL import Image
 from program import ROOT
 
-from benchmarks import ablation, large_folder, same_numbers, shared_cache, training
+from benchmarks import ablation, large_folder, same_numbers, shared_cache
 from src.cli.parser import parse
-from src.data.datasets import CIFAR10
 
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text())
 TWO_STEPS = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1".split()
 MNIST = ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
 
 
-@pytest.fixture(autouse=True)
-def trainings_cost_no_import(monkeypatch, tmp_path):
-    """A benchmark's `python train.py` becomes a fork of the server of the tests, and its run goes where theirs do."""
-
-    def run(command, stdout, cwd=ROOT, env=None):
-        ended = program.Running(*command[2:], prepare=(os.chdir, cwd)).end()
-        print(ended.text, file=stdout)
-        return SimpleNamespace(returncode=ended.code)
-
-    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr(training, "tempfile", SimpleNamespace(mkdtemp=lambda **_: tempfile.mkdtemp(dir=tmp_path)))
-    monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys):
-    """Run a benchmark with arguments, in this process: what it prints."""
-
-    def run(name: str, *args) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-        capsys.readouterr()
-        importlib.import_module(f"benchmarks.{name}").main()
-        return capsys.readouterr().out
-
-    return run
-
-
 @pytest.fixture
 def mnist():
     if not MNIST.is_file():
         pytest.skip("needs the real MNIST under data/")
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """The rows of a Markdown table, by their first cell."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    return {first: others for first, *others in cells[2:]}
-
-
-@pytest.fixture
-def cifar10(tmp_path):
-    """A folder of datasets, in which CIFAR-10 is a few images of one color each."""
-    class_folders(tmp_path / "cifar10", CIFAR10, (32, 32), "webp", train=7, test=2)
-    return tmp_path
 
 
 def test_every_benchmark_has_a_test():
