@@ -50,7 +50,7 @@ def count(config: str, images: int, *flags: str) -> Flops:
         with FlopCounterMode(display=False) as counter:
             net(image).sum().backward()
         forward_and_backward = counter.get_total_flops() / networks
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
             optimizer = settings.model.configure_optimizers()
             for group in optimizer.param_groups:
                 if group.get("muon"):

@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from PIL import Image
 from program import started
 
@@ -42,7 +43,7 @@ def test_a_classified_image_needs_neither_the_compiler_nor_lightning(digits_run,
     image.paste(0, (28, 15, 33, 45))  # a stroke
     image.save(tmp_path / "image.png")
     code = f"from classify import main; main([{str(tmp_path / 'image.png')!r}, '--ckpt', {str(digits_run)!r}])"
-    assert imported(code) == imported("import torch"), "torch 2.6 itself imports sympy"
+    assert imported(code) == (["sympy"] if torch.__version__.startswith("2.6.") else []), "whose checks import it"
 
 
 def test_help_of_classify_imports_nothing():
