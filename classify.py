@@ -34,10 +34,12 @@ def main(args: list[str]) -> None:
     from src.inference.predictor import Given, Predictor
     from src.runs.directory import find_checkpoint
 
+    paths = files.find_images(options.images)
     for flag, path in (("--show", options.show), ("--attention", options.attention)):
         if path:
-            sheets.check_path(path, flag, options.images)
-    paths = files.find_images(options.images)
+            sheets.check_path(path, flag, paths)
+    if options.show and options.show == options.attention:
+        raise InputError(f"--attention {options.attention}: would replace the picture of --show; name another")
     predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
     if options.serve:
         return serve(predictor, options)

@@ -10,11 +10,9 @@ images stay unused.
 
 import argparse
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-from benchmarks.training import table
+from benchmarks.training import run_train_py, table
 from src.errors import InputError, exit_on_input_error
 from src.runs.directory import find_run
 from src.runs.results import read_metrics, read_results
@@ -44,14 +42,13 @@ def finished(config: str, name: str, seed: int, runs: str, flags: list[str]) -> 
         InputError: the training did not end well; it has said why.
     """
     named = ["--name", name, "--runs", runs]
-    new = [*named, "--config", config, "--seed_everything", str(seed), *flags]
     try:
         run, _ = find_run("", Path(runs), name)
-        flags = [] if read_results(run) else [*named, "--resume"]
     except InputError:  # there is none yet
-        flags = new
-    if flags and (code := subprocess.run([sys.executable, "train.py", *flags], stdout=sys.stderr).returncode):
-        raise InputError(f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above")
+        run_train_py(*named, "--config", config, "--seed_everything", str(seed), *flags)
+    else:
+        if not read_results(run):
+            run_train_py(*named, "--resume")
     return find_run("", Path(runs), name)[0]
 
 

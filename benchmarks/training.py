@@ -10,20 +10,24 @@ from pathlib import Path
 from src.errors import InputError
 
 
-def train(*flags: str, runs: str | None = None, **process) -> dict:
-    """Run `python train.py *flags`, its output passed through to standard error -> its results.json.
-
-    The run's directory stands under the key `run`. Without `runs` it is a temporary one that stays in place. All else
-    goes to `subprocess.run`, such as the folder to start in.
+def run_train_py(*flags: str, **process) -> None:
+    """Run `python train.py *flags`, its output passed through to standard error; all else goes to `subprocess.run`.
 
     Raises:
         InputError: the training did not end well; it has said why.
     """
+    if code := subprocess.run([sys.executable, "train.py", *flags], stdout=sys.stderr, **process).returncode:
+        raise InputError(f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above")
+
+
+def train(*flags: str, runs: str | None = None, **process) -> dict:
+    """A new training, as by `run_train_py` -> its results.json, and the run's directory under the key `run`.
+
+    Without `runs`, where its directory is made, it is a temporary folder that stays in place.
+    """
     runs = runs or tempfile.mkdtemp(prefix="benchmark-")
     before = set(Path(runs).glob("*/version_*"))
-    command = [sys.executable, "train.py", "--runs", runs, *flags]
-    if code := subprocess.run(command, stdout=sys.stderr, **process).returncode:
-        raise InputError(f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above")
+    run_train_py("--runs", runs, *flags, **process)
     (run,) = set(Path(runs).glob("*/version_*")) - before
     return json.loads((run / "results.json").read_text()) | {"run": str(run)}
 

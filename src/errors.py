@@ -20,6 +20,11 @@ class InputError(Exception):
         super().__init__(message.rsplit("InputError: ", 1)[-1].strip())
 
 
+def printable(text: str) -> str:
+    """Without what breaks a line or steers a terminal: a file, or a class, may have any name."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether there was no room for a file: on the disk, in the user's share of it, or for a file of this size."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -94,5 +99,5 @@ def exit_on_input_error():
 
 
 def _fail(message, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(str(message))}", file=sys.stderr)
     return code

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import program
 import pytest
-from photos import class_folders
+from photos import ONE, SEVEN, class_folders, write_on, written
 from PIL import Image
 from program import ROOT
 
@@ -35,9 +35,11 @@ def checkout(tmp_path_factory) -> Path:
     if HAS_MNIST:
         (folder / "data" / "MNIST").symlink_to(ROOT / "data" / "MNIST")
     class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
-    photo = Image.new("L", (60, 60), 255)
-    photo.paste(0, (28, 15, 33, 45))  # a stroke on paper
-    photo.save(folder / "photo.png")
+    for path in (folder / "photos").rglob("*.jpg"):  # they are classified as photos of digits, too
+        picture = Image.open(path)
+        write_on(picture, SEVEN, 4, "white")
+        picture.save(path)
+    written(ONE, (60, 60), 5).save(folder / "photo.png")
     run("python train.py --config configs/digits.yaml", folder)  # what the install command does
     return folder
 

@@ -88,10 +88,7 @@ def with_progress(results: Iterable, total: int) -> Iterator:
     from rich.console import Console  # only here: it takes a tenth of a second to import
     from rich.progress import Progress
 
-    console, to_terminal = (
-        Console(stderr=True),
-        sys.stdout.isatty(),
-    )  # rich would write to the terminal all that is printed
+    console, to_terminal = Console(stderr=True), sys.stdout.isatty()  # rich would write there all that is printed
     with Progress(console=console, transient=True, redirect_stdout=to_terminal) as progress:
         yield from progress.track(results, total=total, description="Classifying")
 

@@ -78,7 +78,8 @@ def _is_finished(gray: np.ndarray, strokes: Strokes) -> bool:
     """Whether an image of the dataset's size, light on dark, is centered as the dataset is."""
     mass = gray / max(1, gray.sum())
     places = [(mass.sum(axis) * (np.arange(len(gray)) + 0.5)).sum() for axis in (0, 1)]
-    return _border(gray) < 100 and max(abs(place - _middle(len(gray), strokes)) for place in places) < OFF_CENTER
+    centered = max(abs(place - _middle(len(gray), strokes)) for place in places) < OFF_CENTER
+    return centered and _border(gray) < 100 and gray.max() > 127  # of a blank one all is as dark as its border
 
 
 def _border(gray: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src.data.datasets import Strokes
 from src.data.images import read_image, read_photo
-from src.errors import InputError, is_out_of_memory
+from src.errors import InputError, is_out_of_memory, printable
 from src.inference.attention import rollout
 from src.inference.photos import SIDES, develop
 from src.inference.pipeline import ImageClassifier
@@ -51,7 +51,7 @@ class Predictor:
         self.device = torch.device("cpu")
         self.dataset = checkpoint["hyper_parameters"]["dataset"]
         try:
-            self.classes = ["".join(c if c.isprintable() else "?" for c in name) for name in self.dataset["classes"]]
+            self.classes = [printable(name) for name in self.dataset["classes"]]
             strokes = self.dataset.get("strokes")  # checkpoints of an earlier version do not say it
             self.strokes = Strokes(**strokes) if strokes else None
             if strokes and not (self.channels == 1 and self.strokes.side <= self.image_size):

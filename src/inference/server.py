@@ -13,12 +13,15 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from src.errors import InputError
-from src.inference.page import build, gr
 from src.inference.predictor import Predictor
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 MAX_UPLOAD = 20 * 2**20  # bytes of an image file; that of a camera with 50 million pixels is smaller
 MAX_MESSAGE = 2**20  # bytes of everything else, of which a drawing is the largest: some 10 kB
@@ -47,12 +50,14 @@ def serve(predictor: Predictor, examples: list[tuple[Tensor, str]], host: str, p
             page.close(verbose=False)
 
 
-def start(predictor: Predictor, examples: list[tuple[Tensor, str]], host: str, port: int, folder: Path) -> gr.Blocks:
+def start(predictor: Predictor, examples: list[tuple[Tensor, str]], host: str, port: int, folder: Path) -> "gr.Blocks":
     """Begin to serve the page, in threads; what is uploaded lies in `folder`, for a few minutes each."""
-    from starlette.middleware import Middleware  # comes with Gradio
+    from src.inference.page import build, gr  # only here: Gradio takes seconds to import, a mistake is said at once
 
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_EXAMPLES_CACHE": str(folder)}
     page = build(predictor, examples)
+    from starlette.middleware import Middleware  # comes with Gradio
+
     page.launch(
         server_name=host,
         server_port=port,

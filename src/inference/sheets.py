@@ -1,6 +1,7 @@
 """Pictures of what the network was given, and of where it looked, for `--show` and `--attention`. Pillow alone."""
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from src.data.images import read_photo
-from src.errors import InputError
+from src.errors import InputError, printable
 from src.inference.predictor import Given, Predictor
 from src.runs.files import write_atomically
 
@@ -21,14 +22,19 @@ HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 2
 
 
 def check_path(path: str, flag: str, images: list[str]) -> None:
-    """Raises InputError, before anything is done, if no picture can be written there."""
+    """Raises InputError, before anything is classified, if no picture can be written there, or none should be."""
     place = Path(path)
     if place.suffix.lower() != ".png":
         raise InputError(f"{flag} {path}: pictures are written as PNG; name a file that ends in .png")
-    if not place.absolute().parent.is_dir():
+    if not os.path.isdir(place.absolute().parent):
         raise InputError(f"{flag} {path}: its folder is not there; make it first")
-    if place.is_dir() or (place.exists() and any(place.samefile(i) for i in images if Path(i).exists())):
-        raise InputError(f"{flag} {path}: would replace {'a folder' if place.is_dir() else 'an image to classify'}")
+    if os.path.isdir(path) or (os.path.exists(path) and any(_same_file(path, image) for image in images)):
+        what = "a folder" if os.path.isdir(path) else "an image to classify"
+        raise InputError(f"{flag} {path}: would replace {what}; name another")
+
+
+def _same_file(path: str, image: str) -> bool:
+    return os.path.exists(image) and os.path.samefile(path, image)
 
 
 def write_given(path: str, results: list[tuple[dict, Given]], total: int) -> None:
@@ -93,7 +99,7 @@ def fitted(picture: Image.Image) -> Image.Image:
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The end of the text, which says most, where all of it does not fit; without what the font cannot show."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = printable(text)
     if font.getlength(text) <= width:
         return text
     while font.getlength("…" + text) > width:

@@ -27,7 +27,7 @@ def open_atomically(path: Path):
         full = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind one of its own
         if not isinstance(full, OSError):
             raise
-        kept = "the one before it is intact; " if path.exists() else ""
+        kept = "the one before it is intact; " if os.path.exists(path) else ""
         folder = path.parent if path.parent.is_dir() else Path(".")
         raise InputError(
             f"{path}: could not be written ({full.strerror}): the disk has "
@@ -35,7 +35,8 @@ def open_atomically(path: Path):
             "run it again (a training with --resume)"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it need not be there, and its name may be too long
+            temporary.unlink()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

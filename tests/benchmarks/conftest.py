@@ -17,10 +17,14 @@ from src.data.datasets import CIFAR10
 
 @pytest.fixture(autouse=True)
 def trainings_cost_no_import(monkeypatch, tmp_path):
-    """A benchmark's `python train.py` becomes a fork of the server of the tests, and its run goes where theirs do."""
+    """A benchmark's `python train.py` becomes a fork of the server of the tests, and its run goes where theirs do.
+
+    Nobody looks at its report, which takes longer than so short a training.
+    """
 
     def run(command, stdout, cwd=ROOT, env=None):
-        ended = program.Running(*command[2:], prepare=(os.chdir, cwd)).end()
+        plain = [] if "--pictures" in command else ["--pictures", "false"]
+        ended = program.Running(*command[2:], *plain, prepare=(os.chdir, cwd)).end()
         print(ended.text, file=stdout)
         return SimpleNamespace(returncode=ended.code)
 

@@ -1,5 +1,7 @@
 """Every benchmark runs to its end with settings that make it short, and prints what it promises."""
 
+import io
+import json
 import re
 import runpy
 import shutil
@@ -12,11 +14,17 @@ import program
 import pytest
 import torch
 from markdown import rows
+from photos import ZERO, written
 from PIL import Image
 from program import ROOT
 
-from benchmarks import ablation, large_folder, same_numbers, shared_cache
+from benchmarks import ablation, kill_harness, large_folder, photos, same_numbers, shared_cache
 from src.cli.parser import parse
+from src.data.datasets import DATASETS
+from src.data.modules import MNISTDataModule
+from src.inference.photos import develop
+from src.runs.checkpoint import FORMAT
+from src.training.classifier import ViT
 
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text())
 TWO_STEPS = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1".split()
@@ -31,10 +39,7 @@ def mnist():
 
 def test_every_benchmark_has_a_test():
     tests = "\n".join(path.read_text() for path in (ROOT / "tests" / "benchmarks").glob("test_*.py"))
-    assert len(NAMES) >= 10 and [name for name in NAMES if f"def test_{name}" not in tests] in (
-        [],
-        ["photos"],
-    )  # a network trained on MNIST
+    assert len(NAMES) >= 10 and not [name for name in NAMES if f"def test_{name}" not in tests]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,6 +66,17 @@ def test_ablation(bench, mnist, monkeypatch):
     table = rows(bench("ablation", "mnist", "--seeds", 0, *TWO_STEPS))
     assert table.keys() == changes.keys()
     assert all(0 <= float(mean) <= 1 and int(seen) == 256 for mean, _, seen, _ in table.values())
+
+
+def test_seeds(bench, tmp_path):
+    flags = ["seeds", "--config", "configs/digits.yaml", "--seeds", 0, 1, "--runs", tmp_path, *TWO_STEPS]
+    out = bench(*flags)
+    tested = [json.loads(path.read_text())["test_accuracy"] for path in sorted(tmp_path.glob("*/*/results.json"))]
+    cells = rows(out)["digits"]
+    assert len(tested) == 2 and float(cells[0]) == pytest.approx(sum(tested) / 2, abs=1e-4)
+    assert float(cells[1]) == pytest.approx(abs(tested[0] - tested[1]) / 2**0.5, abs=1e-4)
+    assert Image.open(tmp_path / "digits_seeds.png").size == (1200, 360)
+    assert bench(*flags) == out, "finished runs are not trained again"
 
 
 @pytest.mark.real_data
@@ -113,7 +129,9 @@ def test_same_numbers_compares_bits():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_kill_harness(bench, processes):
+def test_kill_harness(bench, monkeypatch, processes):
+    if processes == 2:  # the one that is killed alone may be killed while it draws
+        monkeypatch.setattr(kill_harness, "FLAGS", [*kill_harness.FLAGS, "--pictures", "false"])
     out = bench("kill_harness", "--kills", 1, "--epochs", 1, "--processes", processes)
     assert re.match(r"1 runs, 1 kills: .*all runs ended equal to the undisturbed one, bit for bit", out)
 
@@ -140,6 +158,41 @@ def test_flops(bench):
     expected = 2 * (3 * matrices + 2 * tokens * 49 * width + 3 * width * 10)
     assert float(table["mnist"][0]) == pytest.approx(expected / 1e6, abs=0.6)
     assert float(table["cifar10_best"][0].replace(",", "")) > 3000 and table["cifar10_best"][3] == "300"
+
+
+# Photos -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+def test_photos(bench, mnist, tmp_path):
+    """With a network that knows nothing; what it counts as right has to be what lies there as right."""
+    model = ViT(MNISTDataModule(root=str(ROOT / "data")).description, width=8, depth=1, heads=1)
+    content = {"format": FORMAT, "hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    torch.save(content, tmp_path / "mnist.ckpt")
+    flags = ["--count", 12, "--seeds", 0, 3, "--kinds", "plain", "thin pen", "--keep", tmp_path / "kept"]
+    head, *lines = bench("photos", tmp_path / "mnist.ckpt", *flags).splitlines()
+    assert head.split() == ["seed", "originals", "plain", "thin", "pen"] and len(lines) == 2
+    for line, seed in zip(lines, (0, 3), strict=True):
+        name, originals, *rights = line.split()
+        assert name == str(seed) and int(originals.removesuffix("/12")) <= 12
+        for right, kind in zip(rights, ("plain", "thin_pen"), strict=True):
+            kept = [path.name for path in (tmp_path / "kept" / f"{kind}_{seed}").iterdir()]
+            assert len(kept) == 12 and right == f"{sum(not name.startswith('wrong') for name in kept)}/12"
+            assert all(re.fullmatch(r"(wrong_)?\d{3}_is_\d(_read_(\d|None))?\.(png|jpg)", name) for name in kept)
+
+
+@pytest.mark.parametrize("kind", photos.KINDS)
+def test_photos_show_the_digit_that_they_were_made_from(kind):
+    """Found in them again it is nearly the same, but for its turn, and for pens that have another width."""
+    strokes = DATASETS["mnist"].strokes
+    digit = develop(written(ZERO, pen=24), 28, strokes).image
+    for seed in range(4):
+        photo, ending = photos.photograph(digit, kind, np.random.default_rng(seed))
+        again = photos.photograph(digit, kind, np.random.default_rng(seed))
+        assert again == (photo, ending) and ending in ("png", "jpg")
+        found = develop(Image.open(io.BytesIO(photo)), 28, strokes).image
+        assert np.corrcoef(found.ravel(), digit.ravel())[0, 1] > (0.5 if "pen" in kind else 0.9)
+        assert found[14, 14] == 0 and found.max() > 200
 
 
 # Data and pictures ------------------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
 """The rows that need a GPU, tried on the CPU: killed in the middle and started again they end with the whole table."""
 
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from photos import class_folders
-from program import ROOT
+from program import Running
 from pytorch_lightning.callbacks import Timer
 
 from benchmarks.gpu import BEGIN, END, Bench, row_names
@@ -24,10 +22,15 @@ def root(tmp_path_factory):
     return folder
 
 
-def start(*flags):
-    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, flags)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+def start(*flags, prepare=()):
+    return Running(*flags, script="benchmarks/gpu.py", prepare=prepare)
+
+
+def by_forks() -> None:
+    """For `prepare`: the trainings are forks of the program itself, which cost no second import of PyTorch."""
+    forks = multiprocessing.get_context("fork")
+    forks.set_forkserver_preload = lambda modules: None
+    multiprocessing.get_context = lambda method: forks
 
 
 def rows(page):
@@ -39,15 +42,14 @@ def rows(page):
 def test_gpu_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table(root, tmp_path):
     flags = ["--dry-run", "--root", root, "--runs", tmp_path, "--rows", "cifar100", "cifar10_finetune"]
     checkpoint, killed = tmp_path / "cifar100" / "version_0" / "checkpoints" / "last.ckpt", start(*flags)
-    while not checkpoint.exists() and killed.poll() is None:
+    while not checkpoint.exists() and killed.process.is_alive():
         time.sleep(0.002)
-    killed.kill()
-    output, _ = killed.communicate()
-    assert killed.returncode == -9 and not (tmp_path / "cifar10_finetune").exists(), output
+    killed.process.kill()
+    ended = killed.end()
+    assert ended.code == -9 and not (tmp_path / "cifar10_finetune").exists(), ended
 
-    again = start(*flags)
-    output, _ = again.communicate()
-    assert again.returncode == 0, output
+    again = start(*flags, prepare=(by_forks,)).end()
+    assert again.code == 0, again
     assert sorted(path.name for path in tmp_path.glob("*/version_*")) == ["version_0"] * 2, "it went on with the run"
     table = rows(tmp_path / "gpu.md")
     version = torch.__version__.split("+")[0]
@@ -61,15 +63,12 @@ def test_gpu_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_gpu_without_one_one_line_says_so():
-    process = start("--rows", "speed")
-    output, _ = process.communicate()
-    assert process.returncode == 2 and output.startswith("error: there is no CUDA device here; use --dry-run")
+    assert start("--rows", "speed").end().error.startswith("error: there is no CUDA device here; use --dry-run")
 
 
 def test_gpu_without_time_leaves_every_row_as_it_is(tmp_path):
-    process = start("--dry-run", "--runs", tmp_path, "--hours", 0)
-    output, _ = process.communicate()
-    assert process.returncode == 0 and "The time is over" in output
+    ended = start("--dry-run", "--runs", tmp_path, "--hours", 0).end()
+    assert ended.code == 0 and "The time is over" in ended.out
     table = rows(tmp_path / "gpu.md")
     assert list(table) == row_names() and all(set(cells.values()) == {"-"} for cells in table.values())
 

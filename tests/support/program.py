@@ -185,6 +185,11 @@ def each(*calls: tuple) -> None:
         function(*args)
 
 
+def without(*modules: str) -> None:
+    """For `prepare`: as if these were not installed."""
+    sys.modules.update(dict.fromkeys(modules))
+
+
 def validate_as(*accuracies: float) -> None:
     """For `prepare`: the validation accuracy of every epoch, whatever the network has learned."""
     from src.training.classifier import Classifier

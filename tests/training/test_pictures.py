@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from launch import launch, torchrun
 from program import differences, each, started, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -126,9 +127,9 @@ def test_pictures_of_a_cnn(tmp_path):
 
 
 def test_two_processes_draw_once(tmp_path):
-    ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.log_every_n_steps", "1")
-    ended = started("train.py", *tiny(tmp_path, "--pictures", "true", *ddp, epochs=1))
-    assert ended.code == 0, ended
+    ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "64")
+    ended = launch(tiny(tmp_path, "--pictures", "true", *ddp, epochs=1), [torchrun(rank, 2) for rank in range(2)])
+    assert [one.code for one in ended] == [0, 0], ended
     run = tmp_path / "digits" / "version_0"
     assert {tag: len(steps) for tag, steps in images(run).items()} == dict.fromkeys(START | VALIDATION | WEIGHTS, 1)
     assert len(list(run.glob("events*"))) <= 2 and (run / "report.html").is_file()
