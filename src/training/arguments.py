@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 
 
 def takes_arguments_of(*sources: type, given: tuple[str, ...] = ()):
@@ -25,5 +26,6 @@ def takes_arguments_of(*sources: type, given: tuple[str, ...] = ()):
 
 
 def _documented(source: type) -> str:
-    """The entries under `Args:` of a class's docstring."""
-    return re.search(r"Args:\n(.*?)(?:\n\s*\n|\s*$)", source.__doc__, re.DOTALL)[1]
+    """The entries under `Args:` of a class's docstring, which Python 3.13 has taken four spaces from already."""
+    docstring = inspect.cleandoc(source.__doc__)
+    return textwrap.indent(re.search(r"Args:\n(.*?)(?:\n\s*\n|\s*$)", docstring, re.DOTALL)[1], "    ")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photos import class_folders
+from photos import FOUR, class_folders, written
 from PIL import Image
 from program import ROOT, VIT, call, train
 from program import run as trained
@@ -92,7 +92,7 @@ def test_what_it_says_to_type_works(run, monkeypatch):
     commands, code = blocks
     for command in commands.splitlines():
         assert str(run) in command
-    Image.new("L", (8, 8), 99).save(run.parent / "photo.png")
+    written(FOUR, mode="L").save(run.parent / "photo.png")
     out = io.StringIO()
     monkeypatch.setattr("builtins.print", lambda *what: out.write(f"{what}\n"))
     exec(code.replace("photo.png", str(run.parent / "photo.png")), {})
