@@ -95,9 +95,9 @@ def parse(args: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--show", metavar="PNG", help="write a picture of what the network was given of each image")
     parser.add_argument("--attention", metavar="PNG", help="write a picture of where in each image the network looked")
-    pairs = zip(args, [*args[1:], ""], strict=False)
+    pairs = zip(args, [*args[1:], "-"], strict=False)
     options = parser.parse_args(
-        [f"{arg}=yes" if arg == "--invert" and value not in INVERT else arg for arg, value in pairs]
+        [f"{arg}=yes" if arg == "--invert" and _is_no_choice(value) else arg for arg, value in pairs]
     )
     if bool(options.images) + (options.index is not None) + options.serve != 1:
         raise InputError("name image files, or one --index N of the dataset's test images, or --serve; see --help")
@@ -150,6 +150,11 @@ def dataset_of(predictor, root: str | None, download: bool = True):
     if not module.sets["test"]:
         raise InputError(f"{module.root}: the dataset has no test images; name image files instead of --index")
     return module.sets["test"]
+
+
+def _is_no_choice(value: str) -> bool:
+    """Whether what follows `--invert` is another flag, or images, rather than a choice (perhaps a misspelled one)."""
+    return any(c in value for c in "-./*?[") or os.path.exists(value)
 
 
 if __name__ == "__main__":

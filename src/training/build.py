@@ -79,7 +79,7 @@ def build(settings: Settings) -> Training:
         _check_together(data, model, settings.patience)
         if trainer.is_global_zero:
             run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
-            write_atomically(run / "config.yaml", settings.config.encode())
+            write_atomically(run / "config.yaml", _as_it_trains(settings.config, data).encode())
 
     in_turns(trainer, prepare)
     run = trainer.strategy.broadcast(run)
@@ -98,6 +98,15 @@ def _add_loggers(trainer: Trainer, settings: Settings, run: Path) -> TensorBoard
     ours = tensorboard(run, settings.checkpoint)
     trainer.loggers = [*ours, *trainer.loggers]
     return ours[0]
+
+
+def _as_it_trains(config: str, data: ImageDataModule) -> str:
+    """The configuration with each device's share of the batch, which is another one on another number of devices."""
+    tree = yaml.safe_load(config)
+    if tree["data"]["init_args"]["batch_size"] == data.batch_size:
+        return config
+    tree["data"]["init_args"]["batch_size"] = data.batch_size
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def _check_together(data: ImageDataModule, model: Classifier, patience: int | None) -> None:

@@ -141,6 +141,7 @@ MISTAKES = {
     "checkpoint of another program": (["DIGIT", "--ckpt", "OTHER"], "not a checkpoint of this program"),
     "checkpoint that is text": (["DIGIT", "--ckpt", "README"], "not a checkpoint of this program"),
     "no run": (["DIGIT", "--runs", "."], "no run has a checkpoint"),
+    "no way to invert": (["--invert", "maybe", "DIGIT"], "invalid choice: 'maybe'"),
     "index too large": (["--index", "359"], "use 0 to 358"),
     "index below zero": (["--index", "-1"], "use 0 to 358"),
     "index that is no number": (["--index", "first"], "--index"),

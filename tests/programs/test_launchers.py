@@ -192,6 +192,7 @@ def test_begun_on_two_and_resumed_on_one(one_process, tmp_path):
     launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN, lambda rank: stop_at(14))
     resumed = train("--resume", run_in(tmp_path), "--trainer.devices", "1")
     assert resumed.code == 0 and "the batch stays 128 images: 128 on each of 1 device(s)" in resumed.text
+    assert "batch_size: 128\n" in (run_in(tmp_path) / "config.yaml").read_text(), "which alone repeats the run"
     assert_close(run_in(tmp_path), one_process)
 
 
