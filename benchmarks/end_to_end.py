@@ -129,8 +129,7 @@ def size_of_network(given: Given, way: str) -> dict:
     if way == "bare":
         parameters = sum(p.numel() for p in read(given).model.net.parameters())
         return {"parameters": parameters, "MFLOP_an_image": flops.count(given.config, 50_000, *given.flags).image / 1e6}
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in peers.PEERS[way](shape_of(given)).parameters())
+    parameters = sum(p.numel() for p in peers.PEERS[way](shape_of(given)).parameters())
     return {"parameters": parameters, "MFLOP_an_image": count(way, shape_of(given))[0] / 1e6}
 
 

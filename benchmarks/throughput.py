@@ -168,8 +168,8 @@ def measure_peak(device: str, dtype: torch.dtype) -> float:
 
 def count(peer: str, shape: Shape) -> tuple[float, float]:
     """Flops of an image: forward and backward, and forward alone."""
+    network = PEERS[peer](shape).train().to("meta")  # not made there: older versions of timm read values meanwhile
     with torch.device("meta"):
-        network = PEERS[peer](shape).train()
         image = torch.zeros(1, shape.channels, shape.image_size, shape.image_size)
         with FlopCounterMode(display=False) as forward:
             logits = network(image)
