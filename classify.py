@@ -154,7 +154,7 @@ def dataset_of(predictor, root: str | None, download: bool = True):
 
 def _is_no_choice(value: str) -> bool:
     """Whether what follows `--invert` is another flag, or images, rather than a choice (perhaps a misspelled one)."""
-    return any(c in value for c in "-./*?[") or os.path.exists(value)
+    return value not in INVERT and (any(c in value for c in "-./*?[") or os.path.exists(value))
 
 
 if __name__ == "__main__":

@@ -226,8 +226,8 @@ class DigitsDataModule(NamedDataModule):
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Whatever the seed, the last images are held out: those of other people than one trains on, as in the test."""
-        train = len(labels) - max(1, round(self.val_fraction * len(labels)))
-        return tuple(torch.arange(len(labels)).split([train, len(labels) - train]))
+        held_out = min(max(1, round(self.val_fraction * len(labels))), len(labels) - 1)
+        return tuple(torch.arange(len(labels)).split([len(labels) - held_out, held_out]))
 
 
 class MNISTDataModule(NamedDataModule):

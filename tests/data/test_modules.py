@@ -38,6 +38,13 @@ def test_the_digits_held_out_are_the_last_ones_as_other_people_wrote_them(seed):
     assert module.sets["train"].images.equal(images[:1294]) and module.sets["val"].images.equal(images[1294:])
 
 
+@pytest.mark.parametrize(("fraction", "train"), [(0.0001, 1437), (0.9999, 1)])
+def test_of_the_digits_at_least_one_is_held_out_and_one_trained_on(fraction, train):
+    module = DigitsDataModule(val_fraction=fraction)
+    module.setup("fit")
+    assert len(module.sets["train"]) == train and len(module.sets["val"]) == 1438 - train
+
+
 def test_no_validation_split_when_its_fraction_is_zero():
     module = DigitsDataModule(val_fraction=0)
     module.prepare_data()

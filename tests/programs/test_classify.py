@@ -169,3 +169,11 @@ def test_the_program_itself(digits_run, digit):
     assert done.code == 0 and "Traceback" not in done.err and done.out.startswith(digit)  # the bars are not ASCII
     failed = started("classify.py", "nowhere.png", "--ckpt", digits_run)
     assert failed == (2, "", "error: nowhere.png: there is no such file; check the path\n")
+
+
+def test_a_choice_of_invert_is_one_even_where_a_file_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no").touch()
+    for args, chosen in ((["--invert", "no", "a.png"], "no"), (["--invert", "a.png"], "yes")):
+        options = classify.parse(args)
+        assert (options.invert, options.images) == (chosen, ["a.png"])
