@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks import flops, peers
-from benchmarks.throughput import count
+from benchmarks.throughput import CLIP, count
 from benchmarks.training import positive, train
 from benchmarks.turns import arguments, header, take_turns, write
 from src.cli.messages import quiet
@@ -47,7 +47,6 @@ from src.transforms.patchify import normalize
 CONTEXT = multiprocessing.get_context("spawn")
 CONFIGS = ("mnist", "cifar10_cpu")
 COLUMNS = ("parameters", "MFLOP_an_image", "seconds_an_epoch", "of_train.py", "images/s")
-CLIP = 1.0  # as train.py does
 
 
 class Given(NamedTuple):
@@ -100,16 +99,12 @@ def measure(given: Given, timm: bool, pool: ProcessPoolExecutor, options) -> dic
     return rows
 
 
-def settings_of(given: Given):
-    quiet()
-    config = ["--config", f"configs/{given.config}.yaml", "--trainer.precision", given.precision]
-    return parse([*config, "--trainer.accelerator", "cpu", *given.flags])
-
-
 @functools.cache
 def read(given: Given):
     """-> settings, with their training images read"""
-    settings = settings_of(given)
+    quiet()
+    config = ["--config", f"configs/{given.config}.yaml", "--trainer.precision", given.precision]
+    settings = parse([*config, "--trainer.accelerator", "cpu", *given.flags])
     settings.data.setup("fit")
     return settings
 

@@ -9,12 +9,13 @@ disturbs them alike; each one's median round counts.
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.throughput import time_of
 from benchmarks.training import positive, table
+from benchmarks.turns import take_turns
 from src.data.samples import sample_images
 from src.errors import exit_on_input_error
 from src.inference.export import IMAGES, export, largest_difference, open_network, prepare
@@ -54,7 +55,7 @@ def measure(checkpoint: Path, folder: Path, options: argparse.Namespace) -> None
         difference = largest_difference(run, predictor, images, dtype)
         rows[name] = {"file_MiB": path.stat().st_size / 2**20, "difference": f"{difference:.1e}"}
         runs[name] = lambda batch, run=run, dtype=dtype: run(prepare(batch, dtype, predictor.dataset))
-    many, one = take_turns(runs, images, options.rounds), take_turns(runs, images[:1], 10 * options.rounds)
+    many, one = (median_seconds(runs, asked, n * options.rounds) for asked, n in ((images, 1), (images[:1], 10)))
     for name, row in rows.items():
         row |= {"images/s": len(images) / many[name], "of PyTorch's": many["PyTorch"] / many[name]}
         row["ms_for_one_image"] = 1000 * one[name]
@@ -63,16 +64,10 @@ def measure(checkpoint: Path, folder: Path, options: argparse.Namespace) -> None
     print(table(rows, COLUMNS))
 
 
-def take_turns(runs: dict, images: torch.Tensor, rounds: int) -> dict[str, float]:
-    """The median seconds of each; the first round is not counted."""
-    seconds = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(images)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+def median_seconds(runs: dict, images: torch.Tensor, rounds: int) -> dict[str, float]:
+    """Of each, asked about these images by turns."""
+    turns = {name: lambda run=run: time_of(lambda: run(images), 1, "cpu") for name, run in runs.items()}
+    return {name: statistics.median(times) for name, times in take_turns(turns, rounds).items()}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.throughput import CLIP
 from benchmarks.training import positive
 from benchmarks.turns import arguments, header, take_turns, write
 from src.cli.messages import quiet
@@ -129,7 +130,7 @@ def forward_and_backward(network: nn.Module, info, batch: int, precision: str, m
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = F.cross_entropy(network(inputs), labels, label_smoothing=smoothing)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
 
     return step
 

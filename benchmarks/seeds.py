@@ -28,8 +28,8 @@ def main() -> None:
     options, flags = parser.parse_known_args()
     stem = Path(options.config).stem
     found = {seed: finished(options.config, f"{stem}_seed{seed}", seed, options.runs, flags) for seed in options.seeds}
-    results = {seed: read_results(run) for seed, run in found.items()}
-    print(table({stem: summary(list(results.values()))}, tuple(summary(list(results.values())))))
+    row = summary([read_results(run) for run in found.values()])
+    print(table({stem: row}, tuple(row)))
     picture = Path(options.runs) / f"{stem}_seeds.png"
     draw({seed: read_metrics(run) for seed, run in found.items()}, stem, picture)
     print(f"\n{picture}")

@@ -16,10 +16,10 @@ from torch import nn
 
 from benchmarks import peers
 from benchmarks.peers import Shape
+from benchmarks.throughput import CLIP, wait_for
 from src.cli.messages import quiet
 from src.cli.parser import parse
 
-CLIP = 1.0
 WARM_UP, ROUNDS = 3, 5
 
 
@@ -85,11 +85,6 @@ def measure(step: Callable[[], None], batch: int, device: str, steps: int) -> tu
 
 def autocast(device: str):
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
-
-
-def wait_for(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 TI = Shape(image_size=32, channels=3, patch_size=4, width=192, depth=12, heads=3)

@@ -12,6 +12,7 @@ in `benchmarks.flops`; the peak is what the fastest of some large matrix product
 precision. Peers are those of `benchmarks/peers.py`: all with a class token, and of the same sizes.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ PRODUCTS = {
     "cpu": ((1024,) * 3, (2048,) * 3, (4096, 1024, 1024), (8192, 768, 3072)),
     "cuda": ((4096,) * 3, (8192,) * 3),
 }
-CLIP = 1.0
+CLIP = 1.0  # as train.py does
 COLUMNS = ("parameters", "MFLOP_an_image", "train_images/s", "train_of_ours", "train_of_peak")
 COLUMNS += ("inference_images/s", "inference_of_ours", "inference_of_peak")
 
@@ -166,6 +167,7 @@ def measure_peak(device: str, dtype: torch.dtype) -> float:
     return max(speeds)
 
 
+@functools.cache
 def count(peer: str, shape: Shape) -> tuple[float, float]:
     """Flops of an image: forward and backward, and forward alone."""
     network = PEERS[peer](shape).train().to("meta")  # not made there: older versions of timm read values meanwhile

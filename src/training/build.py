@@ -69,8 +69,10 @@ def build(settings: Settings) -> Training:
     pictures = Pictures(settings.config) if settings.pictures and not trainer_settings["fast_dev_run"] else None
     callbacks = [stop, Norms(), table, checkpoints, pictures]
     trainer = make_trainer(trainer_settings, [callback for callback in callbacks if callback], settings.patience)
+    config = settings.config
     if settings.checkpoint:
-        take_up(settings.resumed_run, settings.checkpoint, yaml.safe_load(settings.config), model, data, trainer)
+        take_up(settings.resumed_run, settings.checkpoint, yaml.safe_load(config), model, data, trainer)
+        config = _as_it_trains(config, data)
     run = lock = None
 
     def prepare() -> None:
@@ -79,7 +81,7 @@ def build(settings: Settings) -> Training:
         _check_together(data, model, settings.patience)
         if trainer.is_global_zero:
             run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
-            write_atomically(run / "config.yaml", _as_it_trains(settings.config, data).encode())
+            write_atomically(run / "config.yaml", config.encode())
 
     in_turns(trainer, prepare)
     run = trainer.strategy.broadcast(run)

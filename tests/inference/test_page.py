@@ -8,7 +8,6 @@ import math
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launch import free_port
 from photos import class_folders
 from PIL import Image, ImageDraw
 from program import ROOT, Ended, Running, classify, without
@@ -35,9 +35,7 @@ class Page:
     """The program `classify.py --serve` in a process of its own, until the block ends."""
 
     def __init__(self, checkpoint: Path, *more):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.args = ["classify.py", "--serve", "--ckpt", checkpoint, "--port", self.port, "--device", "cpu", *more]
 
     def __enter__(self):
@@ -200,10 +198,7 @@ def draw(tab, strokes: list) -> None:
     field = tab.locator("canvas").bounding_box()
     for stroke in strokes:
         for i, (x, y) in enumerate(stroke):
-            tab.mouse.move(
-                field["x"] + x * field["width"],
-                field["y"] + y * field["height"],
-            )  # a line to the next
+            tab.mouse.move(field["x"] + x * field["width"], field["y"] + y * field["height"])
             if i == 0:
                 tab.mouse.down()
         tab.mouse.up()
@@ -404,7 +399,5 @@ def test_no_checkpoint_yet(tmp_path):
 
 
 def test_without_gradio_one_line_says_how_to_install_it(photos):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert "pip install -r requirements-app.txt" in serve("--ckpt", photos.args[3], "--port", port).error
+    ended = serve("--ckpt", photos.args[3], "--port", free_port())
+    assert "pip install -r requirements-app.txt" in ended.error
