@@ -40,7 +40,7 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
         pool = network.sequence_pool
         hooks.append(pool.register_forward_pre_hook(lambda module, args: reads.append(module.weights(*args).mT)))
     try:
-        network.forward(inputs)  # past a compiled call, which does not know of the hooks
+        network.features(inputs)  # past a compiled call, which does not know of the hooks
     finally:
         for hook in hooks:
             hook.remove()

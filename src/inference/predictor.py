@@ -1,6 +1,7 @@
 """Image files in, class probabilities out; needs neither Lightning nor torchvision."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,8 +177,9 @@ def build_network(checkpoint: dict) -> nn.Module:
             raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")
     widest = max(max(value.shape, default=1) for value in weights.values())
     outputs = [value.shape[1] * widest for key, value in weights.items() if key.endswith("positions")]
-    stems = [value for key, value in weights.items() if key.endswith("embed.stages.0.conv1.weight")]
-    outputs += [value.shape[0] * arguments["image_size"] ** 2 for value in stems]
+    for key, value in weights.items():
+        if stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
+            outputs.append(value.shape[0] * (arguments["image_size"] >> int(stage[1])) ** 2)
     if max(outputs, default=0) > MAX_VALUES:
         raise InputError(f"it would compute {max(outputs):,} values at once for one image")
     with torch.device("meta"):

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.errors import InputError
+
 
 class ConvStage(nn.Module):
     """Halve the side of a feature map: convolution and max pooling, then a residual convolution."""
@@ -24,13 +26,22 @@ class ConvStage(nn.Module):
 class ConvStem(nn.Module):
     """Tokens from a small convolutional network: the hybrid architecture of section 3.1 of the paper.
 
-    Every layer is a `ConvStage`, twice as wide as the one before it, up to the width of a token, and halves the side:
-    `layers` of them turn an image of side S into (S / 2**layers)**2 tokens.
+    Every layer is a `ConvStage` and halves the side: `layers` of them turn an image of side S into (S / 2**layers)**2
+    tokens. Each is twice as wide as the one before it, up to the width of a token; where `first` is the width of the
+    first one, all others have that of a token.
+
+    Raises:
+        InputError: there is no other stage, or the first is none.
     """
 
-    def __init__(self, channels: int, width: int, layers: int):
+    def __init__(self, channels: int, width: int, layers: int, first: int | None = None):
         super().__init__()
-        widths = [channels] + [max(1, width // 2 ** (layers - i)) for i in range(1, layers)] + [width]
+        widths = [max(1, width // 2 ** (layers - i)) for i in range(1, layers)] + [width]
+        if first is not None:
+            if layers < 2 or not 1 <= first <= width:
+                raise InputError(f"stem_width {first}: is for two layers or more, and from 1 to the width {width}")
+            widths = [first] + [width] * (layers - 1)
+        widths = [channels, *widths]
         self.stages = nn.ModuleList(ConvStage(a, b) for a, b in zip(widths, widths[1:], strict=False))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

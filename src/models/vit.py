@@ -146,6 +146,9 @@ class VisionTransformer(nn.Module):
         positions: learned position embeddings, or fixed 2-D sine and cosine.
         stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
             through n stages of convolutions, each halving the side.
+        stem_width: channels of the first of its stages; the others are then as wide as a token. None doubles them.
+        mirror: outside of training, the mean of what it says of an image and of its mirror image, in twice the time;
+            for networks with a stem.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
@@ -169,6 +172,8 @@ class VisionTransformer(nn.Module):
         pool: Literal[POOLS] = "cls",
         positions: Literal[POSITIONS] = "learned",
         stem_layers: int = 0,
+        stem_width: int | None = None,
+        mirror: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
@@ -179,9 +184,9 @@ class VisionTransformer(nn.Module):
         width, depth, heads = (SIZES[size][key] if value is None else value for key, value in given)
         self.side, self.patch_size, self.pool = _grid_side(image_size, patch_size, stem_layers), patch_size, pool
         _check(width, depth, heads, mlp_ratio, positions, (dropout, attention_dropout, drop_path))
-
+        self.mirror = _check_mirror(mirror, stem_layers)
         if stem_layers:
-            self.embed = ConvStem(channels, width, stem_layers)
+            self.embed = ConvStem(channels, width, stem_layers, stem_width)
         else:
             self.embed = nn.Linear(patch_size**2 * channels, width)
         extra = int(pool == "cls")
@@ -227,7 +232,10 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Patches [B, N, P*P*C], or normalized images [B, C, H, W] -> logits [B, K]. A stem takes images alone."""
-        return self.head(self.features(x))
+        logits = self.head(self.features(x))
+        if self.mirror and not self.training:
+            logits = (logits + self.head(self.features(x.flip(3)))) / 2
+        return logits
 
     def features(self, x: Tensor) -> Tensor:
         """The same input -> the pooled, normalized representation y of equation 4, [B, D]."""
@@ -262,6 +270,12 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int
         often = f"image_size {image_size} cannot be halved so often"
         raise InputError(f"stem_layers {stem_layers}: {often}; use fewer layers, or an image_size that can")
     return image_size // 2**stem_layers
+
+
+def _check_mirror(mirror: bool, stem_layers: int) -> bool:
+    if mirror and not stem_layers:
+        raise InputError("mirror: patches cannot be mirrored; use a convolutional stem, or leave it out")
+    return mirror
 
 
 def _check_choices(**given: tuple[str, tuple[str, ...]]) -> None:

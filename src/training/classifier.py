@@ -121,10 +121,10 @@ class Classifier(LightningModule):
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         limits = (steps * self.trainer.max_epochs, self.trainer.max_steps)  # either is below 0 where there is none
         before, self.total_steps = self.total_steps, min((n for n in limits if n >= 0), default=math.inf)
-        self.warmup_steps = round(steps * self.hparams.warmup_epochs)
+        hp = self.hparams
+        self.warmup_steps = round(steps * hp.warmup_epochs) if hp.warmup_steps is None else hp.warmup_steps
         if self.warmup_steps >= self.total_steps:
-            never = f"note: the learning rate never reaches {self.hparams.lr:g}: the warm-up is as long as the training"
-            say(f"{never}; lower --model.warmup_epochs ({self.hparams.warmup_epochs:g})")
+            say(f"note: the learning rate never reaches {hp.lr:g}: the warm-up is as long as the training; shorten it")
         if before not in (None, self.total_steps):
             now = f"now has {self.total_steps}; it goes on in it at step {self.global_step}"
             say(f"the learning-rate schedule, made for {before} steps, {now}")

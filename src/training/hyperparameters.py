@@ -19,6 +19,7 @@ class Training:
         lr: highest learning rate, reached after the warm-up.
         min_lr: learning rate of the last step.
         warmup_epochs: epochs in which the learning rate grows linearly from 0; fractions are welcome.
+        warmup_steps: the same in steps, in place of `warmup_epochs`.
         optimizer: Muon for hidden matrices and AdamW for the rest (`optim.py`), AdamW alone (Loshchilov & Hutter
             2019), Adam with L2 decay, or SGD with Nesterov momentum 0.9.
         weight_decay: decay of matrices; norms, biases, class token and positions never decay.
@@ -33,6 +34,7 @@ class Training:
     lr: float = 1e-3
     min_lr: float = 1e-5
     warmup_epochs: float = 1.0
+    warmup_steps: int | None = None
     optimizer: Literal["muon", "adamw", "adam", "sgd"] = "adamw"
     weight_decay: float = 0.05
     beta2: float = 0.999
@@ -47,8 +49,8 @@ class Training:
             raise InputError(
                 f"model.lr {self.lr} and model.min_lr {self.min_lr}: use lr above 0, and min_lr from 0 to lr"
             )
-        for name in ("warmup_epochs", "weight_decay", "seed"):
-            if (value := getattr(self, name)) < 0:
+        for name in ("warmup_epochs", "warmup_steps", "weight_decay", "seed"):
+            if (value := getattr(self, name)) is not None and value < 0:
                 raise InputError(f"model.{name} {value}: use 0 or more")
         if self.lr * self.weight_decay >= 1:
             product = f"model.lr {self.lr} times model.weight_decay {self.weight_decay}"

@@ -12,8 +12,8 @@ from src.errors import InputError
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import tested_epochs
 
-# Of a checkpoint's hyperparameters: training does not know the first two, and config.yaml has the seed.
-UNCONCERNED = ("dataset.root", "dataset.strokes", "seed")
+# Of a checkpoint's hyperparameters: training knows none but the seed, which config.yaml has.
+UNCONCERNED = ("dataset.root", "dataset.strokes", "network.mirror", "seed")
 
 # What may differ when a run is resumed: how long and how it runs, not what is learnt. All else must be as it was.
 MAY_CHANGE = (

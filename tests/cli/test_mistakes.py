@@ -34,15 +34,15 @@ MISTAKES = {
     "--data Birds": "data: Birds is unknown; choose one of DigitsDataModule, MNISTDataModule",
     "--config nowhere.yaml": "nowhere.yaml: there is no such config; choose one of configs/",
     # values that are out of range, or do not fit each other
-    "--data.patch_size 3": "patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8",
-    "--data.patch_size null": "--model.stem_layers",
-    "--model.stem_layers 2": "--data.patch_size null",
+    "--data.patch_size 3 --model.stem_layers 0": "patch_size 3 does not divide the image size 8x8",
+    "--model.stem_layers 0": "patch_size null and stem_layers 0",
+    "--data.patch_size 2": "patch_size 2 and stem_layers 1: .*--data.patch_size null",
     "--model.heads 3": "heads 3 does not divide width 64",
     "--model.lr -1": "model.lr -1.0",
     "--model.min_lr 1": "model.min_lr 1.0",
     "--model.label_smoothing 1": "model.label_smoothing 1.0",
-    "--model CNN": "a CNN reads whole images",
-    "--model CNN --data.patch_size null --model.dropout 2": "dropout",
+    "--model CNN --data.patch_size 2": "a CNN reads whole images",
+    "--model CNN --model.dropout 2": "dropout",
     "--data.val_fraction 1": "data.val_fraction 1.0",
     "--data.batch_size 0": "data.batch_size 0",
     "--data.augment.translate -1": "data.augment.translate must be between",
@@ -51,7 +51,7 @@ MISTAKES = {
     "--data.augment.policy=": "data.augment.policy: .*'none', 'randaugment', 'trivialaugment'",
     "--data.augment null": "data.augment null: give a value, or leave it out; see python train.py --help",
     "--model.weight_decay -1": "error: model.weight_decay -1.0: use 0 or more",
-    "--model.weight_decay 1e30": "model.lr 0.002 times model.weight_decay 1e.30 must stay below 1",
+    "--model.weight_decay 1e30": "model.lr 0.01 times model.weight_decay 1e.30 must stay below 1",
     "--model.depth 100000000": "width 64, depth 100000000 and mlp_ratio 4 make 4.9e.12 parameters; use smaller ones",
     "--model.width 1000000": "width 1000000, depth ",
     "--model.mlp_ratio 1e9": "mlp_ratio 1e.09 make ",
@@ -65,6 +65,10 @@ MISTAKES = {
     "--data.batch_size null": "error: data.batch_size null: give a value",
     "--model.ensemble 3 --data.batch_size 2": "model.ensemble 3: data.batch_size 2 has no image for every network; use",
     "--model.ensemble 0": "model.ensemble 0: use 1",
+    "--model.stem_width 8": "stem_width 8: is for two layers or more",
+    "--model.stem_layers 2 --model.stem_width 65": "stem_width 65: .*from 1 to the width 64",
+    "--model.stem_layers 0 --data.patch_size 2 --model.mirror true": "mirror: patches cannot be mirrored",
+    "--model.warmup_steps -1": "model.warmup_steps -1: use 0 or more",
     "--model.stem_layers -1 --data.patch_size null": "stem_layers -1: use 0",
     "--trainer.max_epochs 0": "trainer.max_epochs 0: use a number, 1 or more",
     "--trainer.limit_train_batches 0": "trainer.limit_train_batches 0: trains nothing; use 1 or more, or leave it out",
@@ -118,6 +122,6 @@ def test_a_resumed_run_keeps_its_config_when_the_new_settings_are_wrong(digits_r
 
 
 def test_the_program_itself_ends_with_code_2_and_one_line(tmp_path):
-    ended = started("train.py", "--config", "configs/digits.yaml", "--data.patch_size", 3, "--runs", tmp_path)
-    assert ended == (2, "", "error: patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8\n")
+    ended = started("train.py", "--config", "configs/digits.yaml", "--model.heads", 3, "--runs", tmp_path)
+    assert ended.code == 2 and ended.out == "" and ended.error.startswith("error: heads 3 does not divide width 64;")
     assert not list(tmp_path.iterdir())

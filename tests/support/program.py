@@ -32,7 +32,8 @@ forks.set_forkserver_preload(
 # Everything that could make a resumed run differ: dropouts, augmentation, averaging, validation, early stopping.
 SETTINGS = """
 --config configs/digits.yaml --trainer.accelerator cpu --trainer.precision 32-true --trainer.log_every_n_steps 1
---patience 9 --pictures false --data.batch_size 128 --model.lr 1e-2 --model.warmup_epochs 1 --model.ema_decay 0.9
+--patience 9 --pictures false --data.batch_size 128 --data.patch_size 2 --model.stem_layers 0
+--model.optimizer adamw --model.weight_decay 0.05 --model.lr 1e-2 --model.warmup_epochs 1 --model.ema_decay 0.9
 """.split()
 VIT = """
 --model.width 8 --model.depth 2 --model.heads 2 --model.mlp_ratio 2

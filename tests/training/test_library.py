@@ -392,6 +392,17 @@ def test_max_steps_and_max_time_end_the_schedule_too():
     assert model.total_steps == math.inf and model.lr_now == pytest.approx(1e-2), "it cannot know when to fall"
 
 
+def test_a_warm_up_in_steps_does_not_know_of_epochs():
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer, module, *rest):
+            rates.append(module.lr_now)
+
+    for epochs in (2, 3):  # of 4 steps
+        rates = []
+        trainer(max_epochs=epochs, callbacks=[Rates()]).fit(small(warmup_steps=3, warmup_epochs=9), loader())
+        assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01]) and rates[4] < 0.01
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         return iter(pairs())
