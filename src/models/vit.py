@@ -147,8 +147,7 @@ class VisionTransformer(nn.Module):
         stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
             through n stages of convolutions, each halving the side.
         stem_width: channels of the first of its stages; the others are then as wide as a token. None doubles them.
-        mirror: outside of training, the mean of what it says of an image and of its mirror image, in twice the time;
-            for networks with a stem.
+        mirror: evaluate an image and its mirror image, in twice the time: the mean of both logits; needs a stem.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
