@@ -184,10 +184,9 @@ class VisionTransformer(nn.Module):
         self.side, self.patch_size, self.pool = _grid_side(image_size, patch_size, stem_layers), patch_size, pool
         _check(width, depth, heads, mlp_ratio, positions, (dropout, attention_dropout, drop_path))
         self.mirror = _check_mirror(mirror, stem_layers)
-        if stem_layers:
-            self.embed = ConvStem(channels, width, stem_layers, stem_width)
-        else:
-            self.embed = nn.Linear(patch_size**2 * channels, width)
+
+        stem = ConvStem(channels, width, stem_layers, stem_width) if stem_layers else None
+        self.embed = stem or nn.Linear(patch_size**2 * channels, width)
         extra = int(pool == "cls")
         if extra:
             self.class_token = nn.Parameter(torch.zeros(1, 1, width))
