@@ -187,8 +187,7 @@ class VisionTransformer(nn.Module):
 
         stem = ConvStem(channels, width, stem_layers, stem_width) if stem_layers else None
         self.embed = stem or nn.Linear(patch_size**2 * channels, width)
-        extra = int(pool == "cls")
-        if extra:
+        if extra := int(pool == "cls"):
             self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         if positions == "learned":
             self.positions = nn.Parameter(torch.empty(1, extra + self.side**2, width))
