@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.flops import count, peak_of
+from benchmarks.flops import FROM_CIFAR100, count, peak_of
 from benchmarks.speed import VIT_TI, measure_network, measure_recipe
 from src.cli.messages import quiet
 from src.errors import InputError, exit_on_input_error
@@ -137,7 +137,7 @@ class Bench:
             self.train("--resume", str(run), *self.max_time())
         else:
             shutil.rmtree(run.parent, ignore_errors=True)  # of a process that was stopped before its first checkpoint
-            start = ["--model.init_from", str(source)] if config == "cifar10_finetune" else []
+            start = [*FROM_CIFAR100, str(source)] if config == "cifar10_finetune" else []
             self.train("--config", f"configs/{config}.yaml", *start, *self.limits(), *self.max_time())
         if not (run / "results.json").is_file():
             self.add(config, {"passes": f"{len(read_metrics(run))}, not finished"})

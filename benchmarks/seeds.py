@@ -54,15 +54,20 @@ def finished(config: str, name: str, seed: int, runs: str, flags: list[str]) -> 
 
 def summary(results: list[dict]) -> dict:
     """Accuracies of the test, or of validation where nothing was tested."""
-    measured = "test_accuracy" if results[0].get("test_accuracy") is not None else "val_accuracy"
-    accuracies = [result[measured] for result in results]
+    name = measured(results[0])
+    accuracies = [result[name] for result in results]
     return {
-        f"mean_{measured}": statistics.mean(accuracies),
+        f"mean_{name}": statistics.mean(accuracies),
         "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else "",
         "each_seed": ", ".join(f"{accuracy:.4f}" for accuracy in accuracies),
         "train_seconds": ", ".join(f"{result['train_seconds']:.0f}" for result in results),
         "images_per_second": ", ".join(f"{result['images_per_second']:,.0f}" for result in results),
     }
+
+
+def measured(result: dict) -> str:
+    """Which accuracy of a results.json to go by."""
+    return "test_accuracy" if result.get("test_accuracy") is not None else "val_accuracy"
 
 
 def draw(metrics: dict[int, list[dict]], title: str, path: Path) -> None:

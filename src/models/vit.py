@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
         stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
             through n stages of convolutions, each halving the side.
         stem_width: channels of the first of its stages; the others are then as wide as a token. None doubles them.
-        mirror: evaluate an image and its mirror image, in twice the time: the mean of both logits; needs a stem.
+        mirror: evaluate an image and its mirror image, in twice the time: the mean of both logits.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
@@ -183,7 +183,7 @@ class VisionTransformer(nn.Module):
         width, depth, heads = (SIZES[size][key] if value is None else value for key, value in given)
         self.side, self.patch_size, self.pool = _grid_side(image_size, patch_size, stem_layers), patch_size, pool
         _check(width, depth, heads, mlp_ratio, positions, (dropout, attention_dropout, drop_path))
-        self.mirror = _check_mirror(mirror, stem_layers)
+        self.mirror = mirror
 
         stem = ConvStem(channels, width, stem_layers, stem_width) if stem_layers else None
         self.embed = stem or nn.Linear(patch_size**2 * channels, width)
@@ -231,8 +231,14 @@ class VisionTransformer(nn.Module):
         """Patches [B, N, P*P*C], or normalized images [B, C, H, W] -> logits [B, K]. A stem takes images alone."""
         logits = self.head(self.features(x))
         if self.mirror and not self.training:
-            logits = (logits + self.head(self.features(x.flip(3)))) / 2
+            logits = (logits + self.head(self.features(self._mirrored(x)))) / 2
         return logits
+
+    def _mirrored(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            return x.flip(3)
+        grid = x.unflatten(1, (self.side, self.side)).unflatten(3, (self.patch_size, self.patch_size, -1))
+        return grid.flip(2, 4).flatten(3).flatten(1, 2)
 
     def features(self, x: Tensor) -> Tensor:
         """The same input -> the pooled, normalized representation y of equation 4, [B, D]."""
@@ -267,12 +273,6 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int
         often = f"image_size {image_size} cannot be halved so often"
         raise InputError(f"stem_layers {stem_layers}: {often}; use fewer layers, or an image_size that can")
     return image_size // 2**stem_layers
-
-
-def _check_mirror(mirror: bool, stem_layers: int) -> bool:
-    if mirror and not stem_layers:
-        raise InputError("mirror: patches cannot be mirrored; use a convolutional stem, or leave it out")
-    return mirror
 
 
 def _check_choices(**given: tuple[str, tuple[str, ...]]) -> None:

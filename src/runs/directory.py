@@ -73,6 +73,22 @@ def find_checkpoint(path: str | None, runs: Path = Path("data/runs"), flag: str 
     return folder / "last.ckpt"
 
 
+def find_trained(path: str) -> Path:
+    """The checkpoint to start another training from: that of a run, or of the newest finished run of a name.
+
+    Raises:
+        InputError: there is none; the line says what to train first, where a config has the name of the folder.
+    """
+    folder = Path(path).expanduser()
+    finished = _newest(folder, "version_*/results.json")
+    checkpoint = find_checkpoint(str(finished.parent if finished else folder))
+    if checkpoint.is_file():
+        return checkpoint
+    config = Path("configs", f"{folder.name}.yaml")
+    first = f"train it first: python train.py --config {config}" if config.is_file() else "check the path"
+    raise InputError(f"{path}: there is no trained run; {first}")
+
+
 def _newest_in(path: Path) -> Path:
     """The folder of all runs of a name stands for the newest of them; any other path for itself."""
     checkpoint = _newest(path, "version_*/checkpoints/last.ckpt")

@@ -13,7 +13,7 @@ from src.models.names import TIMM, TORCHVISION, TORCHVISION_OLD, convert, invers
 from src.models.stem import ConvStem
 from src.models.vit import SIZES, VisionTransformer, sincos_positions
 from src.runs.checkpoint import load_checkpoint, network_weights
-from src.runs.directory import find_checkpoint
+from src.runs.directory import find_trained
 
 # Heads leave no trace in the shapes. These are the published sizes; the last is ViT-H.
 HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()} | {(1280, 32): 16}
@@ -55,8 +55,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Args:
         network: the network to fill. Its head stays as it is.
         source: `torchvision:vit_b_16` (or another vit_* of torchvision, downloaded by it); or a file: a state dict of
-            torchvision or timm (.pth, .pt, .bin, .safetensors); or a checkpoint of this program (.ckpt) or its run
-            directory; the averaged weights are taken where it has them.
+            torchvision or timm (.pth, .pt, .bin, .safetensors); or a checkpoint of this program (.ckpt), its run
+            directory, or the folder of a name's runs; the averaged weights are taken where it has them.
 
     Returns:
         A report of a few lines: what was loaded, resampled, not used, and what is new.
@@ -64,8 +64,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Raises:
         InputError: when the source cannot be read safely, or its encoder is not that of the network.
     """
-    if Path(source).expanduser().is_dir():
-        source = str(find_checkpoint(source))
+    if not source.startswith("torchvision:") and not Path(source).suffix:
+        source = str(find_trained(source))
     found = _read(source)
     own = network.state_dict()
     head = {key: value for key, value in own.items() if key.startswith("head.")}

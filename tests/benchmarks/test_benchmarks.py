@@ -14,7 +14,7 @@ import program
 import pytest
 import torch
 from markdown import rows
-from photos import ZERO, written
+from photos import ZERO, class_folders, written
 from PIL import Image
 from program import ROOT
 
@@ -22,6 +22,7 @@ from benchmarks import ablation, kill_harness, large_folder, photos, same_number
 from src.cli.parser import parse
 from src.data.datasets import DATASETS
 from src.data.modules import MNISTDataModule
+from src.errors import InputError
 from src.inference.photos import develop
 from src.runs.checkpoint import FORMAT
 from src.training.classifier import ViT
@@ -92,9 +93,31 @@ def test_precision(bench, mnist):
     assert name == "mnist" and float(cells[2]) == pytest.approx(float(cells[3]), abs=0.006)
 
 
-def test_transfer(bench, cifar10):
-    table = rows(bench("transfer", "--root", cifar10 / "cifar10", "--epochs", 1))
-    assert [name.split(",")[0] for name in table] == ["pre-training", *["then 1 epoch"] * 2, "1 epoch from scratch"]
+def test_transfer(bench, cifar10, tmp_path):
+    source = tmp_path / "runs" / "cifar100_cpu"
+    with pytest.raises(InputError, match="train it first: python train.py --config configs/cifar100_cpu.yaml"):
+        bench("transfer", "--source", source)
+    class_folders(tmp_path / "cifar100", DATASETS["cifar100"].classes, (32, 32), train=2, test=1)
+    tiny = "--model.width 16 --model.stem_width 8 --model.depth 1 --model.heads 2 --data.batch_size 8".split()
+    tiny += ["--data.val_fraction", 0.5, "--trainer.limit_train_batches", 2, "--trainer.accelerator", "cpu"]
+    places = ["--data.root", tmp_path, "--runs", source.parent]
+    first = program.train("--config", "configs/cifar100_cpu.yaml", *places, *tiny, "--trainer.max_epochs", 1)
+    assert first.code == 0, first
+    table = rows(bench("transfer", "--source", source, "--data.root", cifar10, *tiny))
+    ways = [name.split(", ")[-1] for name in table]
+    assert ways == ["pre-training on CIFAR-100", "all weights", "head alone", "1 epoch of CIFAR-10 from scratch"]
+    assert {cells[2] for cells in table.values()} == {"16"}
+
+
+def test_own_images(bench, tmp_path):
+    class_folders(tmp_path, ("cat", "dog"), (32, 32), train=6, test=3)
+    flags = ["--root", tmp_path, "--classes", "cat", "dog", "--images", 2, 5, "--compare", "--model.depth 2"]
+    tiny = "--model.width 16 --model.depth 1 --model.heads 2 --data.batch_size 2 --data.val_fraction 0.5".split()
+    table = rows(bench("own_images", *flags, *tiny, "--trainer.max_epochs", 1))
+    assert [name.split(" images")[0] for name in table] == ["2", "2", "5", "5"]
+    assert all(0 <= float(cells[0]) <= 1 and cells[2] == "1" for cells in table.values())
+    with pytest.raises(InputError, match="train/cat: has 6 images; give other"):
+        bench("own_images", *flags, "--images", 7)
 
 
 def test_same_numbers_finds_a_checkout_equal_to_itself(bench):

@@ -67,7 +67,6 @@ MISTAKES = {
     "--model.ensemble 0": "model.ensemble 0: use 1",
     "--model.stem_width 8": "stem_width 8: is for two layers or more",
     "--model.stem_layers 2 --model.stem_width 65": "stem_width 65: .*from 1 to the width 64",
-    "--model.stem_layers 0 --data.patch_size 2 --model.mirror true": "mirror: patches cannot be mirrored",
     "--model.warmup_steps -1": "model.warmup_steps -1: use 0 or more",
     "--model.stem_layers -1 --data.patch_size null": "stem_layers -1: use 0",
     "--trainer.max_epochs 0": "trainer.max_epochs 0: use a number, 1 or more",

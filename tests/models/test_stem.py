@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from src.models.stem import ConvStem
-from src.models.vit import VisionTransformer
 
 
 @pytest.mark.parametrize(("image_size", "layers", "side"), [(16, 1, 8), (28, 2, 7), (32, 3, 4)])
@@ -17,22 +16,6 @@ def test_each_layer_halves_the_side_and_doubles_the_width(image_size, layers, si
 def test_after_a_first_layer_of_given_width_all_have_the_width_of_a_token():
     stem = ConvStem(channels=3, width=32, layers=3, first=4)
     assert [stage.conv1.out_channels for stage in stem.stages] == [4, 32, 32]
-
-
-def test_mirror_is_the_mean_of_both_views_in_evaluation_alone():
-    arguments = {"image_size": 16, "patch_size": None, "channels": 3, "classes": 5, "stem_layers": 2, "pool": "mean"}
-    net = VisionTransformer(**arguments, width=8, depth=1, heads=2, mirror=True)
-    torch.nn.init.normal_(net.head.weight)
-    x = torch.randn(3, 3, 16, 16)
-    net.eval()
-    both = net(x)
-    assert torch.equal(both, net(x.flip(3)))
-    net.mirror = False
-    torch.testing.assert_close(both, (net(x) + net(x.flip(3))) / 2)
-    assert not torch.allclose(both, net(x))
-    trained = net.train()(x)
-    net.mirror = True
-    assert torch.equal(net(x), trained)
 
 
 @pytest.mark.parametrize(("row", "column"), [(1, 13), (9, 2)])

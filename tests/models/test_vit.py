@@ -214,3 +214,22 @@ def test_sizes_that_do_not_fit(options, message):
     with pytest.raises(InputError) as caught:
         vit(**options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", [{"patch_size": None, "stem_layers": 2}, {"patch_size": 4}])
+def test_mirror_is_the_mean_of_both_views_in_evaluation_alone(way):
+    arguments = {"image_size": 16, "channels": 3, "classes": 5, "pool": "mean", **way}
+    net = VisionTransformer(**arguments, width=8, depth=1, heads=2, mirror=True)
+    torch.nn.init.normal_(net.head.weight)
+    x = torch.randn(3, 3, 16, 16)
+    net.eval()
+    both = net(x)
+    torch.testing.assert_close(both, net(x.flip(3)))
+    if net.patch_size:
+        torch.testing.assert_close(net(patchify(x, 4)), both)
+    net.mirror = False
+    torch.testing.assert_close(both, (net(x) + net(x.flip(3))) / 2)
+    assert not torch.allclose(both, net(x))
+    trained = net.train()(x)
+    net.mirror = True
+    torch.testing.assert_close(net(x), trained)

@@ -48,12 +48,20 @@ def test_cifar10_tutorial_keeps_architecture_and_schedule():
 
 
 def test_cifar100_encoder_fits_the_finetuning_config(tmp_path):
-    first = model_of("cifar100", CIFAR100DataModule(patch_size=4).description)
-    second = model_of("cifar10_finetune", CIFAR10DataModule(patch_size=4).description)
+    first = model_of("cifar100_cpu", CIFAR100DataModule(patch_size=None).description)
+    second = model_of("cifar10_finetune", CIFAR10DataModule(patch_size=None).description)
     encoder = {key: value for key, value in first.net.state_dict().items() if not key.startswith("head")}
     missing, unexpected = second.net.load_state_dict(encoder, strict=False)
     assert not unexpected and set(missing) == {"head.weight", "head.bias"}
-    assert first.net.blocks[0].mlp[0].out_features == 512 and first.net.blocks[0].attention.heads == 8
+    write_up = model_of("cifar100", CIFAR100DataModule(patch_size=4).description).net
+    assert len(write_up.blocks) == 6 and write_up.head.in_features == 256
+    assert write_up.blocks[0].mlp[0].out_features == 512 and write_up.blocks[0].attention.heads == 8
+
+
+def test_cifar100_on_a_laptop_is_the_recipe_of_cifar10_but_for_the_images():
+    both = [yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in ("cifar10_cpu", "cifar100_cpu")]
+    assert [keys["data"].pop("class_path") for keys in both] == ["CIFAR10DataModule", "CIFAR100DataModule"]
+    assert both[0] == both[1]
 
 
 def test_finetuning_starts_from_a_run_and_can_freeze_the_encoder(digits_run, tmp_path):
