@@ -229,7 +229,7 @@ def write_down_who_decodes(folder: Path, rank: int) -> None:
 
 def folder_flags(photos: Path, runs: Path) -> list:
     network = "--model.width 8 --model.depth 1 --model.heads 2 --trainer.max_epochs 1 --trainer.accelerator cpu".split()
-    data = ["--data.root", photos, "--data.batch_size", 4, "--data.image_size", 16, "--data.patch_size", 8]
+    data = ["--data.root", photos, "--data.batch_size", 4, "--data.image_size", 16]
     return ["--config", "configs/folder.yaml", *data, *network, *TWO[:4], "--runs", runs]
 
 
