@@ -32,11 +32,11 @@ forks.set_forkserver_preload(
 # Everything that could make a resumed run differ: dropouts, augmentation, averaging, validation, early stopping.
 SETTINGS = """
 --config configs/digits.yaml --trainer.accelerator cpu --trainer.precision 32-true --trainer.log_every_n_steps 1
---patience 9 --pictures false --data.batch_size 128 --data.patch_size 2 --model.stem_layers 0
+--patience 9 --pictures false --data.batch_size 128
 --model.optimizer adamw --model.weight_decay 0.05 --model.lr 1e-2 --model.warmup_epochs 1 --model.ema_decay 0.9
 """.split()
 VIT = """
---model.width 8 --model.depth 2 --model.heads 2 --model.mlp_ratio 2
+--data.patch_size 2 --model.stem_layers 0 --model.width 8 --model.depth 2 --model.heads 2 --model.mlp_ratio 2
 --model.dropout 0.1 --model.attention_dropout 0.1 --model.drop_path 0.2
 """.split()
 STEPS = 10  # of an epoch: 1,294 training images, the last, smaller batch dropped
