@@ -1,9 +1,11 @@
 """Which run directory is made, and which checkpoint stands for it."""
 
+import os
+
 import pytest
 
 from src.errors import InputError
-from src.runs.directory import claim_run, find_checkpoint, new_run
+from src.runs.directory import claim_run, find_checkpoint, find_trained, new_run
 
 
 def test_a_new_run_gets_the_next_number(tmp_path):
@@ -22,6 +24,24 @@ def test_a_run_without_a_best_checkpoint_stands_for_its_last(tmp_path):
     for name in ("last.ckpt", "best.ckpt"):
         (checkpoints / name).touch()
         assert find_checkpoint(str(checkpoints.parent)) == find_checkpoint(None, tmp_path) == checkpoints / name
+
+
+def test_the_folder_of_a_name_stands_for_its_newest_finished_run(tmp_path):
+    name = tmp_path / "cifar100_cpu"
+    with pytest.raises(InputError, match="no trained run; train it first: .* configs/cifar100_cpu.yaml"):
+        find_trained(str(name))
+    runs = [new_run(tmp_path, name.name) for _ in range(3)]
+    for seconds, run in enumerate(runs):
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "last.ckpt").touch()
+        os.utime(run / "checkpoints" / "last.ckpt", (seconds, seconds))
+    assert find_trained(str(name)) == runs[2] / "checkpoints" / "last.ckpt"
+    for seconds, run in enumerate(runs[:2]):
+        (run / "results.json").touch()
+        os.utime(run / "results.json", (seconds, seconds))
+    assert find_trained(str(name)) == runs[1] / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match="nowhere: there is no trained run; check the path"):
+        find_trained(str(tmp_path / "nowhere"))
 
 
 def test_a_claimed_run_is_locked(tmp_path):
