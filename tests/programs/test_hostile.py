@@ -159,7 +159,7 @@ def test_a_packed_archive_is_refused(digits_run, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("depth", 10**9), ("width", 12_000), ("width", 2**40), ("image_size", 10**15), ("image_size", 8000),
-     ("stem_layers", 10**9), ("stem_width", 10**9), ("mlp_ratio", 1e12), ("mlp_ratio", float("nan")),
+     ("stem_layers", 10**9), ("mlp_ratio", 1e12), ("mlp_ratio", float("nan")),
      ("classes", 10**12), ("channels", 10**9), ("heads", 0), ("depth", -1), ("depth", "2"),
      ("kind", "os.system"), ("more", 1)],
 )  # fmt: skip
