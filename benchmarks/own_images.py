@@ -10,11 +10,10 @@ flags go to all trainings. Prints a table: accuracies of the test, or of validat
 """
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.seeds import measured
+from benchmarks.seeds import summary
 from benchmarks.training import positive, table, train
 from src.errors import InputError, exit_on_input_error
 
@@ -36,18 +35,9 @@ def main() -> None:
             for other in ("", *options.compare):
                 common = ["--config", "configs/folder.yaml", "--data.root", folder, "--pictures", "false", *flags]
                 runs = [train(*common, *other.split(), "--seed_everything", str(seed)) for seed in options.seeds]
-                results[f"{images} images a class{', ' * bool(other)}{other}"] = row(runs)
-    print(table(results, tuple(next(iter(results.values())))))
-
-
-def row(runs: list[dict]) -> dict:
-    name = measured(runs[0])
-    return {
-        f"mean_{name}": statistics.mean(run[name] for run in runs),
-        "each_seed": ", ".join(f"{run[name]:.4f}" for run in runs),
-        "epochs": runs[0]["epochs"],
-        "minutes": statistics.mean(run["train_seconds"] for run in runs) / 60,
-    }
+                row = summary(runs) | {"epochs": runs[0]["epochs"]}
+                results[f"{images} images a class{', ' * bool(other)}{other}"] = row
+    print(table(results, tuple(row)))
 
 
 def link(source: Path, target: Path, classes: list[str], images: int) -> None:

@@ -54,7 +54,7 @@ def finished(config: str, name: str, seed: int, runs: str, flags: list[str]) -> 
 
 def summary(results: list[dict]) -> dict:
     """Accuracies of the test, or of validation where nothing was tested."""
-    name = measured(results[0])
+    name = "test_accuracy" if results[0].get("test_accuracy") is not None else "val_accuracy"
     accuracies = [result[name] for result in results]
     return {
         f"mean_{name}": statistics.mean(accuracies),
@@ -63,11 +63,6 @@ def summary(results: list[dict]) -> dict:
         "train_seconds": ", ".join(f"{result['train_seconds']:.0f}" for result in results),
         "images_per_second": ", ".join(f"{result['images_per_second']:,.0f}" for result in results),
     }
-
-
-def measured(result: dict) -> str:
-    """Which accuracy of a results.json to go by."""
-    return "test_accuracy" if result.get("test_accuracy") is not None else "val_accuracy"
 
 
 def draw(metrics: dict[int, list[dict]], title: str, path: Path) -> None:

@@ -36,12 +36,13 @@ class ConvStem(nn.Module):
 
     def __init__(self, channels: int, width: int, layers: int, first: int | None = None):
         super().__init__()
-        widths = [max(1, width // 2 ** (layers - i)) for i in range(1, layers)] + [width]
-        if first is not None:
-            if layers < 2 or not 1 <= first <= width:
-                raise InputError(f"stem_width {first}: is for two layers or more, and from 1 to the width {width}")
-            widths = [first] + [width] * (layers - 1)
-        widths = [channels, *widths]
+        if first is not None and (layers < 2 or not 1 <= first <= width):
+            raise InputError(f"stem_width {first}: is for two layers or more, and from 1 to the width {width}")
+        if first is None:
+            inner = [max(1, width // 2 ** (layers - i)) for i in range(1, layers)]
+        else:
+            inner = [first] + [width] * (layers - 2)
+        widths = [channels, *inner, width]
         self.stages = nn.ModuleList(ConvStage(a, b) for a, b in zip(widths, widths[1:], strict=False))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

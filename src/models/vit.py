@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from src.errors import InputError
 from src.models.stem import ConvStem
-from src.transforms.patchify import check_patch_size, patchify
+from src.transforms.patchify import check_patch_size, patchify, unpatchify
 
 # Table 1 of the paper; Ti and S from Steiner et al. 2021, "How to train your ViT?", arXiv:2106.10270.
 SIZES = {
@@ -231,14 +231,10 @@ class VisionTransformer(nn.Module):
         """Patches [B, N, P*P*C], or normalized images [B, C, H, W] -> logits [B, K]. A stem takes images alone."""
         logits = self.head(self.features(x))
         if self.mirror and not self.training:
-            logits = (logits + self.head(self.features(self._mirrored(x)))) / 2
+            P = self.patch_size
+            images = x if x.ndim == 4 else unpatchify(x, P, self.side * P, x.shape[2] // P**2)
+            logits = (logits + self.head(self.features(images.flip(3)))) / 2
         return logits
-
-    def _mirrored(self, x: Tensor) -> Tensor:
-        if x.ndim == 4:
-            return x.flip(3)
-        grid = x.unflatten(1, (self.side, self.side)).unflatten(3, (self.patch_size, self.patch_size, -1))
-        return grid.flip(2, 4).flatten(3).flatten(1, 2)
 
     def features(self, x: Tensor) -> Tensor:
         """The same input -> the pooled, normalized representation y of equation 4, [B, D]."""

@@ -64,7 +64,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Raises:
         InputError: when the source cannot be read safely, or its encoder is not that of the network.
     """
-    if not source.startswith("torchvision:") and not Path(source).suffix:
+    path = Path(source).expanduser()
+    if path.is_dir() or not (path.suffix or source.startswith("torchvision:")):  # a run, or the name of one
         source = str(find_trained(source))
     found = _read(source)
     own = network.state_dict()

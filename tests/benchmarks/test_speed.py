@@ -180,18 +180,7 @@ def test_cold_start(bench, digits_run, monkeypatch):
 def test_end_to_end(bench, cifar10, monkeypatch, tmp_path):
     pytest.importorskip("timm")
     monkeypatch.setattr(end_to_end, "CONTEXT", program.forks)  # costs no import
-    flags = [
-        "--model.width",
-        24,
-        "--model.stem_width",
-        8,
-        "--model.depth",
-        1,
-        "--model.heads",
-        2,
-        "--data.root",
-        cifar10,
-    ]
+    flags = "--model.width 24 --model.stem_width 8 --model.depth 1 --model.heads 2".split() + ["--data.root", cifar10]
     flags += ["--data.batch_size", 4, "--data.val_fraction", 0.2, "--precision", "32-true", "--pictures", "false"]
     short = ["--configs", "cifar10_cpu", "--images", 9, "--rounds", 1, "--epochs", 1, "--threads", 1]
     out = bench("end_to_end", *short, *flags, "--json", tmp_path / "out.json")

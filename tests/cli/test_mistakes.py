@@ -7,6 +7,7 @@ from program import ROOT, call, started
 
 from train import main
 
+PLAIN = "--model.stem_layers 0"  # patches, where the digits have a stem
 MISTAKES = {
     # keys that do not exist
     "--model.widht 3": "model.widht: unknown key, did you mean model.width?",
@@ -34,7 +35,7 @@ MISTAKES = {
     "--data Birds": "data: Birds is unknown; choose one of DigitsDataModule, MNISTDataModule",
     "--config nowhere.yaml": "nowhere.yaml: there is no such config; choose one of configs/",
     # values that are out of range, or do not fit each other
-    "--data.patch_size 3 --model.stem_layers 0": "patch_size 3 does not divide the image size 8x8",
+    f"{PLAIN} --data.patch_size 3": "patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8",
     "--model.stem_layers 0": "patch_size null and stem_layers 0",
     "--data.patch_size 2": "patch_size 2 and stem_layers 1: .*--data.patch_size null",
     "--model.heads 3": "heads 3 does not divide width 64",
@@ -121,6 +122,7 @@ def test_a_resumed_run_keeps_its_config_when_the_new_settings_are_wrong(digits_r
 
 
 def test_the_program_itself_ends_with_code_2_and_one_line(tmp_path):
-    ended = started("train.py", "--config", "configs/digits.yaml", "--model.heads", 3, "--runs", tmp_path)
-    assert ended.code == 2 and ended.out == "" and ended.error.startswith("error: heads 3 does not divide width 64;")
+    flags = [*PLAIN.split(), "--data.patch_size", 3, "--runs", tmp_path]
+    ended = started("train.py", "--config", "configs/digits.yaml", *flags)
+    assert ended == (2, "", "error: patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8\n")
     assert not list(tmp_path.iterdir())

@@ -107,18 +107,7 @@ def photos(tmp_path):
 
 def train_on(photos, *more, prepare=()):
     data = ("--data", "FolderDataModule", "--data.root", photos, "--data.image_size", "8", "--data.patch_size", "4")
-    model = (
-        "--model",
-        "ViT",
-        "--model.stem_layers",
-        "0",
-        "--model.width",
-        "8",
-        "--model.depth",
-        "1",
-        "--model.heads",
-        "1",
-    )
+    model = "--model.stem_layers 0 --model.width 8 --model.depth 1 --model.heads 1".split()
     config = ("--config", "configs/digits.yaml", "--runs", photos.parent / "runs", "--trainer.accelerator", "cpu")
     few = ("--trainer.max_epochs", "1", "--data.batch_size", "8", "--data.augment.mixup", "0")
     return train(*config, *data, *model, *few, *more, prepare=prepare)

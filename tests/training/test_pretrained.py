@@ -262,7 +262,9 @@ def test_a_file_that_is_not_a_vit(tmp_path, content, part):
 
 def test_files_that_cannot_be_read(tmp_path):
     assert "no such file" in error_of(ours(), tmp_path / "nowhere.pth")
-    assert f"{tmp_path}: there is no trained run; check the path" in error_of(ours(), tmp_path)
+    (tmp_path / "a.folder").mkdir()
+    for folder in (tmp_path, tmp_path / "a.folder"):
+        assert f"{folder}: there is no trained run; check the path" in error_of(ours(), folder)
     assert "no such checkpoint" in error_of(ours(), tmp_path / "nowhere.ckpt")
     for name in ("text.pth", "empty.pth", "text.ckpt"):
         (tmp_path / name).write_bytes(b"" if "empty" in name else b"hello, I am text")
