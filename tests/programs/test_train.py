@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from photos import class_folders
 from program import STEPS, VIT, differences, run, tiny, train, validate_as
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from src.data.datasets import read_digits
+from src.data.datasets import DATASETS, read_digits
 from src.inference.predictor import Predictor
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics
@@ -212,6 +213,18 @@ def test_every_kind_of_model_and_training_runs(tmp_path, settings, steps):
 def test_a_fast_dev_run_leaves_no_results(tmp_path):
     run(tmp_path, "--trainer.fast_dev_run", "true")
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("results.json"))
+
+
+def test_class_folders_of_a_named_dataset_are_learned_the_same_as_ones_own_images(tmp_path):
+    """Decoding, order, split, batches, augmentation and normalization: one road."""
+    info = DATASETS["cifar10"]
+    folder = class_folders(tmp_path / "cifar10", info.classes, (32, 32), train=26, test=2)
+    changes = ["--data.patch_size", 16, "--data.augment.flip", "true", "--data.augment.erase", 0.5]
+    as_folder = ["--data.image_size", 32, "--data.mean", list(info.mean), "--data.std", list(info.std)]
+    named = run(tmp_path / "a", "--data", "CIFAR10DataModule", "--data.root", tmp_path, *changes)
+    own = run(tmp_path / "b", "--data", "FolderDataModule", "--data.root", folder, *as_folder, *changes)
+    assert results(own) == results(named) | {key: results(own)[key] for key in TIMES}
+    assert not differences(checkpoint(own)["state_dict"], checkpoint(named)["state_dict"])
 
 
 def test_help_and_print_config_end_well(tmp_path):
