@@ -147,6 +147,7 @@ class VisionTransformer(nn.Module):
         stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
             through n stages of convolutions, each halving the side.
         stem_width: channels of the first of its stages; the others are then as wide as a token. None doubles them.
+        whiten: its first stage reads whitened pixels; see `Whiten`.
         mirror: evaluate an image and its mirror image, in twice the time: the mean of both logits.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
@@ -172,6 +173,7 @@ class VisionTransformer(nn.Module):
         positions: Literal[POSITIONS] = "learned",
         stem_layers: int = 0,
         stem_width: int | None = None,
+        whiten: bool = False,
         mirror: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -181,11 +183,12 @@ class VisionTransformer(nn.Module):
         _check_choices(size=(size, SIZES), pool=(pool, POOLS), positions=(positions, POSITIONS))
         given = {"width": width, "depth": depth, "heads": heads}.items()
         width, depth, heads = (SIZES[size][key] if value is None else value for key, value in given)
-        self.side, self.patch_size, self.pool = _grid_side(image_size, patch_size, stem_layers), patch_size, pool
+        self.side = _grid_side(image_size, patch_size, stem_layers, whiten)
+        self.patch_size, self.pool = patch_size, pool
         _check(width, depth, heads, mlp_ratio, positions, (dropout, attention_dropout, drop_path))
         self.mirror = mirror
 
-        stem = ConvStem(channels, width, stem_layers, stem_width) if stem_layers else None
+        stem = ConvStem(channels, width, stem_layers, stem_width, whiten) if stem_layers else None
         self.embed = stem or nn.Linear(patch_size**2 * channels, width)
         if extra := int(pool == "cls"):
             self.class_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -219,7 +222,7 @@ class VisionTransformer(nn.Module):
         if isinstance(self.embed, nn.Linear):
             nn.init.trunc_normal_(self.embed.weight, std=math.sqrt(1 / self.embed.in_features))
         else:
-            for conv in self.embed.modules():
+            for conv in self.embed.stages.modules():
                 if isinstance(conv, nn.Conv2d):
                     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         if isinstance(self.positions, nn.Parameter):
@@ -253,10 +256,10 @@ class VisionTransformer(nn.Module):
         return x_BTD.mean(dim=1) if self.pool == "mean" else self.sequence_pool(x_BTD)
 
 
-def _grid_side(image_size: int, patch_size: int | None, stem_layers: int) -> int:
+def _grid_side(image_size: int, patch_size: int | None, stem_layers: int, whiten: bool) -> int:
     """Tokens along one side of the image."""
-    if stem_layers < 0:
-        raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, or more")
+    if stem_layers < 0 or (whiten and not stem_layers):
+        raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, without whiten, or more")
     if bool(stem_layers) == (patch_size is not None):
         raise InputError(
             f"patch_size {'null' if patch_size is None else patch_size} and stem_layers {stem_layers}: a convolutional "

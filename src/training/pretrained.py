@@ -191,11 +191,11 @@ def _compare(source: str, found: _Found, network: VisionTransformer, expected: d
     """Raise InputError at the first tensor that does not fit; the line names every option to change."""
     stem, patch_size = isinstance(network.embed, ConvStem), network.patch_size
     have = _facts(expected) | {"heads": network.blocks[0].attention.heads, "patch_size": patch_size}
-    have["channels"] = network.embed.stages[0].conv1.in_channels if stem else network.embed.in_features // patch_size**2
+    have["channels"] = network.embed.channels if stem else network.embed.in_features // patch_size**2
     wanted = _facts(found.state) | found.options
     wanted = {name: value for name, value in wanted.items() if value != have.get(name, value)}
     flags = [
-        f"--{'data' if name == 'patch_size' else 'model'}.{name} {'null' if value is None else value}"
+        f"--{'data' if name == 'patch_size' else 'model'}.{name} {'null' if value is None else str(value).lower()}"
         for name, value in wanted.items()
         if name != "channels"
     ]
@@ -222,6 +222,7 @@ def _facts(state: dict[str, Tensor]) -> dict[str, Any]:
     facts = {
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
         "stem_layers": sum(key.endswith(".conv1.weight") for key in state),
+        "whiten": any(key.startswith("embed.whiten.") for key in state),
         "pool": "cls" if "class_token" in state else "sequence" if "sequence_pool.score.weight" in state else "mean",
     }
     if width:

@@ -71,6 +71,13 @@ def test_gradients_reach_every_parameter(pool, positions, stem_layers):
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, name
 
 
+def test_gradients_pass_by_the_fixed_filters_of_a_whitened_stem():
+    network = randomize(vit(2, whiten=True))
+    F.cross_entropy(network(inputs(stem_layers=2)), torch.arange(8) % 5).backward()
+    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert without == ["embed.whiten.filters.weight"]
+
+
 @pytest.mark.parametrize(
     ("pool", "positions", "stem_layers"), [("cls", "learned", 0), ("mean", "sincos", 0), ("sequence", "learned", 2)]
 )

@@ -14,10 +14,10 @@ from src.models.vit import VisionTransformer
 from src.training.optim import Muon, learning_rate, muon_groups, orthogonalize, parameter_groups
 
 
-def vit(pool="cls", positions="learned", stem_layers=0, classes=10):
+def vit(pool="cls", positions="learned", stem_layers=0, classes=10, whiten=False):
     return VisionTransformer(
         image_size=16, patch_size=None if stem_layers else 4, channels=3, classes=classes, width=32, depth=2, heads=4,
-        pool=pool, positions=positions, stem_layers=stem_layers,
+        pool=pool, positions=positions, stem_layers=stem_layers, whiten=whiten,
     )  # fmt: skip
 
 
@@ -102,6 +102,12 @@ def test_muon_takes_hidden_matrices_and_the_other_groups_keep_the_rest(name):
         assert not any(key.startswith(("head", "positions", "sequence_pool", "embed.stages.0.conv1")) for key in hidden)
         assert "embed.weight" not in hidden and "blocks.0.attention.qkv.weight" in hidden
         assert ("embed.stages.1.conv1.weight" in hidden) == isinstance(network.embed, ConvStem)
+
+
+def test_muon_takes_the_first_convolution_behind_a_whitening():
+    network = vit(stem_layers=2, whiten=True)
+    hidden = names_of(muon_groups(network, 0.05)[0], network)
+    assert "embed.stages.0.conv1.weight" in hidden and not any("whiten" in name for name in hidden)
 
 
 def test_muon_keeps_first_and_last_matrix_of_every_network_of_an_ensemble():

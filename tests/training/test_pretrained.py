@@ -11,6 +11,8 @@ from vits import assert_same_logits, checkpoint, error_of, ours, save, small_tim
 from src.models.names import from_torchvision, to_timm
 from src.training.pretrained import HEADS, load_encoder, resample_positions
 
+STEM = {"patch_size": None, "stem_layers": 2}
+
 
 class Bomb:
     def __init__(self, path):
@@ -74,8 +76,8 @@ def test_old_names_of_the_published_torchvision_files(tmp_path):
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"pool": "mean"}, {"pool": "sequence", "patch_size": None, "stem_layers": 2}, {"positions": "sincos"}],
-    ids=["plain", "mean", "stem", "sincos"],
+    [{}, {"pool": "mean"}, STEM | {"pool": "sequence"}, STEM | {"whiten": True}, {"positions": "sincos"}],
+    ids=["plain", "mean", "stem", "whitened stem", "sincos"],
 )
 def test_our_own_checkpoint(tmp_path, options, averaged):
     trained, average, mine = ours(**options), ours(**options), ours(classes=3, **options)
@@ -198,7 +200,7 @@ def test_torchvision_source_without_network_or_of_unknown_name(monkeypatch):
         ({"channels": 1}, ["conv_proj.weight [32, 192]", "[32, 64]", "use images of 3 channels"]),
         ({"pool": "mean"}, ["class_token [1, 1, 32] has no place", "set --model.pool cls"]),
         ({"pool": "sequence"}, ["sequence_pool.score.weight is missing", "set --model.pool cls"]),
-        ({"patch_size": None, "stem_layers": 2}, ["stages.0.conv1.weight is missing", "set --model.stem_layers 0"]),
+        (STEM, ["stages.0.conv1.weight is missing", "set --model.stem_layers 0"]),
         ({"width": 64, "depth": 1}, ["[1, 1, 64]", "set --model.depth 2 --model.width 32"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -217,7 +219,8 @@ def test_our_checkpoint_of_another_architecture(tmp_path):
     assert "set --data.patch_size 4" in error(patch_size=4)
     assert "patch_size is 4 in the file but 8" in error(hyper={"patch_size": 4})  # 12 channels: the same shapes
     assert "use images of 1 channels" in error(channels=1)
-    assert "set --model.stem_layers 2 --data.patch_size null" in error(patch_size=None, stem_layers=2)
+    assert "set --model.stem_layers 2 --data.patch_size null" in error(**STEM)
+    assert "set --model.stem_layers 2 --model.whiten true --data.patch_size null" in error(**STEM, whiten=True)
     assert "set --model.pool mean" in error(pool="mean")
     assert "heads is 2 in the file but 4 in the model; set --model.heads 2" in error(heads=2)
     assert "set --model.heads 3" in error(hyper={"heads": None, "size": "Ti"})
