@@ -22,7 +22,8 @@ from src.errors import exit_on_input_error
 RECIPES = ("cifar10_fast", "cifar10", "cifar100", "cifar10_finetune", "cifar10_tutorial", "cifar10_best")
 # What makes of configs/cifar10_finetune.yaml, which goes on from cifar100_cpu, one that goes on from cifar100.
 FROM_CIFAR100 = """--model.stem_layers 0 --model.stem_width null --model.whiten false --model.mirror false
-    --model.depth 6 --model.heads 8 --data.patch_size 4 --model.optimizer adamw --model.lr 5e-4 --model.ema_decay 0 --model.init_from""".split()
+    --model.depth 6 --model.heads 8 --data.patch_size 4 --model.optimizer adamw --model.lr 5e-4 --model.ema_decay 0
+    --model.init_from""".split()
 # Peak of dense bf16 products with sums in float32, flops a second, from NVIDIA's data sheets.
 PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 
