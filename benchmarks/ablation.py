@@ -33,7 +33,8 @@ CHANGES = {
     "cifar10_cpu": {
         "the recipe": "",
         "AdamW in place of Muon": "--model.optimizer adamw --model.lr 2e-3",
-        "patches of 8 pixels in place of the stem": "--model.stem_layers 0 --data.patch_size 8",
+        "patches of 8 pixels in place of the stem": "--model.stem_layers 0 --model.whiten false --data.patch_size 8",
+        "no whitening, and ReLU": "--model.whiten false",
         "no average of the weights": "--model.ema_decay 0",
         "no erasing": "--data.augment.erase 0",
         "no label smoothing": "--model.label_smoothing 0",
