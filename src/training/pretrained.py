@@ -219,9 +219,12 @@ def _compare(source: str, found: _Found, network: VisionTransformer, expected: d
 def _facts(state: dict[str, Tensor]) -> dict[str, Any]:
     """The options of `VisionTransformer` that show in a state dict."""
     width = state["norm.weight"].numel() if "norm.weight" in state else 0
+    stages = [(*value.shape, 0)[0] for key, value in state.items() if key.endswith(".conv1.weight")]
+    doubled = all(b == 2 * a for a, b in zip(stages, stages[1:], strict=False))
     facts = {
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "stem_layers": sum(key.endswith(".conv1.weight") for key in state),
+        "stem_layers": len(stages),
+        "stem_width": None if doubled else stages[0],
         "whiten": any(key.startswith("embed.whiten.") for key in state),
         "pool": "cls" if "class_token" in state else "sequence" if "sequence_pool.score.weight" in state else "mean",
     }

@@ -220,6 +220,7 @@ def test_our_checkpoint_of_another_architecture(tmp_path):
     assert "patch_size is 4 in the file but 8" in error(hyper={"patch_size": 4})  # 12 channels: the same shapes
     assert "use images of 1 channels" in error(channels=1)
     assert "set --model.stem_layers 2 --data.patch_size null" in error(**STEM)
+    assert "set --model.stem_layers 2 --model.stem_width 8 --data.patch_size null" in error(**STEM, stem_width=8)
     assert "set --model.stem_layers 2 --model.whiten true --data.patch_size null" in error(**STEM, whiten=True)
     assert "set --model.pool mean" in error(pool="mean")
     assert "heads is 2 in the file but 4 in the model; set --model.heads 2" in error(heads=2)
