@@ -1,6 +1,6 @@
 """Does pre-training pay? One epoch on CIFAR-10 from what CIFAR-100 has taught, against the same epoch from scratch.
 
-    python train.py --config configs/cifar100_cpu.yaml      first; three quarters of an hour on two CPU cores
+    python train.py --config configs/cifar100_cpu.yaml      first; half an hour on two CPU cores
     python -m benchmarks.transfer                           then; a few minutes
 
 Trains `configs/cifar10_finetune.yaml` as it is, with the encoder frozen, and from scratch: the same images, order and

@@ -13,9 +13,9 @@ class Whiten(nn.Module):
     """Fixed filters of 2x2 pixels whose outputs are nearly uncorrelated and of variance 1, for the first convolution.
 
     Neighboring pixels, and their colors, tell almost the same. Their sums and differences do not: Haar's four patterns,
-    of brightness and of two opponent colors (of each channel, where there are not three). Jordan 2024, "94% on CIFAR-10
-    in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.2, computes such filters from the training images; for
-    photos these come close, need no data, and batch norm gives them their variance.
+    of brightness and of two opponent colors (of each channel, where there are not three). The frozen patch-whitening
+    of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, is computed from the training
+    images; for photos these filters come close and need no data: batch norm gives their outputs the variance.
     """
 
     def __init__(self, channels: int):
@@ -80,7 +80,7 @@ class ConvStem(nn.Module):
         """[B, C, H, W] -> [B, N, D]"""
         # The layout that tensor cores, and CPUs, convolve in. The small weights keep theirs: autocast copies them.
         x = images_BCHW.to(memory_format=torch.channels_last)
-        if self.whiten:
+        if self.whiten is not None:
             x = self.whiten(x)
         for stage in self.stages:
             x = stage(x)

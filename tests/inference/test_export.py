@@ -25,7 +25,8 @@ PLAIN = {
     "mean": SMALL | {"pool": "mean"},
     "sincos": SMALL | {"pool": "mean", "positions": "sincos"},
 }
-OTHERS = {"sequence": SMALL | {"pool": "sequence"}, "stem": STEM, "ensemble": STEM | {"ensemble": 2}, "cnn": None}
+WHITENED = STEM | {"whiten": True}
+OTHERS = {"sequence": SMALL | {"pool": "sequence"}, "stem": STEM, "ensemble": WHITENED | {"ensemble": 2}, "cnn": None}
 
 
 def checkpoint(folder, arguments):
