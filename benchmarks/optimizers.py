@@ -59,7 +59,7 @@ def measure(config: str, options) -> tuple[dict[str, dict], dict]:
     network, batch = settings.model.net, options.batch or settings.data.batch_size
     step = forward_and_backward(network, settings.data.info, batch, options.precision, settings.model)
     step()
-    gradients = [p.grad.clone() for p in network.parameters()]
+    gradients = [p.grad.clone() for p in trainable(network)]
     contenders = optimizers(network)
     turns = {name: timed(network, gradients, each, options.steps) for name, each in contenders.items()}
     turns["passes"] = lambda: microseconds(step)
@@ -69,15 +69,19 @@ def measure(config: str, options) -> tuple[dict[str, dict], dict]:
     for name, times in found.items():
         muon = sum(p.numel() for optimizer in contenders[name] for p in by_muon(optimizer))
         median = statistics.median(times)
-        rows[name] = {"by_Muon": muon, "by_AdamW": sum(p.numel() for p in network.parameters()) - muon}
+        rows[name] = {"by_Muon": muon, "by_AdamW": sum(p.numel() for p in trainable(network)) - muon}
         rows[name] |= {"microseconds": median, "of_the_whole_step": median / (median + passes), "rounds": times}
         rows[name]["of_our_Muon"] = statistics.median(a / b for a, b in zip(times, found["our Muon"], strict=True))
     return rows, {"batch": batch, "step": passes}
 
 
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
 def optimizers(network: nn.Module) -> dict[str, list[torch.optim.Optimizer]]:
     """The contenders, each of one optimizer or two."""
-    adamw, everything = dict(lr=LR, betas=BETAS), list(network.parameters())
+    adamw, everything = dict(lr=LR, betas=BETAS), trainable(network)
     found = {"our Muon": [Muon(muon_groups(network, DECAY), **adamw)]}
     if hasattr(torch.optim, "Muon"):  # from PyTorch 2.9 on
         hidden = [p for p in by_muon(*found["our Muon"]) if p.ndim == 2]
@@ -104,7 +108,7 @@ def timed(network: nn.Module, gradients: list[Tensor], contender: list, steps: i
     """A turn: microseconds of a step, the mean of so many. Gradients are set anew before each, for ours takes them."""
 
     def one() -> float:
-        for p, gradient in zip(network.parameters(), gradients, strict=True):
+        for p, gradient in zip(trainable(network), gradients, strict=True):
             p.grad = gradient
         return microseconds(*(optimizer.step for optimizer in contender))
 

@@ -28,7 +28,7 @@ class Whiten(nn.Module):
         self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)  # the eps leaves noise small
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 8 C, H, W]: every output, and its negative, by GELU."""
+        """[B, C, H, W] -> [B, 8 C, H, W]: GELU of every output and of its negative."""
         x = F.pad(self.norm(self.filters(x)), (0, 1, 0, 1))
         return F.gelu(torch.cat([x, -x], dim=1))
 

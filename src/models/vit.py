@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
         stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images (`data.patch_size: null`)
             through n stages of convolutions, each halving the side.
         stem_width: channels of the first of its stages; the others are then as wide as a token. None doubles them.
-        whiten: its first stage reads whitened pixels; see `Whiten`.
+        whiten: the stem begins with fixed, whitening filters (`Whiten`), and has GELU in place of ReLU.
         mirror: evaluate an image and its mirror image, in twice the time: the mean of both logits.
         dropout: dropout after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout of the attention weights.
@@ -258,8 +258,10 @@ class VisionTransformer(nn.Module):
 
 def _grid_side(image_size: int, patch_size: int | None, stem_layers: int, whiten: bool) -> int:
     """Tokens along one side of the image."""
-    if stem_layers < 0 or (whiten and not stem_layers):
-        raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, without whiten, or more")
+    if stem_layers < 0:
+        raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, or more")
+    if whiten and not stem_layers:
+        raise InputError("whiten true: is for a convolutional stem; use --model.whiten false, or stem_layers above 0")
     if bool(stem_layers) == (patch_size is not None):
         raise InputError(
             f"patch_size {'null' if patch_size is None else patch_size} and stem_layers {stem_layers}: a convolutional "

@@ -220,10 +220,11 @@ def _facts(state: dict[str, Tensor]) -> dict[str, Any]:
     """The options of `VisionTransformer` that show in a state dict."""
     width = state["norm.weight"].numel() if "norm.weight" in state else 0
     stages = [(*value.shape, 0)[0] for key, value in state.items() if key.endswith(".conv1.weight")]
-    doubled = all(b == 2 * a for a, b in zip(stages, stages[1:], strict=False))
+    n = len(stages)
+    doubled = stages[:-1] == [max(1, stages[-1] // 2 ** (n - i)) for i in range(1, n)]
     facts = {
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "stem_layers": len(stages),
+        "stem_layers": n,
         "stem_width": None if doubled else stages[0],
         "whiten": any(key.startswith("embed.whiten.") for key in state),
         "pool": "cls" if "class_token" in state else "sequence" if "sequence_pool.score.weight" in state else "mean",

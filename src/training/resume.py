@@ -1,5 +1,6 @@
 """What `--resume` means: whether a run can go on from a checkpoint, and whether anything is left to do."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from src import loop
 from src.errors import InputError
+from src.models.build import NETWORKS
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import tested_epochs
 
@@ -87,6 +89,8 @@ def check_resumable(path: Path, checkpoint: dict, module, example: dict) -> None
         example: `loop.state` of the trainer, which the checkpoint's must look like.
     """
     before, now = (flatten(dict(h)) for h in (checkpoint["hyper_parameters"], module.hparams))
+    arguments = inspect.signature(NETWORKS[now["network.kind"]]).parameters.values()
+    before = {f"network.{p.name}": p.default for p in arguments} | before  # of those that came after the checkpoint
     changed = [
         f"{key} (was {before.get(key)}, now {now.get(key)})"
         for key in sorted(before.keys() | now.keys())

@@ -67,7 +67,7 @@ MISTAKES = {
     "--model.ensemble 3 --data.batch_size 2": "model.ensemble 3: data.batch_size 2 has no image for every network; use",
     "--model.ensemble 0": "model.ensemble 0: use 1",
     "--model.stem_width 8": "stem_width 8: is for two layers or more",
-    "--model.stem_layers 0 --model.whiten true": "stem_layers 0: use 0 for a plain ViT, without whiten",
+    "--model.stem_layers 0 --model.whiten true": "whiten true: is for a convolutional stem",
     "--model.stem_layers 2 --model.stem_width 65": "stem_width 65: .*from 1 to the width 64",
     "--model.warmup_steps -1": "model.warmup_steps -1: use 0 or more",
     "--model.stem_layers -1 --data.patch_size null": "stem_layers -1: use 0",

@@ -12,6 +12,7 @@ from torch import nn
 from vits import SMALL, patchify, randomize
 
 from src.errors import InputError
+from src.models.stem import Whiten
 from src.models.vit import Attention, Block, DropPath, SequencePool, VisionTransformer, sincos_positions
 
 VARIANTS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
@@ -72,7 +73,9 @@ def test_gradients_reach_every_parameter(pool, positions, stem_layers):
 
 
 def test_gradients_pass_by_the_fixed_filters_of_a_whitened_stem():
-    network = randomize(vit(2, whiten=True))
+    network = vit(2, whiten=True)
+    assert torch.equal(network.embed.whiten.filters.weight, Whiten(3).filters.weight)
+    network = randomize(network)
     F.cross_entropy(network(inputs(stem_layers=2)), torch.arange(8) % 5).backward()
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert without == ["embed.whiten.filters.weight"]

@@ -7,7 +7,8 @@ from torch._dynamo.utils import counters
 
 from train import main
 
-STEM = "--model.stem_layers 2 --data.patch_size null --model.width 16 --model.depth 1 --model.heads 2".split()
+STEM = """--model.stem_layers 2 --model.whiten true --data.patch_size null --model.width 16 --model.depth 1
+    --model.heads 2""".split()
 MUON = ["--model.optimizer", "muon"]
 NETWORKS = {
     "class token, no average": [*VIT, "--model.ema_decay", "0"],

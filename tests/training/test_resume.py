@@ -17,6 +17,7 @@ from src.runs.directory import find_checkpoint, find_run
 from src.runs.results import read_metrics
 from src.training.resume import flatten
 
+HYBRID = "--model.stem_layers 2 --model.whiten true --data.patch_size null".split()
 SETTINGS = {
     "": (),
     "workers": ("--data.workers", "2"),
@@ -25,7 +26,7 @@ SETTINGS = {
     "seldom": ("--trainer.check_val_every_n_epoch", "2"),  # the last epoch of three validates nothing
     "often": ("--trainer.val_check_interval", "0.4"),  # after batches 4 and 8, not after 10
     "all": ("--data.val_fraction", "0", "--patience", "null"),
-    "hybrids": "--model.stem_layers 2 --data.patch_size null --model.optimizer muon --model.ensemble 2".split(),
+    "hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble", "2"],
     "impatient": ("--patience", "1"),  # with FALLING, it ends after two epochs
 }
 FALLING = (validate_as, 0.5, 0.4, 0.6)
@@ -189,6 +190,17 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
 
 def listing(run) -> dict:
     return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_a_run_of_before_an_argument_of_the_network_was_there(undisturbed, tmp_path):
+    stopped = tmp_path / "digits" / "version_0"
+    shutil.copytree(run(tmp_path / "two", epochs=2), stopped)
+    path = stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["hyper_parameters"]["network"]["whiten"]
+    torch.save(content, path)
+    ended = train("--resume", stopped, "--trainer.max_epochs", "3")
+    assert ended.code == 0, ended
 
 
 def test_finished(undisturbed, tmp_path):
