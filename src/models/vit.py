@@ -184,9 +184,8 @@ class VisionTransformer(nn.Module):
         given = {"width": width, "depth": depth, "heads": heads}.items()
         width, depth, heads = (SIZES[size][key] if value is None else value for key, value in given)
         self.side = _grid_side(image_size, patch_size, stem_layers, whiten)
-        self.patch_size, self.pool = patch_size, pool
+        self.patch_size, self.pool, self.mirror = patch_size, pool, mirror
         _check(width, depth, heads, mlp_ratio, positions, (dropout, attention_dropout, drop_path))
-        self.mirror = mirror
 
         stem = ConvStem(channels, width, stem_layers, stem_width, whiten) if stem_layers else None
         self.embed = stem or nn.Linear(patch_size**2 * channels, width)
