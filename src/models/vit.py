@@ -186,7 +186,6 @@ class VisionTransformer(nn.Module):
         self.side = _grid_side(image_size, patch_size, stem_layers, whiten)
         self.patch_size, self.pool, self.mirror = patch_size, pool, mirror
         _check(width, depth, heads, mlp_ratio, positions, (dropout, attention_dropout, drop_path))
-
         stem = ConvStem(channels, width, stem_layers, stem_width, whiten) if stem_layers else None
         self.embed = stem or nn.Linear(patch_size**2 * channels, width)
         if extra := int(pool == "cls"):
