@@ -179,9 +179,8 @@ def build_network(checkpoint: dict) -> nn.Module:
     outputs = [value.shape[1] * widest for key, value in weights.items() if key.endswith("positions")]
     for key, value in weights.items():
         if stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
-            outputs.append(value.shape[0] * (arguments["image_size"] >> int(stage[1])) ** 2)
-        elif key.endswith("embed.whiten.filters.weight"):
-            outputs.append(2 * value.shape[0] * arguments["image_size"] ** 2)
+            channels = max(value.shape[:2], default=0)  # of what it reads, as from whitening filters, and what it gives
+            outputs.append(channels * (arguments["image_size"] >> int(stage[1])) ** 2)
     if max(outputs, default=0) > MAX_VALUES:
         raise InputError(f"it would compute {max(outputs):,} values at once for one image")
     with torch.device("meta"):

@@ -50,6 +50,11 @@ class ConvStage(nn.Module):
         return x + self.activation(self.norm2(self.conv2(x)))
 
 
+def doubling(width: int, layers: int) -> list[int]:
+    """Widths of the stages before the last one, which has `width`: each twice as wide as the one before it."""
+    return [max(1, width // 2 ** (layers - i)) for i in range(1, layers)]
+
+
 class ConvStem(nn.Module):
     """Tokens from a small convolutional network: the hybrid architecture of section 3.1 of the paper.
 
@@ -66,12 +71,9 @@ class ConvStem(nn.Module):
         super().__init__()
         if first is not None and (layers < 2 or not 1 <= first <= width):
             raise InputError(f"stem_width {first}: is for two layers or more, and from 1 to the width {width}")
-        if first is None:
-            inner = [max(1, width // 2 ** (layers - i)) for i in range(1, layers)]
-        else:
-            inner = [first] + [width] * (layers - 2)
+        inner = doubling(width, layers) if first is None else [first] + [width] * (layers - 2)
         self.channels = channels
-        self.whiten = Whiten(channels) if whiten else None
+        self.whiten = Whiten(channels) if whiten else nn.Identity()
         activation = F.gelu if whiten else F.relu
         widths = [8 * channels if whiten else channels, *inner, width]
         self.stages = nn.ModuleList(ConvStage(a, b, activation) for a, b in zip(widths, widths[1:], strict=False))
@@ -79,9 +81,7 @@ class ConvStem(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]"""
         # The layout that tensor cores, and CPUs, convolve in. The small weights keep theirs: autocast copies them.
-        x = images_BCHW.to(memory_format=torch.channels_last)
-        if self.whiten is not None:
-            x = self.whiten(x)
+        x = self.whiten(images_BCHW.to(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)
         return x.flatten(2).transpose(1, 2)

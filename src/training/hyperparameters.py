@@ -90,6 +90,11 @@ def complete_dataset(given: dict) -> dict:
     return dataset
 
 
+def network_defaults(kind: str) -> dict:
+    """Every argument of a network of that kind, with its default."""
+    return {p.name: p.default for p in inspect.signature(NETWORKS[kind]).parameters.values()}
+
+
 def complete_network(kind: str, dataset: dict, arguments: dict) -> dict:
     """Every argument of the network: those given, those that the dataset decides, and the defaults of the others.
 
@@ -97,7 +102,8 @@ def complete_network(kind: str, dataset: dict, arguments: dict) -> dict:
         TypeError: the network has no such argument.
     """
     decided = {name: dataset[name] for name in FROM_DATA} | {"classes": len(dataset["classes"])}
-    parameters = inspect.signature(NETWORKS[kind]).parameters
-    if unknown := arguments.keys() - parameters.keys():
+    defaults = network_defaults(kind)
+    if unknown := arguments.keys() - defaults.keys():
         raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
-    return {"kind": kind} | {p.name: (decided | arguments).get(p.name, p.default) for p in parameters.values()}
+    given = decided | arguments
+    return {"kind": kind} | {name: given.get(name, default) for name, default in defaults.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from src.errors import InputError
 from src.models.names import TIMM, TORCHVISION, TORCHVISION_OLD, convert, inverse, rename
-from src.models.stem import ConvStem
+from src.models.stem import ConvStem, doubling
 from src.models.vit import SIZES, VisionTransformer, sincos_positions
 from src.runs.checkpoint import load_checkpoint, network_weights
 from src.runs.directory import find_trained
@@ -220,11 +220,10 @@ def _facts(state: dict[str, Tensor]) -> dict[str, Any]:
     """The options of `VisionTransformer` that show in a state dict."""
     width = state["norm.weight"].numel() if "norm.weight" in state else 0
     stages = [(*value.shape, 0)[0] for key, value in state.items() if key.endswith(".conv1.weight")]
-    n = len(stages)
-    doubled = stages[:-1] == [max(1, stages[-1] // 2 ** (n - i)) for i in range(1, n)]
+    doubled = not stages or stages[:-1] == doubling(stages[-1], len(stages))
     facts = {
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "stem_layers": n,
+        "stem_layers": len(stages),
         "stem_width": None if doubled else stages[0],
         "whiten": any(key.startswith("embed.whiten.") for key in state),
         "pool": "cls" if "class_token" in state else "sequence" if "sequence_pool.score.weight" in state else "mean",

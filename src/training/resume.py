@@ -1,6 +1,5 @@
 """What `--resume` means: whether a run can go on from a checkpoint, and whether anything is left to do."""
 
-import inspect
 import re
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from src import loop
 from src.errors import InputError
-from src.models.build import NETWORKS
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import tested_epochs
+from src.training.hyperparameters import network_defaults
 
 # Of a checkpoint's hyperparameters: training knows none but the seed, which config.yaml has.
 UNCONCERNED = ("dataset.root", "dataset.strokes", "network.mirror", "seed")
@@ -89,8 +88,8 @@ def check_resumable(path: Path, checkpoint: dict, module, example: dict) -> None
         example: `loop.state` of the trainer, which the checkpoint's must look like.
     """
     before, now = (flatten(dict(h)) for h in (checkpoint["hyper_parameters"], module.hparams))
-    arguments = inspect.signature(NETWORKS[now["network.kind"]]).parameters.values()
-    before = {f"network.{p.name}": p.default for p in arguments} | before  # of those that came after the checkpoint
+    # An argument that the checkpoint is older than had what is its default now.
+    before = flatten({"network": network_defaults(now["network.kind"])}) | before
     changed = [
         f"{key} (was {before.get(key)}, now {now.get(key)})"
         for key in sorted(before.keys() | now.keys())

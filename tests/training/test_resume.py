@@ -91,6 +91,17 @@ def test_stopped_and_resumed(undisturbed, tmp_path, key, step):
     assert_same(run, undisturbed(key))
 
 
+def test_a_run_of_before_an_argument_of_the_network_was_there(undisturbed, tmp_path):
+    assert train(*tiny(tmp_path), prepare=stop_at(14)).code == 143
+    run = tmp_path / "digits" / "version_0"
+    state = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    del state["hyper_parameters"]["network"]["whiten"]
+    torch.save(state, run / "checkpoints" / "last.ckpt")
+    resumed = train("--resume", run)
+    assert resumed.code == 0, resumed
+    assert_same(run, undisturbed())
+
+
 def test_resumed_several_times(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     assert train(*tiny(tmp_path), prepare=stop_at(3)).code == 143
@@ -190,17 +201,6 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
 
 def listing(run) -> dict:
     return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
-def test_a_run_of_before_an_argument_of_the_network_was_there(undisturbed, tmp_path):
-    stopped = tmp_path / "digits" / "version_0"
-    shutil.copytree(run(tmp_path / "two", epochs=2), stopped)
-    path = stopped / "checkpoints" / "last.ckpt"
-    content = torch.load(path, weights_only=True)
-    del content["hyper_parameters"]["network"]["whiten"]
-    torch.save(content, path)
-    ended = train("--resume", stopped, "--trainer.max_epochs", "3")
-    assert ended.code == 0, ended
 
 
 def test_finished(undisturbed, tmp_path):
