@@ -12,7 +12,7 @@ import torch
 from program import call, classify, tiny, train
 
 from src.errors import InputError
-from src.inference.predictor import Predictor
+from src.inference.predictor import Predictor, build_network
 from src.models.vit import VisionTransformer
 from src.runs.checkpoint import load_checkpoint
 from train import main
@@ -181,6 +181,27 @@ def test_data_that_does_not_fit_the_network_is_refused(digits_run, tmp_path, key
     content["hyper_parameters"]["dataset"][key] = value
     torch.save(content, tmp_path / "x.ckpt")
     assert not opens(tmp_path / "x.ckpt")
+
+
+def test_a_whitened_stem_that_would_fill_the_memory_is_refused(digits_run):
+    """A few kilobytes of weights that read 8192 pixels: whitening makes 24 channels of every one."""
+    arguments = {
+        "image_size": 8192,
+        "patch_size": None,
+        "channels": 3,
+        "classes": 10,
+        "width": 1,
+        "depth": 1,
+        "heads": 1,
+    }
+    network = VisionTransformer(**arguments, stem_layers=13, whiten=True)
+    content = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")
+    content["hyper_parameters"]["network"] |= {**arguments, "stem_layers": 13, "stem_width": None, "whiten": True}
+    for name in ("image_size", "patch_size", "channels"):
+        content["hyper_parameters"]["dataset"][name] = arguments[name]
+    content["state_dict"] = {f"net.{key}": value for key, value in network.state_dict().items()}
+    with pytest.raises(InputError, match="it would compute .* values at once"):
+        build_network(content)
 
 
 @pytest.mark.parametrize("members", [10**9, 0, -1, 2, "2", None, 1.5])
