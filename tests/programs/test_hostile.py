@@ -185,20 +185,12 @@ def test_data_that_does_not_fit_the_network_is_refused(digits_run, tmp_path, key
 
 def test_a_whitened_stem_that_would_fill_the_memory_is_refused(digits_run):
     """A few kilobytes of weights that read 8192 pixels: whitening makes 24 channels of every one."""
-    arguments = {
-        "image_size": 8192,
-        "patch_size": None,
-        "channels": 3,
-        "classes": 10,
-        "width": 1,
-        "depth": 1,
-        "heads": 1,
-    }
-    network = VisionTransformer(**arguments, stem_layers=13, whiten=True)
+    images = {"image_size": 8192, "patch_size": None, "channels": 3}
+    others = {"classes": 10, "width": 1, "depth": 1, "heads": 1, "stem_layers": 13, "stem_width": None, "whiten": True}
+    network = VisionTransformer(**images, **others)
     content = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")
-    content["hyper_parameters"]["network"] |= {**arguments, "stem_layers": 13, "stem_width": None, "whiten": True}
-    for name in ("image_size", "patch_size", "channels"):
-        content["hyper_parameters"]["dataset"][name] = arguments[name]
+    content["hyper_parameters"]["network"].update(images | others)
+    content["hyper_parameters"]["dataset"].update(images)
     content["state_dict"] = {f"net.{key}": value for key, value in network.state_dict().items()}
     with pytest.raises(InputError, match="it would compute .* values at once"):
         build_network(content)

@@ -58,9 +58,21 @@ def test_cifar100_encoder_fits_the_finetuning_config(tmp_path):
     assert write_up.blocks[0].mlp[0].out_features == 512 and write_up.blocks[0].attention.heads == 8
 
 
+def settings(*names) -> list[dict]:
+    return [yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in names]
+
+
 def test_cifar100_on_a_laptop_is_the_recipe_of_cifar10_but_for_the_images():
-    both = [yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in ("cifar10_cpu", "cifar100_cpu")]
+    both = settings("cifar10_cpu", "cifar100_cpu")
     assert [keys["data"].pop("class_path") for keys in both] == ["CIFAR10DataModule", "CIFAR100DataModule"]
+    assert both[0] == both[1]
+
+
+def test_an_evening_of_cifar10_is_its_recipe_with_thrice_the_passes_over_all_images():
+    both = settings("cifar10_cpu", "cifar10_evening")
+    passes = [keys["trainer"].pop("max_epochs") for keys in both]
+    held_out = [keys["data"]["init_args"].pop("val_fraction") for keys in both]
+    assert passes[1] == 3 * passes[0] and held_out[1] == 0
     assert both[0] == both[1]
 
 
