@@ -7,10 +7,12 @@ import warnings
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor, nn
 
+from src.models.stem import ConvStem, Whiten
 from src.models.vit import VisionTransformer
 from src.training.evaluation import BINS, Evaluation
 from src.transforms.patchify import unpatchify
@@ -191,15 +193,30 @@ def position_similarity(network: VisionTransformer) -> Figure:
     return figure
 
 
+def odd_part(stem: ConvStem) -> Tensor:
+    """What the first learned convolution of a whitened stem sees of pixels, as filters [outputs, C, 4, 4].
+
+    As a function f of the normalized whitening it has an even part, of contrast whatever its sign, and an odd one,
+    (f(z) - f(-z)) / 2. The latter is a filter, as GELU(z) - GELU(-z) = z.
+    """
+    whiten = stem.whiten
+    up, down = stem.stages[0].conv1.weight.detach().float().cpu().chunk(2, dim=1)
+    deviation = (whiten.norm.running_var + whiten.norm.eps).sqrt().cpu()[:, None, None]
+    return F.conv_transpose2d((up - down) / 2 / deviation, whiten.filters.weight.float().cpu())
+
+
 def filters(network: nn.Module, most: int = 64) -> Figure:
     """What the first layer looks for: of a patch projection the first 28 principal components (figure 7, left, of the
-    paper), of convolutions the filters themselves."""
+    paper), of convolutions the filters themselves, behind a whitening their `odd_part`."""
     embed = getattr(network, "embed", None)
     if isinstance(embed, nn.Linear):
         weight, P = embed.weight.detach().float().cpu(), network.patch_size
         components = torch.linalg.svd(weight - weight.mean(dim=0), full_matrices=False).Vh[:28]
         pixels = unpatchify(components[:, None], P, P, components.shape[1] // P**2)
         title = f"patch projection, the first {len(pixels)} principal components"
+    elif isinstance(getattr(embed, "whiten", None), Whiten):
+        pixels = odd_part(embed)[:most]
+        title = f"{len(pixels)} filters of the first learned convolution"
     else:
         convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
         pixels = convolution.weight.detach().float().cpu()[:most]

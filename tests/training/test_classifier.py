@@ -57,10 +57,11 @@ def test_a_clipped_gradient_has_the_norm_it_is_clipped_to():
     assert (free[1] - free[0]).norm() > 0.05
 
 
-def test_a_frozen_stem_keeps_its_statistics():
-    frozen = ViT(
-        DigitsDataModule(patch_size=None).description, width=32, depth=1, heads=2, stem_layers=2, freeze="encoder"
-    )
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_frozen_stem_keeps_its_statistics(whiten):
+    stem = {"stem_layers": 2, "whiten": whiten}
+    description = DigitsDataModule(patch_size=None).description
+    frozen = ViT(description, width=32, depth=1, heads=2, freeze="encoder", **stem)
     before = {key: value.clone() for key, value in frozen.net.state_dict().items()}
     frozen.net(torch.randn(4, 1, 8, 8)).sum().backward()
     assert all(torch.equal(before[key], value) for key, value in frozen.net.state_dict().items())

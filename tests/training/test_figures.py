@@ -9,6 +9,7 @@ from PIL import Image
 
 from src.data.folders import ImageSet
 from src.models.cnn import ConvNet
+from src.models.stem import ConvStem
 from src.models.vit import VisionTransformer
 from src.training import figures
 from src.training.evaluation import Answers, Evaluation
@@ -94,9 +95,22 @@ def test_filters_of_patches_and_of_convolutions():
         image_size=8, patch_size=None, stem_layers=2, channels=3, classes=5, width=16, depth=1, heads=2
     )
     cnn = ConvNet(image_size=8, channels=1, classes=5)
-    for other, count in ((stem, 8), (cnn, 32)):
+    whitened = VisionTransformer(
+        image_size=8, patch_size=None, stem_layers=2, whiten=True, channels=3, classes=5, width=16, depth=1, heads=2
+    )
+    for other, count, side in ((stem, 8, 3), (cnn, 32, 3), (whitened, 8, 4)):
         picture = figures.filters(other).axes[0].images[0].get_array()
-        assert picture.shape == (count // 8 * 4, 8 * 4, 3)
+        assert picture.shape == (count // 8 * (side + 1), 8 * (side + 1), 3)
+
+
+def test_the_filters_behind_a_whitening_are_what_the_first_stage_sees_of_pixels():
+    stem = ConvStem(channels=3, width=16, layers=2, whiten=True).eval().requires_grad_(False)
+    torch.nn.init.uniform_(stem.whiten.norm.running_var, 0.5, 2)
+    images = torch.randn(2, 3, 12, 12)
+    plus, minus = (stem.stages[0].conv1(stem.whiten(x)) for x in (images, -images))
+    seen = torch.nn.functional.conv2d(images, figures.odd_part(stem))
+    inner = (plus - minus)[..., 1:-2, 1:-2] / 2  # where no pixel is beyond the border
+    assert torch.allclose(seen, inner, atol=1e-5) and seen.std() > 0.1
 
 
 def test_curves_of_one_run_and_of_several():
