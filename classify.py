@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from src.errors import ArgumentParser, InputError, exit_on_input_error
+from src.errors import ArgumentParser, InputError, exit_on_input_error, printable
 
 EXAMPLES = 12  # test images on the page
 INVERT = ("auto", "yes", "no")
@@ -40,7 +40,8 @@ def main(args: list[str]) -> None:
             sheets.check_path(path, flag, paths)
     if options.show and options.show == options.attention:
         raise InputError(f"--attention {options.attention}: would replace the picture of --show; name another")
-    predictor = Predictor(find_checkpoint(options.ckpt, Path(options.runs)), options.device)
+    checkpoint = find_checkpoint(options.ckpt, Path(options.runs))
+    predictor = Predictor(checkpoint, options.device)
     if options.serve:
         return serve(predictor, options)
     if options.index is None:
@@ -60,6 +61,9 @@ def main(args: list[str]) -> None:
             yield row
 
     tables.write(rows(), options.format, paths, predictor.classes, options.top_k)
+    if not options.ckpt and not options.format and options.index is None:
+        newest = f"the newest run, trained on {predictor.dataset['name']}"  # may not be the one that was thought of
+        print(f"note: by {printable(str(checkpoint))}, {newest}; --ckpt names another", file=sys.stderr)
     if len(paths) > 1:
         files.say_how_many(len(paths), errors, time.monotonic() - start)
     if options.show:

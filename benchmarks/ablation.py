@@ -8,8 +8,8 @@ nothing. Other flags go to all trainings.
 """
 
 import argparse
-import statistics
 
+from benchmarks.seeds import summary
 from benchmarks.training import table, train
 from src.errors import exit_on_input_error
 
@@ -51,15 +51,13 @@ def main() -> None:
     common = ["--config", f"configs/{options.config}.yaml", "--data.val_fraction", "0.05"]
     common += ["--trainer.limit_test_batches", "0", *flags]
     results = {}
-    for name, change in CHANGES[options.config].items():
-        runs = [train(*common, *change.split(), "--seed_everything", str(seed)) for seed in options.seeds]
-        results[name] = {
-            "mean_validation_accuracy": statistics.mean(run["val_accuracy"] for run in runs),
-            "each_seed": ", ".join(f"{run['val_accuracy']:.4f}" for run in runs),
-            "images_seen": runs[0]["images_seen"],
-            "mean_train_seconds": statistics.mean(run["train_seconds"] for run in runs),
-        }
-    print(table(results, tuple(results["the recipe"])))
+    try:
+        for name, change in CHANGES[options.config].items():
+            runs = [train(*common, *change.split(), "--seed_everything", str(seed)) for seed in options.seeds]
+            results[name] = summary(runs) | {"images_seen": runs[0]["images_seen"]}
+    finally:  # what is measured is not lost by what comes after it
+        if results:
+            print(table(results, tuple(results["the recipe"])))
 
 
 if __name__ == "__main__":

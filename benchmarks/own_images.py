@@ -29,15 +29,22 @@ def main() -> None:
     parser.add_argument("--compare", action="append", default=[], help="flags of another training, in one string")
     options, flags = parser.parse_known_args()
     results = {}
-    for images in options.images:
-        with tempfile.TemporaryDirectory() as folder:
-            link(Path(options.root), Path(folder), options.classes, images)
-            for other in ("", *options.compare):
-                common = ["--config", "configs/folder.yaml", "--data.root", folder, "--pictures", "false", *flags]
-                runs = [train(*common, *other.split(), "--seed_everything", str(seed)) for seed in options.seeds]
-                row = summary(runs) | {"epochs": runs[0]["epochs"]}
-                results[f"{images} images a class{', ' * bool(other)}{other}"] = row
-    print(table(results, tuple(row)))
+    try:
+        for images in options.images:
+            with tempfile.TemporaryDirectory() as folder:
+                link(Path(options.root), Path(folder, "images"), options.classes, images)
+                for other in ("", *options.compare):
+                    runs = [trained(folder, *flags, *other.split(), seed=seed) for seed in options.seeds]
+                    row = summary(runs) | {"epochs": runs[0]["epochs"]}
+                    results[f"{images} images a class{', ' * bool(other)}{other}"] = row
+    finally:  # what is measured is not lost by what comes after it
+        if results:
+            print(table(results, tuple(next(iter(results.values())))))
+
+
+def trained(folder: str, *flags: str, seed: int) -> dict:
+    common = ["--config", "configs/folder.yaml", "--data.root", f"{folder}/images", "--pictures", "false"]
+    return train(*common, *flags, "--seed_everything", str(seed), runs=f"{folder}/runs")
 
 
 def link(source: Path, target: Path, classes: list[str], images: int) -> None:

@@ -3,14 +3,17 @@
     python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2
     python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2 --trainer.limit_test_batches 0
 
-The runs are `data/runs/<config>_seed<N>/`: one that is finished is not trained again, one that was stopped goes on.
-The picture is `data/runs/<config>_seeds.png`. Other flags go to all trainings; with the second command's the test
-images stay unused.
+The runs are `data/runs/<config>_seed<N>/`: one that is finished is not trained again, one that was stopped goes on,
+one of other settings is refused. The picture is `data/runs/<config>_seeds.png`. Other flags go to all trainings; with
+the second command's the test images stay unused.
 """
 
 import argparse
+import json
 import statistics
 from pathlib import Path
+
+import yaml
 
 from benchmarks.training import run_train_py, table
 from src.errors import InputError, exit_on_input_error
@@ -26,6 +29,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="data/runs")
     options, flags = parser.parse_known_args()
+    for flag in ("--seed_everything", "--name", "--resume"):
+        if any(given.split("=")[0] == flag for given in flags):
+            raise InputError(f"{flag}: follows from --config and --seeds here; leave it out")
+    if not Path(options.config).is_file():
+        raise InputError(f"--config {options.config}: there is no such file; see configs/")
     stem = Path(options.config).stem
     found = {seed: finished(options.config, f"{stem}_seed{seed}", seed, options.runs, flags) for seed in options.seeds}
     row = summary([read_results(run) for run in found.values()])
@@ -39,23 +47,35 @@ def finished(config: str, name: str, seed: int, runs: str, flags: list[str]) -> 
     """The run of that name, trained to its end: begun here, or gone on with, unless it is there already.
 
     Raises:
-        InputError: the training did not end well; it has said why.
+        InputError: the training did not end well, and has said why; or the run is one of other settings.
     """
     named = ["--name", name, "--runs", runs]
+    asked = {"config": yaml.safe_load(Path(config).read_text()), "flags": flags}
+    kept = Path(runs, name, "asked.json")
     try:
         run, _ = find_run("", Path(runs), name)
     except InputError:  # there is none yet
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(asked))
         run_train_py(*named, "--config", config, "--seed_everything", str(seed), *flags)
     else:
+        if not kept.is_file() or json.loads(kept.read_text()) != asked:
+            raise InputError(f"{run}: is of another config, or of other flags; remove it, or use other --runs")
         if not read_results(run):
             run_train_py(*named, "--resume")
     return find_run("", Path(runs), name)[0]
 
 
 def summary(results: list[dict]) -> dict:
-    """Accuracies of the test, or of validation where nothing was tested."""
+    """Accuracies of the test, or of validation where nothing was tested.
+
+    Raises:
+        InputError: there was neither.
+    """
     name = "test_accuracy" if results[0].get("test_accuracy") is not None else "val_accuracy"
     accuracies = [result[name] for result in results]
+    if None in accuracies:
+        raise InputError("no accuracy: leave --trainer.limit_test_batches out, or set --data.val_fraction above 0")
     return {
         f"mean_{name}": statistics.mean(accuracies),
         "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else "",

@@ -11,12 +11,21 @@ from src.errors import InputError
 
 
 def run_train_py(*flags: str, **process) -> None:
-    """Run `python train.py *flags`, its output passed through to standard error; all else goes to `subprocess.run`.
+    """Run `python train.py *flags`, its output passed through to standard error; all else goes to `subprocess.Popen`.
 
     Raises:
         InputError: the training did not end well; it has said why.
+        KeyboardInterrupt: it was stopped by Ctrl-C, and has written its last checkpoint.
     """
-    if code := subprocess.run([sys.executable, "train.py", *flags], stdout=sys.stderr, **process).returncode:
+    training = subprocess.Popen([sys.executable, "train.py", *flags], stdout=sys.stderr, **process)
+    try:
+        code = training.wait()
+    except KeyboardInterrupt:
+        code = training.wait()
+        raise
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
         raise InputError(f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above")
 
 

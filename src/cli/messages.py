@@ -60,7 +60,9 @@ def report(training: Training, results: dict | None, runs: Path) -> None:
         figures = f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f}"
         print(f"{figures} ({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})")
     elif results["val_accuracy"] is not None:
-        print(f"Validation accuracy {results['val_accuracy']:.4f}; there are no test images")
+        print(f"Validation accuracy {results['val_accuracy']:.4f}; nothing was tested")
+    else:
+        print("No accuracy: nothing was held out for validation, and nothing tested")
     page = "report.html, " if training.pictures else ""
     print(
         f"Written to {training.run}/ ({page}results.json, metrics.csv, config.yaml, checkpoints/)\n\n"

@@ -126,7 +126,8 @@ def _list_files(folder: Path, classes: list[str]) -> tuple[list[tuple[str, int, 
             if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith(".")
         ]
         if not rows:
-            raise InputError(f"{folder / name}: the class has no image; add images, or remove the folder")
+            empty = "the class has no image (folders in it are not read)"
+            raise InputError(f"{folder / name}: {empty}; add images, or remove the folder")
         files += sorted(rows)
         labels += [label] * len(rows)
     return files, labels

@@ -77,10 +77,14 @@ def find_trained(path: str) -> Path:
     """The checkpoint to start another training from: that of a run, or of the newest finished run of a name.
 
     Raises:
-        InputError: there is none; the line says what to train first, where a config has the name of the folder.
+        InputError: there is none; the line says what to train first, where a config has the name of the folder, or
+            which run to go on with.
     """
     folder = Path(path).expanduser()
     finished = _newest(folder, "version_*/results.json")
+    if not finished and (stopped := _newest_in(folder)) != folder:
+        go_on = f"go on with it: python train.py --resume {stopped}"
+        raise InputError(f"{path}: no run there is finished; {go_on}; or give {stopped} itself")
     checkpoint = find_checkpoint(str(finished.parent if finished else folder))
     if checkpoint.is_file():
         return checkpoint

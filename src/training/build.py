@@ -19,7 +19,7 @@ from src.training.classifier import Classifier
 from src.training.log import EpochLog, Norms, tensorboard
 from src.training.pictures import Pictures
 from src.training.processes import in_turns
-from src.training.resume import take_up
+from src.training.resume import refuse_other_images, take_up
 from src.training.stop import Stop
 from src.training.trainer import Trainer, make_trainer, seconds
 
@@ -69,9 +69,9 @@ def build(settings: Settings) -> Training:
     pictures = Pictures(settings.config) if settings.pictures and not trainer_settings["fast_dev_run"] else None
     callbacks = [stop, Norms(), table, checkpoints, pictures]
     trainer = make_trainer(trainer_settings, [callback for callback in callbacks if callback], settings.patience)
-    config = settings.config
+    config, before = settings.config, None
     if settings.checkpoint:
-        take_up(settings.resumed_run, settings.checkpoint, yaml.safe_load(config), model, data, trainer)
+        before = take_up(settings.resumed_run, settings.checkpoint, yaml.safe_load(config), model, data, trainer)
         config = _as_it_trains(config, data)
     run = lock = None
 
@@ -79,6 +79,8 @@ def build(settings: Settings) -> Training:
         nonlocal run, lock
         data.prepare_data()
         _check_together(data, model, settings.patience)
+        checkpoints.images = {split: len(data.sets[split] or ()) for split in ("train", "val")}
+        refuse_other_images(settings.resumed_run, before, checkpoints.images)
         if trainer.is_global_zero:
             run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
             write_atomically(run / "config.yaml", config.encode())

@@ -25,6 +25,7 @@ class Checkpoints(Checkpoint):
 
     folder: Path  # set when the run directory is made
     global_batch: int  # training images of a step, on all devices together
+    images: dict[str, int]  # how many to train with, and to validate with
 
     def __init__(self, every_n_steps: int | None = None):
         self.every_n_steps, self.saved_step = every_n_steps, 0
@@ -46,7 +47,7 @@ class Checkpoints(Checkpoint):
     def state_dict(self) -> dict:
         best = {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}
         now = {"validated": dict(self.validated), "train_seconds": self.train_seconds}
-        return best | now | {"global_batch": self.global_batch}
+        return best | now | {"global_batch": self.global_batch, "images": self.images}
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_accuracy, self.best_epoch = state_dict["best_accuracy"], state_dict["best_epoch"]

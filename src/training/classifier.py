@@ -124,10 +124,10 @@ class Classifier(LightningModule):
         hp = self.hparams
         self.warmup_steps = round(steps * hp.warmup_epochs) if hp.warmup_steps is None else hp.warmup_steps
         if self.warmup_steps >= self.total_steps:
-            say(f"note: the learning rate never reaches {hp.lr:g}: the warm-up is as long as the training; shorten it")
+            why = f"the warm-up has {self.warmup_steps} steps, the training {self.total_steps}"
+            say(f"note: the learning rate never reaches {hp.lr:g}: {why}; lower model.warmup_steps or _epochs")
         if before not in (None, self.total_steps):
-            now = f"now has {self.total_steps}; it goes on in it at step {self.global_step}"
-            say(f"the learning-rate schedule, made for {before} steps, {now}")
+            say(f"the schedule had {before} steps, now has {self.total_steps}; it goes on at step {self.global_step}")
         self.on_train_epoch_start()  # which Lightning leaves out when a run goes on in the middle of an epoch
 
     def on_train_epoch_start(self) -> None:

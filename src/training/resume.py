@@ -14,7 +14,7 @@ from src.runs.results import tested_epochs
 from src.training.hyperparameters import network_defaults
 
 # Of a checkpoint's hyperparameters: training knows none but the seed, which config.yaml has.
-UNCONCERNED = ("dataset.root", "dataset.strokes", "network.mirror", "seed")
+UNCONCERNED = ("dataset.root", "dataset.name", "dataset.strokes", "network.mirror", "seed")
 
 # What may differ when a run is resumed: how long and how it runs, not what is learnt. All else must be as it was.
 MAY_CHANGE = (
@@ -33,11 +33,14 @@ MAY_CHANGE = (
 )
 
 
-def take_up(run: Path, path: Path, settings: dict, module, data, trainer) -> None:
+def take_up(run: Path, path: Path, settings: dict, module, data, trainer) -> dict[str, int] | None:
     """See that the run can go on from the checkpoint at `path`, and that there is something left to do.
 
     When all is trained but not yet tested, `trainer` is told to train nothing more. When that is done, too, this says
     so, and ends the program. Each process finds the same by itself, before they meet.
+
+    Returns:
+        How many images the run trains and validates with, for `refuse_other_images`; older checkpoints do not tell.
 
     Raises:
         InputError: the settings have changed, or the checkpoint is not one of this model.
@@ -45,7 +48,8 @@ def take_up(run: Path, path: Path, settings: dict, module, data, trainer) -> Non
     _refuse_changes(run, settings)
     checkpoint = load_checkpoint(path)
     check_resumable(path, checkpoint, module, loop.state(trainer))
-    _keep_global_batch(checkpoint["callbacks"]["Checkpoints"].get("global_batch"), data, trainer)
+    kept = checkpoint["callbacks"]["Checkpoints"]
+    _keep_global_batch(kept.get("global_batch"), data, trainer)
     epochs = loop.saved_epochs(checkpoint)
     why = _why_finished(checkpoint, epochs, settings["trainer"]["max_epochs"], settings["patience"])
     if why and tested_epochs(run) == epochs:
@@ -54,6 +58,14 @@ def take_up(run: Path, path: Path, settings: dict, module, data, trainer) -> Non
         raise SystemExit(0)
     if why:
         loop.end_after(trainer, epochs)
+    return kept.get("images")
+
+
+def refuse_other_images(run: Path, before: dict[str, int] | None, now: dict[str, int]) -> None:
+    """With an image more or less, others are held out: some of those that the run has learned from would judge it."""
+    if isinstance(before, dict) and before != now:
+        was, is_ = (", ".join(f"{count} {split}" for split, count in images.items()) for images in (before, now))
+        raise InputError(f"{run}: its images have changed (was {was}, now {is_}); bring them back, or start a new run")
 
 
 def _keep_global_batch(size: int | None, data, trainer) -> None:

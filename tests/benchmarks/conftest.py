@@ -22,13 +22,13 @@ def trainings_cost_no_import(monkeypatch, tmp_path):
     Nobody looks at its report, which takes longer than so short a training.
     """
 
-    def run(command, stdout, cwd=ROOT, env=None):
+    def start(command, stdout, cwd=ROOT, env=None):
         plain = [] if "--pictures" in command else ["--pictures", "false"]
         ended = program.Running(*command[2:], *plain, prepare=(os.chdir, cwd)).end()
         print(ended.text, file=stdout)
-        return SimpleNamespace(returncode=ended.code)
+        return SimpleNamespace(wait=lambda: ended.code)
 
-    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(Popen=start))
     monkeypatch.setattr(training, "tempfile", SimpleNamespace(mkdtemp=lambda **_: tempfile.mkdtemp(dir=tmp_path)))
     monkeypatch.chdir(ROOT)
 

@@ -2,10 +2,14 @@
 
 import io
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +28,7 @@ from src.data.datasets import DATASETS
 from src.data.modules import MNISTDataModule
 from src.errors import InputError
 from src.inference.photos import develop
-from src.runs.checkpoint import FORMAT
+from src.runs.checkpoint import FORMAT, load_checkpoint
 from src.training.classifier import ViT
 
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text())
@@ -66,7 +70,7 @@ def test_ablation(bench, mnist, monkeypatch):
     monkeypatch.setitem(ablation.CHANGES, "mnist", changes)
     table = rows(bench("ablation", "mnist", "--seeds", 0, *TWO_STEPS))
     assert table.keys() == changes.keys()
-    assert all(0 <= float(mean) <= 1 and int(seen) == 256 for mean, _, seen, _ in table.values())
+    assert all(0 <= float(cells[0]) <= 1 and int(cells[5]) == 256 for cells in table.values())
 
 
 def test_seeds(bench, tmp_path):
@@ -78,6 +82,27 @@ def test_seeds(bench, tmp_path):
     assert float(cells[1]) == pytest.approx(abs(tested[0] - tested[1]) / 2**0.5, abs=1e-4)
     assert Image.open(tmp_path / "digits_seeds.png").size == (1200, 360)
     assert bench(*flags) == out, "finished runs are not trained again"
+    with pytest.raises(InputError, match="digits_seed0.version_0: is of another config, or of other flags; remove it"):
+        bench(*flags, "--model.depth", 2)
+    with pytest.raises(InputError, match="--seed_everything: follows from --config and --seeds"):
+        bench(*flags, "--seed_everything=3")
+    nothing = ["--data.val_fraction", 0, "--trainer.limit_test_batches", 0]
+    with pytest.raises(InputError, match="no accuracy: leave --trainer.limit_test_batches out"):
+        bench(*flags, *nothing, "--seeds", 2, "--runs", tmp_path / "other")
+
+
+def test_ctrl_c_waits_for_the_training_and_is_no_mistake(tmp_path):
+    """Its last checkpoint is whole, and the exit code that of Ctrl-C."""
+    flags = ["--config", "configs/digits.yaml", "--seeds", 0, "--runs", tmp_path, "--trainer.max_epochs", 500]
+    command = [sys.executable, "-m", "benchmarks.seeds", *map(str, flags)]
+    running = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    last = tmp_path / "digits_seed0" / "version_0" / "checkpoints" / "last.ckpt"
+    while not last.exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(60) == 130
+    assert load_checkpoint(last)["global_step"] > 0 and not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.real_data

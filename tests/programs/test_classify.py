@@ -31,6 +31,13 @@ def run(digits_run):
     return lambda *args: call(classify.main, "--runs", digits_run.parents[1], "--device", "cpu", *args)
 
 
+def test_which_run_answered_is_said_where_none_was_named(run, digit, digits_run):
+    note = f"note: by {digits_run}/checkpoints/best.ckpt, the newest run, trained on digits; --ckpt names another\n"
+    assert run(digit)[2].endswith(note)
+    for named in (["--ckpt", digits_run], ["--json"], ["--csv"]):
+        assert "newest run" not in run(digit, *named)[2]
+
+
 def test_json_has_the_promised_shape(run, digit):
     code, out, _ = run(digit, "--json", "--top-k", 4)
     rows = json.loads(out)

@@ -103,7 +103,8 @@ def test_what_to_type_next_is_printed(again):
 
 def test_a_warm_up_without_end_and_a_test_of_some_images_are_said(tmp_path):
     ended = train(*tiny(tmp_path, "--data.eval_batch_size", 100, "--trainer.limit_test_batches", 2, epochs=1))
-    assert "note: the learning rate never reaches 0.01" in ended.out
+    note = "note: the learning rate never reaches 0.01: the warm-up has 10 steps, the training 10; lower model.warmup_"
+    assert note in ended.out
     assert "(best.ckpt, epoch 1; only 200 of 359 images" in ended.out
     assert results(tmp_path / "digits" / "version_0")["test_images"] == 200
 

@@ -35,7 +35,9 @@ def test_the_folder_of_a_name_stands_for_its_newest_finished_run(tmp_path):
         (run / "checkpoints").mkdir()
         (run / "checkpoints" / "last.ckpt").touch()
         os.utime(run / "checkpoints" / "last.ckpt", (seconds, seconds))
-    assert find_trained(str(name)) == runs[2] / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=f"no run there is finished; go on with it: .* --resume {runs[2]}; or give"):
+        find_trained(str(name))
+    assert find_trained(str(runs[2])) == runs[2] / "checkpoints" / "last.ckpt"
     for seconds, run in enumerate(runs[:2]):
         (run / "results.json").touch()
         os.utime(run / "results.json", (seconds, seconds))

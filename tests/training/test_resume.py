@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 import yaml
+from photos import class_folders
 from program import STEPS, at_step, differences, each, run, send, stop_at, tiny, train, validate_as
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -164,7 +165,7 @@ def test_longer_than_planned(undisturbed, tmp_path):
     run = copy(undisturbed(), tmp_path)
     resumed = train("--resume", run, "--trainer.max_epochs", "4")
     assert resumed.code == 0
-    assert "the learning-rate schedule, made for 30 steps, now has 40; it goes on in it at step 30" in resumed.out
+    assert "the schedule had 30 steps, now has 40; it goes on at step 30" in resumed.out
     rates = [float(row["learning_rate"]) for row in metrics(run)]
     assert len(rates) == 4 and rates[2] == rates[3] == 1e-5  # the end of each of the two schedules
     assert [step for step, _ in scalars(run)["steps/loss"]] == list(range(40))
@@ -172,6 +173,20 @@ def test_longer_than_planned(undisturbed, tmp_path):
     before, now = (flatten(yaml.safe_load((r / "config.yaml").read_text())) for r in (undisturbed(), run))
     assert {key for key in now if now[key] != before[key]} == {"trainer.max_epochs", "name"}
     assert now["name"] == "elsewhere"  # it goes by its folder
+
+
+def test_images_may_move_but_none_may_come_or_go(tmp_path):
+    """Else other images are held out: some of those that the run has learned from."""
+    images = class_folders(tmp_path / "here", "ab", (8, 8), train=5)
+    flags = ["--data", "FolderDataModule", "--data.image_size", 8, "--data.val_fraction", 0.2, "--data.batch_size", 4]
+    begun = train(*tiny(tmp_path, *flags, "--data.root", images, "--trainer.limit_test_batches", 0))
+    assert begun.code == 0, begun
+    moved, run = images.rename(tmp_path / "there"), tmp_path / "digits" / "version_0"
+    longer = ("--resume", run, "--data.root", moved, "--trainer.max_epochs")
+    assert train(*longer, 4).code == 0
+    (moved / "train" / "a" / "0.png").unlink()
+    said = "its images have changed (was 8 train, 2 val, now 7 train, 2 val); bring them back, or start a new run"
+    assert f"error: {run}: {said}" in train(*longer, 5).error
 
 
 @pytest.mark.parametrize(
