@@ -10,7 +10,7 @@ nothing. Other flags go to all trainings.
 import argparse
 
 from benchmarks.seeds import summary
-from benchmarks.training import table, train
+from benchmarks.training import printed_table, train
 from src.errors import exit_on_input_error
 
 CHANGES = {
@@ -50,14 +50,10 @@ def main() -> None:
     options, flags = parser.parse_known_args()
     common = ["--config", f"configs/{options.config}.yaml", "--data.val_fraction", "0.05"]
     common += ["--trainer.limit_test_batches", "0", *flags]
-    results = {}
-    try:
+    with printed_table() as results:
         for name, change in CHANGES[options.config].items():
             runs = [train(*common, *change.split(), "--seed_everything", str(seed)) for seed in options.seeds]
             results[name] = summary(runs) | {"images_seen": runs[0]["images_seen"]}
-    finally:  # what is measured is not lost by what comes after it
-        if results:
-            print(table(results, tuple(results["the recipe"])))
 
 
 if __name__ == "__main__":

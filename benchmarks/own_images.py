@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.seeds import summary
-from benchmarks.training import positive, table, train
+from benchmarks.training import positive, printed_table, train
 from src.errors import InputError, exit_on_input_error
 
 FIVE = ("apple", "bicycle", "castle", "tiger", "whale")
@@ -28,8 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--compare", action="append", default=[], help="flags of another training, in one string")
     options, flags = parser.parse_known_args()
-    results = {}
-    try:
+    with printed_table() as results:
         for images in options.images:
             with tempfile.TemporaryDirectory() as folder:
                 link(Path(options.root), Path(folder, "images"), options.classes, images)
@@ -37,9 +36,6 @@ def main() -> None:
                     runs = [trained(folder, *flags, *other.split(), seed=seed) for seed in options.seeds]
                     row = summary(runs) | {"epochs": runs[0]["epochs"]}
                     results[f"{images} images a class{', ' * bool(other)}{other}"] = row
-    finally:  # what is measured is not lost by what comes after it
-        if results:
-            print(table(results, tuple(next(iter(results.values())))))
 
 
 def trained(folder: str, *flags: str, seed: int) -> dict:

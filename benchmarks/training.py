@@ -1,6 +1,7 @@
 """What the benchmarks share: one training through `train.py`, and a table of its results."""
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def run_train_py(*flags: str, **process) -> None:
     try:
         code = training.wait()
     except KeyboardInterrupt:
-        code = training.wait()
+        training.wait()
         raise
     if code == 130:
         raise KeyboardInterrupt
@@ -49,6 +50,17 @@ def table(results: dict[str, dict], columns: tuple[str, ...]) -> str:
         cells = [_format(result[column]) for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def printed_table():
+    """A dict to fill with rows of equal columns, for `table`: what is measured is not lost by what comes after it."""
+    results: dict[str, dict] = {}
+    try:
+        yield results
+    finally:
+        if results:
+            print(table(results, tuple(next(iter(results.values())))))
 
 
 def positive(text: str) -> int:
