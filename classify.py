@@ -30,7 +30,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 def main(args: list[str]) -> None:
     options = parse(args)
     # Not at the top: it takes seconds, in which Ctrl-C must already end well.
-    from src.inference import files, sheets, tables
+    from src.extras.report import contact_sheet as sheets
+    from src.inference import batch as files
+    from src.inference import output as tables
     from src.inference.predictor import Given, Predictor
     from src.runs.directory import find_checkpoint
 
@@ -39,7 +41,9 @@ def main(args: list[str]) -> None:
         if path:
             sheets.check_path(path, flag, paths)
     if options.show and options.show == options.attention:
-        raise InputError(f"--attention {options.attention}: would replace the picture of --show; name another")
+        raise InputError(
+            f"--attention {options.attention}: would replace the picture of --show; name another"
+        )
     checkpoint = find_checkpoint(options.ckpt, Path(options.runs))
     predictor = Predictor(checkpoint, options.device)
     if options.serve:
@@ -63,7 +67,10 @@ def main(args: list[str]) -> None:
     tables.write(rows(), options.format, paths, predictor.classes, options.top_k)
     if not options.ckpt and not options.format and options.index is None:
         newest = f"the newest run, trained on {predictor.dataset['name']}"  # may not be the one that was thought of
-        print(f"note: by {printable(str(checkpoint))}, {newest}; --ckpt names another", file=sys.stderr)
+        print(
+            f"note: by {printable(str(checkpoint))}, {newest}; --ckpt names another",
+            file=sys.stderr,
+        )
     if len(paths) > 1:
         files.say_how_many(len(paths), errors, time.monotonic() - start)
     if options.show:
@@ -75,36 +82,77 @@ def main(args: list[str]) -> None:
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "images", nargs="*", metavar="IMAGE", help="image files, folders of images, patterns like '*.png'"
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--index", type=int, metavar="N", help="classify test image N of the checkpoint's dataset")
-    parser.add_argument("--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)")
-    parser.add_argument("--runs", default="data/runs", metavar="DIR", help="folder of all runs (default: data/runs)")
-    parser.add_argument("--data", metavar="DIR", help="folder of the datasets, for --index (default: as in training)")
-    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="classes to show (default: 3)")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="image files, folders of images, patterns like '*.png'",
+    )
+    parser.add_argument(
+        "--index", type=int, metavar="N", help="classify test image N of the checkpoint's dataset"
+    )
+    parser.add_argument(
+        "--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)"
+    )
+    parser.add_argument(
+        "--runs", default="data/runs", metavar="DIR", help="folder of all runs (default: data/runs)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of the datasets, for --index (default: as in training)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=3, metavar="K", help="classes to show (default: 3)"
+    )
     formats = parser.add_mutually_exclusive_group()
-    for name, what in (("json", "a list of {path, predictions}"), ("csv", "a table for spreadsheets")):
-        formats.add_argument(f"--{name}", dest="format", action="store_const", const=name, help=f"print {what}")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
-    parser.add_argument("--serve", action="store_true", help="serve a page to draw on, or to show photos to")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="of --serve (default: 7860)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="of --serve; 0.0.0.0 lets others in")
+    for name, what in (
+        ("json", "a list of {path, predictions}"),
+        ("csv", "a table for spreadsheets"),
+    ):
+        formats.add_argument(
+            f"--{name}", dest="format", action="store_const", const=name, help=f"print {what}"
+        )
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)"
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="serve a page to draw on, or to show photos to"
+    )
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="of --serve (default: 7860)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="of --serve; 0.0.0.0 lets others in"
+    )
     parser.add_argument(
         "--invert",
         default="auto",
         choices=INVERT,
         help="swap dark and light: yes (or nothing), for dark digits on light paper; no; auto: find out (default)",
     )
-    parser.add_argument("--show", metavar="PNG", help="write a picture of what the network was given of each image")
-    parser.add_argument("--attention", metavar="PNG", help="write a picture of where in each image the network looked")
+    parser.add_argument(
+        "--show", metavar="PNG", help="write a picture of what the network was given of each image"
+    )
+    parser.add_argument(
+        "--attention",
+        metavar="PNG",
+        help="write a picture of where in each image the network looked",
+    )
     pairs = zip(args, [*args[1:], "-"], strict=False)
     options = parser.parse_args(
-        [f"{arg}=yes" if arg == "--invert" and _is_no_choice(value) else arg for arg, value in pairs]
+        [
+            f"{arg}=yes" if arg == "--invert" and _is_no_choice(value) else arg
+            for arg, value in pairs
+        ]
     )
     if bool(options.images) + (options.index is not None) + options.serve != 1:
-        raise InputError("name image files, or one --index N of the dataset's test images, or --serve; see --help")
+        raise InputError(
+            "name image files, or one --index N of the dataset's test images, or --serve; see --help"
+        )
     if options.top_k < 1:
         raise InputError(f"--top-k {options.top_k}: use 1 or more")
     return options
@@ -116,7 +164,9 @@ def test_image(predictor, index: int, root: str | None):
 
     images, name = dataset_of(predictor, root), predictor.dataset["name"]
     if not 0 <= index < len(images):
-        raise InputError(f"--index {index}: {name} has {len(images):,} test images; use 0 to {len(images) - 1}")
+        raise InputError(
+            f"--index {index}: {name} has {len(images):,} test images; use 0 to {len(images) - 1}"
+        )
     pixels, labels = images.__getitems__(torch.tensor([index]))
     return pixels, predictor.classes[int(labels[0])], f"{name} test image {index}"
 
@@ -125,15 +175,20 @@ def serve(predictor, options: argparse.Namespace) -> None:
     """The page; where one cannot draw, with test images to choose from, if the dataset is there."""
     import torch
 
-    from src.inference import server
+    from src.extras.page import server
 
     examples = []
     if not predictor.dataset.get("strokes"):
         with contextlib.suppress(InputError):
             images = dataset_of(predictor, options.data, download=False)
-            spread = torch.linspace(0, len(images) - 1, EXAMPLES).long().unique()  # some files are sorted by class
+            spread = (
+                torch.linspace(0, len(images) - 1, EXAMPLES).long().unique()
+            )  # some files are sorted by class
             pixels, labels = images.__getitems__(spread)
-            examples = [(image, predictor.classes[label]) for image, label in zip(pixels, labels.tolist(), strict=True)]
+            examples = [
+                (image, predictor.classes[label])
+                for image, label in zip(pixels, labels.tolist(), strict=True)
+            ]
     server.serve(predictor, examples, options.host, options.port)
 
 
@@ -144,7 +199,9 @@ def dataset_of(predictor, root: str | None, download: bool = True):
     dataset = predictor.dataset
     kind = getattr(modules, str(dataset["module"]), None)
     if not (isinstance(kind, type) and issubclass(kind, modules.ImageDataModule)):
-        raise InputError(f"the checkpoint's dataset {dataset['module']!r} is unknown; name image files instead")
+        raise InputError(
+            f"the checkpoint's dataset {dataset['module']!r} is unknown; name image files instead"
+        )
     extra = {}
     if kind is modules.FolderDataModule:
         extra = {key: dataset[key] for key in ("image_size", "channels", "mean", "std")}
@@ -152,7 +209,9 @@ def dataset_of(predictor, root: str | None, download: bool = True):
     module.download = download
     module.setup("test")
     if not module.sets["test"]:
-        raise InputError(f"{module.root}: the dataset has no test images; name image files instead of --index")
+        raise InputError(
+            f"{module.root}: the dataset has no test images; name image files instead of --index"
+        )
     return module.sets["test"]
 
 
@@ -162,6 +221,8 @@ def _is_no_choice(value: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # not every terminal can show every file name, or the bars
+    sys.stdout.reconfigure(
+        errors="replace"
+    )  # not every terminal can show every file name, or the bars
     with exit_on_input_error():
         main(sys.argv[1:])

@@ -44,15 +44,28 @@ CHANGES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", choices=CHANGES, help="comes first; all other flags go to train.py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training of every row for each of them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "config", choices=CHANGES, help="comes first; all other flags go to train.py"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="one training of every row for each of them",
+    )
     options, flags = parser.parse_known_args()
     common = ["--config", f"configs/{options.config}.yaml", "--data.val_fraction", "0.05"]
     common += ["--trainer.limit_test_batches", "0", *flags]
     with printed_table() as results:
         for name, change in CHANGES[options.config].items():
-            runs = [train(*common, *change.split(), "--seed_everything", str(seed)) for seed in options.seeds]
+            runs = [
+                train(*common, *change.split(), "--seed_everything", str(seed))
+                for seed in options.seeds
+            ]
             results[name] = summary(runs) | {"images_seen": runs[0]["images_seen"]}
 
 

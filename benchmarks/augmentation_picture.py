@@ -23,11 +23,20 @@ MAGNIFY = 3  # screen pixels a pixel
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder that has cifar10/train/<class>/*.webp")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder that has cifar10/train/<class>/*.webp",
+    )
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--policy", choices=("none", "randaugment", "trivialaugment"), default="randaugment")
+    parser.add_argument(
+        "--policy", choices=("none", "randaugment", "trivialaugment"), default="randaugment"
+    )
     parser.add_argument("--magnitude", type=int, default=9, help="of RandAugment, 0 to 30")
     parser.add_argument("--resized_crop", type=float, default=0.3, help="least area of the crop")
     parser.add_argument("--rotate", type=float, default=15, help="degrees")
@@ -38,9 +47,13 @@ def main() -> None:
     if args.output.suffix != ".png" or not args.output.parent.is_dir():
         raise InputError(f"--output {args.output}: name a .png file in a folder that exists")
     if not (args.root / "cifar10" / "train").is_dir():
-        raise InputError(f"--root {args.root}: there is no {args.root}/cifar10/train/<class>/ to take images from")
+        raise InputError(
+            f"--root {args.root}: there is no {args.root}/cifar10/train/<class>/ to take images from"
+        )
     pictures = read_pictures(args.root, SIDE * SIDE)
-    images = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
+    images = torch.stack(
+        [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
+    )
     if args.same:
         images = images[:1].expand_as(images)
     settings = Augmentation(
@@ -51,7 +64,9 @@ def main() -> None:
         policy_magnitude=args.magnitude,
         erase=args.erase,
     )
-    augment = Augment(settings, mean=[0.0] * 3, std=[1.0] * 3)  # so that the values stay within 0 to 1
+    augment = Augment(
+        settings, mean=[0.0] * 3, std=[1.0] * 3
+    )  # so that the values stay within 0 to 1
     augmented = augment(images, torch.Generator().manual_seed(args.seed))
     Image.fromarray(grid(augmented)).save(args.output)
     print(f"{args.output}: {SIDE * SIDE} images with {settings}")
@@ -63,7 +78,12 @@ def grid(images: torch.Tensor) -> np.ndarray:
     pixels = pixels.repeat_interleave(MAGNIFY, 2).repeat_interleave(MAGNIFY, 3)
     pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2), value=255)
     _, C, H, W = pixels.shape
-    return pixels.view(SIDE, SIDE, C, H, W).permute(0, 3, 1, 4, 2).reshape(SIDE * H, SIDE * W, C).numpy()
+    return (
+        pixels.view(SIDE, SIDE, C, H, W)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(SIDE * H, SIDE * W, C)
+        .numpy()
+    )
 
 
 if __name__ == "__main__":

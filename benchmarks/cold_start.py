@@ -43,13 +43,21 @@ def main() -> None:
             "train.py --help": ["train.py", "--help"],
             "classify.py IMAGE": ["classify.py", str(image), "--ckpt", str(run)],
         }
-        found = take_turns({name: timed(command) for name, command in commands.items()}, options.rounds)
+        found = take_turns(
+            {name: timed(command) for name, command in commands.items()}, options.rounds
+        )
     seconds = {name: [wall for wall, _ in times] for name, times in found.items()}
     rows = {}
     for name, times in found.items():
         ratios = [a / b for a, b in zip(seconds[name], seconds[TORCH], strict=True)]
-        rows[name] = {"seconds": statistics.median(seconds[name]), "of_import_torch": statistics.median(ratios)}
-        rows[name] |= {"processor_seconds": statistics.median(cpu for _, cpu in times), "rounds": seconds[name]}
+        rows[name] = {
+            "seconds": statistics.median(seconds[name]),
+            "of_import_torch": statistics.median(ratios),
+        }
+        rows[name] |= {
+            "processor_seconds": statistics.median(cpu for _, cpu in times),
+            "rounds": seconds[name],
+        }
     write([header()], rows, COLUMNS, options.json)
 
 
@@ -61,8 +69,15 @@ def timed(command: list[str]) -> Callable[[], tuple[float, float]]:
         ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
         seconds, after = time.perf_counter() - start, os.times()
         if ended.returncode:
-            raise InputError(f"python {' '.join(command)}: ended with exit code {ended.returncode}; {ended.stderr}")
-        processor = after.children_user + after.children_system - before.children_user - before.children_system
+            raise InputError(
+                f"python {' '.join(command)}: ended with exit code {ended.returncode}; {ended.stderr}"
+            )
+        processor = (
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
         return seconds, processor
 
     return turn

@@ -27,9 +27,18 @@ PATCH_SIZE = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder that has cifar10/train/<class>/*.webp")
-    parser.add_argument("--images", type=positive, default=2000, help="images to augment in each round")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder that has cifar10/train/<class>/*.webp",
+    )
+    parser.add_argument(
+        "--images", type=positive, default=2000, help="images to augment in each round"
+    )
     parser.add_argument("--batch_size", type=positive, default=512)
     parser.add_argument("--rounds", type=positive, default=5)
     args = parser.parse_args()
@@ -38,7 +47,9 @@ def main() -> None:
     pictures = read_pictures(args.root, args.images)
     pipelines = {
         "tutorial: PIL, one image at a time": tutorial(pictures),
-        "ours: RandAugment, one batch": ours(pictures, args.batch_size, policy="randaugment", policy_ops=2),
+        "ours: RandAugment, one batch": ours(
+            pictures, args.batch_size, policy="randaugment", policy_ops=2
+        ),
         "ours: TrivialAugment, one batch": ours(pictures, args.batch_size, policy="trivialaugment"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in pipelines}
@@ -50,7 +61,9 @@ def main() -> None:
             run()
             seconds[name].append(time.perf_counter() - start)
 
-    print(f"{len(pictures)} images of 3x32x32, batches of {args.batch_size}, one thread, torch {torch.__version__}")
+    print(
+        f"{len(pictures)} images of 3x32x32, batches of {args.batch_size}, one thread, torch {torch.__version__}"
+    )
     print(f"{'':36}{'images/s':>10}{'ratio':>8}")
     slowest = statistics.median(next(iter(seconds.values())))
     for name, times in seconds.items():
@@ -61,7 +74,11 @@ def main() -> None:
 def read_pictures(root: Path, count: int) -> list[Image.Image]:
     """RGB pictures of 32x32, from all classes alike; random ones, saying so, where there are none to read."""
     classes = sorted(path for path in (root / "cifar10" / "train").glob("*") if path.is_dir())
-    files = [file for folder in classes for file in sorted(folder.glob("*.webp"))[: -(-count // len(classes))]]
+    files = [
+        file
+        for folder in classes
+        for file in sorted(folder.glob("*.webp"))[: -(-count // len(classes))]
+    ]
     if not files:
         print(f"no images in {root / 'cifar10' / 'train'}: using random ones")
         noise = np.random.default_rng(0).integers(256, size=(count, 32, 32, 3), dtype=np.uint8)
@@ -97,7 +114,9 @@ def tutorial_patches(image: torch.Tensor) -> torch.Tensor:
 
 
 def ours(pictures: list[Image.Image], batch_size: int, **policy) -> Callable[[], None]:
-    images = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]).contiguous()
+    images = torch.stack(
+        [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
+    ).contiguous()
     settings = Augmentation(flip=True, resized_crop=0.08, rotate=15, erase=0.25, **policy)
     augment, patchify = Augment(settings, MEAN, STD), Patchify(PATCH_SIZE)
 

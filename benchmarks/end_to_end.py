@@ -62,12 +62,25 @@ class Given(NamedTuple):
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=CONFIGS)
-    parser.add_argument("--images", type=positive, help="of an epoch, whole batches of them (default: all)")
     parser.add_argument(
-        "--epochs", type=positive, default=2, help="of train.py in a round, after one that does not count"
+        "--images", type=positive, help="of an epoch, whole batches of them (default: all)"
     )
-    parser.add_argument("--workers", type=int, nargs="+", default=[0], help="of the tutorial's and timm's DataLoader")
-    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default=automatic_precision("cpu"))
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        default=2,
+        help="of train.py in a round, after one that does not count",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="of the tutorial's and timm's DataLoader",
+    )
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed"], default=automatic_precision("cpu")
+    )
     options, flags = parser.parse_known_args()
     torch.set_num_threads(options.threads)
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does; the others get it, too
@@ -77,8 +90,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, pool:
         for config in options.configs:
             given = Given(config, tuple(flags), options.images, options.precision, folder)
-            rows |= {f"{config}: {name}": row for name, row in measure(given, bool(timm), pool, options).items()}
-            lines.append("{}: {} batches of {}, {}".format(config, *size_of(given), options.precision))
+            rows |= {
+                f"{config}: {name}": row
+                for name, row in measure(given, bool(timm), pool, options).items()
+            }
+            lines.append(
+                "{}: {} batches of {}, {}".format(config, *size_of(given), options.precision)
+            )
     write(lines, rows, COLUMNS, options.json)
 
 
@@ -87,13 +105,24 @@ def measure(given: Given, timm: bool, pool: ProcessPoolExecutor, options) -> dic
     ways = {"bare loop": ("bare", False), "bare loop, augmentation and average": ("bare", True)}
     for workers in options.workers:
         among = f", {workers} workers" if workers else ""
-        ways |= {f"{way}{among}": (way, workers) for way in (("tutorial", "timm") if timm else ("tutorial",))}
-    turns = {"train.py": functools.partial(epoch_of_train_py, given, options.epochs, options.threads)}
-    turns |= {name: lambda way=way: pool.submit(epoch, given, *way).result() for name, way in ways.items()}
+        ways |= {
+            f"{way}{among}": (way, workers)
+            for way in (("tutorial", "timm") if timm else ("tutorial",))
+        }
+    turns = {
+        "train.py": functools.partial(epoch_of_train_py, given, options.epochs, options.threads)
+    }
+    turns |= {
+        name: lambda way=way: pool.submit(epoch, given, *way).result() for name, way in ways.items()
+    }
     found, (batches, batch), rows = take_turns(turns, options.rounds), size_of(given), {}
     for name, times in found.items():
         ratios = [a / b for a, b in zip(times, found["train.py"], strict=True)]
-        row = {"seconds_an_epoch": statistics.median(times), "of_train.py": statistics.median(ratios), "rounds": times}
+        row = {
+            "seconds_an_epoch": statistics.median(times),
+            "of_train.py": statistics.median(ratios),
+            "rounds": times,
+        }
         row["images/s"] = batches * batch / row["seconds_an_epoch"]
         rows[name] = row | size_of_network(given, ways.get(name, ("bare",))[0])
     return rows
@@ -115,7 +144,9 @@ def size_of(given: Given) -> tuple[int, int]:
     data = read(given).data
     images = min(given.images or len(data.sets["train"]), len(data.sets["train"]))
     if images < data.batch_size:
-        raise InputError(f"{given.config}: {images} images are no batch of {data.batch_size}; use more images")
+        raise InputError(
+            f"{given.config}: {images} images are no batch of {data.batch_size}; use more images"
+        )
     return images // data.batch_size, data.batch_size
 
 
@@ -123,7 +154,10 @@ def size_of_network(given: Given, way: str) -> dict:
     """Parameters and flops of our network, or of the tutorial's or timm's."""
     if way == "bare":
         parameters = sum(p.numel() for p in read(given).model.net.parameters())
-        return {"parameters": parameters, "MFLOP_an_image": flops.count(given.config, 50_000, *given.flags).image / 1e6}
+        return {
+            "parameters": parameters,
+            "MFLOP_an_image": flops.count(given.config, 50_000, *given.flags).image / 1e6,
+        }
     parameters = sum(p.numel() for p in peers.PEERS[way](shape_of(given)).parameters())
     return {"parameters": parameters, "MFLOP_an_image": count(way, shape_of(given))[0] / 1e6}
 
@@ -133,7 +167,9 @@ def shape_of(given: Given) -> peers.Shape:
     settings = read(given)
     network, side = settings.model.hparams.network, settings.model.net.side
     sizes = (network[name] for name in ("width", "depth", "heads", "mlp_ratio", "classes"))
-    return peers.Shape(network["image_size"], network["channels"], network["image_size"] // side, *sizes)
+    return peers.Shape(
+        network["image_size"], network["channels"], network["image_size"] // side, *sizes
+    )
 
 
 # A turn of each -------------------------------------------------------------------------------------------------------
@@ -142,12 +178,20 @@ def shape_of(given: Given) -> peers.Shape:
 def epoch_of_train_py(given: Given, epochs: int, threads: int) -> float:
     """Seconds of an epoch of `train.py`, the median of those after the first."""
     batches, batch = size_of(given)
-    flags = ["--config", f"configs/{given.config}.yaml", "--trainer.precision", given.precision, *given.flags]
+    flags = [
+        "--config",
+        f"configs/{given.config}.yaml",
+        "--trainer.precision",
+        given.precision,
+        *given.flags,
+    ]
     flags += ["--trainer.accelerator", "cpu", "--trainer.max_epochs", str(1 + epochs)]
     for split, limit in (("train", batches), ("val", 0), ("test", 0)):
         flags += [f"--trainer.limit_{split}_batches", str(limit)]
     with tempfile.TemporaryDirectory() as runs:
-        run = Path(train(*flags, runs=runs, env=os.environ | {"OMP_NUM_THREADS": str(threads)})["run"])
+        run = Path(
+            train(*flags, runs=runs, env=os.environ | {"OMP_NUM_THREADS": str(threads)})["run"]
+        )
         speeds = [float(row["images_per_second"]) for row in read_metrics(run)[1:]]
     return batches * batch / statistics.median(speeds)
 
@@ -173,7 +217,11 @@ def bare(given: Given, everything: bool) -> Callable[[], None]:
     def run() -> None:
         for indices in torch.randperm(len(train))[: batches * size].split(size):
             images, labels = train.__getitems__(indices)
-            pixels = data.augment(images, generator) if everything else normalize(images, info.mean, info.std)
+            pixels = (
+                data.augment(images, generator)
+                if everything
+                else normalize(images, info.mean, info.std)
+            )
             step(model.net, optimizer, data.patchify(pixels), labels, given.precision, smoothing)
             if everything:
                 torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - decay)
@@ -186,7 +234,9 @@ def tutorial(given: Given, workers: int) -> Callable[[], None]:
     network, (batches, size) = peers.tutorial(shape_of(given)), size_of(given)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     pictures = Pictures(*some(given, batches * size), pipeline(read(given).data))
-    loader = DataLoader(pictures, size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        pictures, size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
     return lambda: loop(loader, network, optimizer, given.precision)
 
 
@@ -194,7 +244,11 @@ class Pictures(Dataset):
     """As torchvision's MNIST and CIFAR10: an array in memory, a PIL image and its transforms for each index."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable):
-        self.images, self.labels, self.transform = images.permute(0, 2, 3, 1).numpy(), labels.tolist(), transform
+        self.images, self.labels, self.transform = (
+            images.permute(0, 2, 3, 1).numpy(),
+            labels.tolist(),
+            transform,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -208,7 +262,9 @@ def pipeline(data) -> Callable:
     a, size = data.augmentation, data.info.image_size
     steps = [transforms.RandomHorizontalFlip()] if a.flip else []
     if a.rotate or a.scale:
-        steps += [transforms.RandomAffine(a.rotate, (a.translate / size,) * 2, (1 - a.scale, 1 + a.scale))]
+        steps += [
+            transforms.RandomAffine(a.rotate, (a.translate / size,) * 2, (1 - a.scale, 1 + a.scale))
+        ]
     elif a.translate:
         steps += [transforms.RandomCrop(size, padding=a.translate)]
     steps += [transforms.ToTensor(), transforms.Normalize(data.info.mean, data.info.std)]
@@ -241,15 +297,21 @@ def timm_way(given: Given, workers: int) -> Callable[[], None]:
 def some(given: Given, count: int) -> tuple[Tensor, Tensor]:
     """So many training images of all classes, and their labels."""
     train = read(given).data.sets["train"]
-    return train.__getitems__(torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count])
+    return train.__getitems__(
+        torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+    )
 
 
-def loop(loader: Iterable, network: nn.Module, optimizer: torch.optim.Optimizer, precision: str) -> None:
+def loop(
+    loader: Iterable, network: nn.Module, optimizer: torch.optim.Optimizer, precision: str
+) -> None:
     for images, labels in loader:
         step(network, optimizer, images, labels, precision)
 
 
-def step(network, optimizer, inputs: Tensor, labels: Tensor, precision: str, smoothing: float = 0.0) -> None:
+def step(
+    network, optimizer, inputs: Tensor, labels: Tensor, precision: str, smoothing: float = 0.0
+) -> None:
     optimizer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
         loss = F.cross_entropy(network(inputs), labels, label_smoothing=smoothing)

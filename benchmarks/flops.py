@@ -19,7 +19,14 @@ from src.cli.messages import quiet
 from src.cli.parser import parse
 from src.errors import exit_on_input_error
 
-RECIPES = ("cifar10_fast", "cifar10", "cifar100", "cifar10_finetune", "cifar10_tutorial", "cifar10_best")
+RECIPES = (
+    "cifar10_fast",
+    "cifar10",
+    "cifar100",
+    "cifar10_finetune",
+    "cifar10_tutorial",
+    "cifar10_best",
+)
 # What makes of configs/cifar10_finetune.yaml, which goes on from cifar100_cpu, one that goes on from cifar100.
 FROM_CIFAR100 = """--model.stem_layers 0 --model.stem_width null --model.whiten false --model.mirror false
     --model.depth 6 --model.heads 8 --data.patch_size 4 --model.optimizer adamw --model.lr 5e-4 --model.ema_decay 0
@@ -51,7 +58,9 @@ def count(config: str, images: int, *flags: str) -> Flops:
         settings = parse(given)
         data, net = settings.data, settings.model.net
         networks = settings.model.hparams.ensemble
-        image = torch.zeros(networks, data.info.channels, data.info.image_size, data.info.image_size)
+        image = torch.zeros(
+            networks, data.info.channels, data.info.image_size, data.info.image_size
+        )
         with FlopCounterMode(display=False) as counter:
             net(image).sum().backward()
         forward_and_backward = counter.get_total_flops() / networks
@@ -59,7 +68,9 @@ def count(config: str, images: int, *flags: str) -> Flops:
             optimizer = settings.model.configure_optimizers()
             for group in optimizer.param_groups:
                 if group.get("muon"):
-                    optimizer._muon_step(group)  # AdamW has no products, and older versions cannot step on `meta`
+                    optimizer._muon_step(
+                        group
+                    )  # AdamW has no products, and older versions cannot step on `meta`
     trained = round(images * (1 - data.val_fraction)) // data.batch_size * data.batch_size
     passes = settings.trainer["max_epochs"]
     return Flops(forward_and_backward, counter.get_total_flops(), data.batch_size, trained, passes)
@@ -71,9 +82,13 @@ def peak_of(device: str) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configs", nargs="+", default=RECIPES, help="names of configs")
-    parser.add_argument("--images", type=int, default=50_000, help="training images, those for validation included")
+    parser.add_argument(
+        "--images", type=int, default=50_000, help="training images, those for validation included"
+    )
     parser.add_argument("--share", type=float, default=0.4, help="of the peak that a step reaches")
     options = parser.parse_args()
     quiet()
@@ -81,7 +96,10 @@ def main() -> None:
     for config in options.configs:
         flops = count(config, options.images)
         steps = flops.images // flops.batch
-        seconds = {name: flops.of_a_pass / (options.share * PEAKS[name]) for name in ("H200", "A100", "RTX 4090")}
+        seconds = {
+            name: flops.of_a_pass / (options.share * PEAKS[name])
+            for name in ("H200", "A100", "RTX 4090")
+        }
         results[config] = {
             "MFLOP an image": f"{flops.image / 1e6:,.0f}",
             "GFLOP of Muon a step": f"{flops.step / 1e9:,.0f}",

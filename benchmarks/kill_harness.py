@@ -37,24 +37,44 @@ LONGEST = 2.0  # seconds that a process lives at most before it is killed; readi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=positive, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=positive, default=1, help="that train together, one a device")
-    parser.add_argument("--epochs", type=positive, default=12, help="of each run; eleven steps each")
+    parser.add_argument(
+        "--processes", type=positive, default=1, help="that train together, one a device"
+    )
+    parser.add_argument(
+        "--epochs", type=positive, default=12, help="of each run; eleven steps each"
+    )
     options = parser.parse_args()
-    begin = [*FLAGS, "--trainer.max_epochs", str(options.epochs), "--trainer.devices", str(options.processes)]
+    begin = [
+        *FLAGS,
+        "--trainer.max_epochs",
+        str(options.epochs),
+        "--trainer.devices",
+        str(options.processes),
+    ]
     chance, forks = random.Random(options.seed), multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["src.cli.parser", "src.training.test", "sklearn.datasets", "torch.utils.tensorboard"])
+    forks.set_forkserver_preload(
+        ["src.cli.parser", "src.training.test", "sklearn.datasets", "torch.utils.tensorboard"]
+    )
     processes = Processes(forks, options.processes)
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder, "undisturbed")
-        assert processes.live(undisturbed, [*begin, "--runs", str(undisturbed)]) == 0, log(undisturbed)
+        assert processes.live(undisturbed, [*begin, "--runs", str(undisturbed)]) == 0, log(
+            undisturbed
+        )
         expected, counts = outcome(undisturbed), Counter()
         while counts["kills"] < options.kills:
             runs = Path(folder, f"run{counts['runs']}")
-            kill_until_it_ends(processes, begin, runs, options.kills - counts["kills"], chance, counts)
-            assert equal(outcome(runs), expected), "the weights, the optimizer state or the metrics differ"
+            kill_until_it_ends(
+                processes, begin, runs, options.kills - counts["kills"], chance, counts
+            )
+            assert equal(outcome(runs), expected), (
+                "the weights, the optimizer state or the metrics differ"
+            )
             counts["runs"] += 1
             shutil.rmtree(runs)
         print(f"{counts['runs']} runs, {counts['kills']} kills: {counts['early']} before the first checkpoint (begun "
@@ -62,7 +82,9 @@ def main() -> None:
               "all runs ended equal to the undisturbed one, bit for bit")  # fmt: skip
 
 
-def kill_until_it_ends(processes, begin: list[str], runs: Path, kills: int, chance: random.Random, counts: Counter):
+def kill_until_it_ends(
+    processes, begin: list[str], runs: Path, kills: int, chance: random.Random, counts: Counter
+):
     """Train in `runs`; each process but the last is killed, at most `kills` of them."""
     while True:
         resumable = list(runs.glob("killed/*/checkpoints/last.ckpt"))
@@ -80,7 +102,9 @@ def kill_until_it_ends(processes, begin: list[str], runs: Path, kills: int, chan
         written = list(runs.glob("killed/*/checkpoints/last.ckpt"))
         for path in written:
             load_checkpoint(path)
-        assert len(half_written(runs)) <= 1, "a checkpoint that an earlier kill left half written is still there"
+        assert len(half_written(runs)) <= 1, (
+            "a checkpoint that an earlier kill left half written is still there"
+        )
         counts["writing" if half_written(runs) - before else "other" if written else "early"] += 1
         if not written:
             shutil.rmtree(runs / "killed", ignore_errors=True)
@@ -92,7 +116,9 @@ class Processes:
     def __init__(self, forks, count: int):
         self.forks, self.count = forks, count
 
-    def live(self, runs: Path, flags: list[str], seconds: float | None = None, in_write: bool = False) -> int:
+    def live(
+        self, runs: Path, flags: list[str], seconds: float | None = None, in_write: bool = False
+    ) -> int:
         """Run train.py, killed after so many seconds; the exit code of its first process, negative for a signal.
 
         With `in_write` it is killed at the first instant after that at which a checkpoint is seen half written.
@@ -100,14 +126,18 @@ class Processes:
         runs.mkdir(exist_ok=True)
         output, port = str(runs / "log.txt"), free_port()
         started = [
-            self.forks.Process(target=_train, args=(flags, output, environment(rank, self.count, port)))
+            self.forks.Process(
+                target=_train, args=(flags, output, environment(rank, self.count, port))
+            )
             for rank in range(self.count)
         ]
         for process in started:
             process.start()
         started[0].join(seconds)
         if in_write and seconds:
-            before = half_written(runs)  # by those killed earlier, if these have not come so far as to clear it away
+            before = half_written(
+                runs
+            )  # by those killed earlier, if these have not come so far as to clear it away
             while started[0].is_alive() and not half_written(runs) - before:
                 time.sleep(0.0002)
         for process in started if seconds else ():
@@ -119,7 +149,13 @@ class Processes:
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
     """What torchrun sets in each of several processes."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    numbers = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "GROUP_RANK": 0,
+    }
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
     return {key: str(value) for key, value in (numbers | where).items()} if count > 1 else {}
 
@@ -136,7 +172,9 @@ def half_written(runs: Path) -> set[str]:
 
 def _train(flags: list[str], output: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
-    multiprocessing.set_start_method(None, force=True)  # the data loader's workers start as they do by default
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # the data loader's workers start as they do by default
     for number in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     train(flags)
@@ -150,8 +188,13 @@ def outcome(runs: Path) -> list:
     """What the only run in `runs` ended with: its two checkpoints, and its metrics but for the speed."""
     (run,) = runs.glob("killed/version_*")
     with open(run / "metrics.csv", newline="") as file:
-        rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
-    return [load_checkpoint(run / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt")] + [rows]
+        rows = [
+            {k: v for k, v in row.items() if k != "images_per_second"}
+            for row in csv.DictReader(file)
+        ]
+    return [load_checkpoint(run / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt")] + [
+        rows
+    ]
 
 
 def equal(a, b) -> bool:

@@ -23,18 +23,27 @@ from src.errors import exit_on_input_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=positive, default=20_000)
-    parser.add_argument("--budget", type=float, default=0.25, help="GiB of decoded images to hold in memory")
+    parser.add_argument(
+        "--budget", type=float, default=0.25, help="GiB of decoded images to hold in memory"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), options.images)
-        print("| budget GiB | workers | start, s | peak MiB after the start | peak MiB after an epoch | images/s |")
+        print(
+            "| budget GiB | workers | start, s | peak MiB after the start | peak MiB after an epoch | images/s |"
+        )
         print("|---" * 6 + "|")
         for budget, workers in ((options.budget, 2), (options.budget, 0), (0.0, 2)):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 start, before, after, speed = pool.submit(measure, folder, budget, workers).result()
-            print(f"| {budget} | {workers} | {start:.1f} | {before:.0f} | {after:.0f} | {speed:,.0f} |", flush=True)
+            print(
+                f"| {budget} | {workers} | {start:.1f} | {before:.0f} | {after:.0f} | {speed:,.0f} |",
+                flush=True,
+            )
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -53,7 +62,9 @@ def measure(folder: str, budget: float, workers: int) -> tuple[float, float, flo
     Returns the seconds of the start, the peak memory after it and after the pass in MiB, and images a second.
     """
     clock = time.perf_counter()
-    module = FolderDataModule(root=folder, image_size=224, patch_size=16, memory_budget=budget, workers=workers)
+    module = FolderDataModule(
+        root=folder, image_size=224, patch_size=16, memory_budget=budget, workers=workers
+    )
     module.setup("fit")
     start, before = time.perf_counter() - clock, peak()
     train = module.sets["train"]
@@ -69,7 +80,13 @@ def shuffled_batches(size: int, batch: int) -> list:
 
 def peak() -> float:
     """Peak memory of this process or the largest of its workers, in MiB."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return (
+        max(
+            resource.getrusage(who).ru_maxrss
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        / 1024
+    )
 
 
 if __name__ == "__main__":

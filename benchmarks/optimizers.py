@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=CONFIGS)
     parser.add_argument("--steps", type=positive, default=20, help="of a turn")
     parser.add_argument("--batch", type=positive, help="images of a batch (default: the recipe's)")
-    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default=automatic_precision("cpu"))
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed"], default=automatic_precision("cpu")
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     quiet()
@@ -57,11 +59,15 @@ def measure(config: str, options) -> tuple[dict[str, dict], dict]:
     """-> the rows of a recipe, and what its forward and backward pass take"""
     settings = parse(["--config", f"configs/{config}.yaml"])
     network, batch = settings.model.net, options.batch or settings.data.batch_size
-    step = forward_and_backward(network, settings.data.info, batch, options.precision, settings.model)
+    step = forward_and_backward(
+        network, settings.data.info, batch, options.precision, settings.model
+    )
     step()
     gradients = [p.grad.clone() for p in trainable(network)]
     contenders = optimizers(network)
-    turns = {name: timed(network, gradients, each, options.steps) for name, each in contenders.items()}
+    turns = {
+        name: timed(network, gradients, each, options.steps) for name, each in contenders.items()
+    }
     turns["passes"] = lambda: microseconds(step)
     found = take_turns(turns, options.rounds)
     passes = statistics.median(found.pop("passes"))
@@ -69,9 +75,18 @@ def measure(config: str, options) -> tuple[dict[str, dict], dict]:
     for name, times in found.items():
         muon = sum(p.numel() for optimizer in contenders[name] for p in by_muon(optimizer))
         median = statistics.median(times)
-        rows[name] = {"by_Muon": muon, "by_AdamW": sum(p.numel() for p in trainable(network)) - muon}
-        rows[name] |= {"microseconds": median, "of_the_whole_step": median / (median + passes), "rounds": times}
-        rows[name]["of_our_Muon"] = statistics.median(a / b for a, b in zip(times, found["our Muon"], strict=True))
+        rows[name] = {
+            "by_Muon": muon,
+            "by_AdamW": sum(p.numel() for p in trainable(network)) - muon,
+        }
+        rows[name] |= {
+            "microseconds": median,
+            "of_the_whole_step": median / (median + passes),
+            "rounds": times,
+        }
+        rows[name]["of_our_Muon"] = statistics.median(
+            a / b for a, b in zip(times, found["our Muon"], strict=True)
+        )
     return rows, {"batch": batch, "step": passes}
 
 
@@ -87,8 +102,13 @@ def optimizers(network: nn.Module) -> dict[str, list[torch.optim.Optimizer]]:
         hidden = [p for p in by_muon(*found["our Muon"]) if p.ndim == 2]
         rest = [p for p in everything if all(p is not matrix for matrix in hidden)]
         muon = torch.optim.Muon(hidden, lr=LR, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
-        found["torch.optim.Muon, and fused AdamW"] = [muon, torch.optim.AdamW(rest, **adamw, fused=True)]
-    found["our AdamW, in two groups"] = [torch.optim.AdamW(parameter_groups(network, DECAY), **adamw, fused=True)]
+        found["torch.optim.Muon, and fused AdamW"] = [
+            muon,
+            torch.optim.AdamW(rest, **adamw, fused=True),
+        ]
+    found["our AdamW, in two groups"] = [
+        torch.optim.AdamW(parameter_groups(network, DECAY), **adamw, fused=True)
+    ]
     for name, kind in {
         "AdamW, a loop": dict(foreach=False, fused=False),
         "AdamW, foreach": dict(foreach=True),
@@ -101,10 +121,17 @@ def optimizers(network: nn.Module) -> dict[str, list[torch.optim.Optimizer]]:
 def by_muon(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The parameters that the optimizer makes orthogonal steps with."""
     all_of_them = hasattr(torch.optim, "Muon") and isinstance(optimizer, torch.optim.Muon)
-    return [p for group in optimizer.param_groups if group.get("muon", all_of_them) for p in group["params"]]
+    return [
+        p
+        for group in optimizer.param_groups
+        if group.get("muon", all_of_them)
+        for p in group["params"]
+    ]
 
 
-def timed(network: nn.Module, gradients: list[Tensor], contender: list, steps: int) -> Callable[[], float]:
+def timed(
+    network: nn.Module, gradients: list[Tensor], contender: list, steps: int
+) -> Callable[[], float]:
     """A turn: microseconds of a step, the mean of so many. Gradients are set anew before each, for ours takes them."""
 
     def one() -> float:
@@ -122,9 +149,13 @@ def microseconds(*calls: Callable[[], object]) -> float:
     return 1e6 * (time.perf_counter() - start)
 
 
-def forward_and_backward(network: nn.Module, info, batch: int, precision: str, model) -> Callable[[], None]:
+def forward_and_backward(
+    network: nn.Module, info, batch: int, precision: str, model
+) -> Callable[[], None]:
     """A training step without its optimizer, on random images."""
-    images = torch.randint(0, 256, (batch, info.channels, info.image_size, info.image_size), dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (batch, info.channels, info.image_size, info.image_size), dtype=torch.uint8
+    )
     inputs = model.batches.inputs((images,), torch.float32)
     labels = torch.arange(batch) % len(info.classes)
     smoothing = model.hparams.label_smoothing

@@ -61,14 +61,27 @@ def torchvision(s: Shape) -> nn.Module:
 def vit_pytorch(s: Shape) -> nn.Module:
     from vit_pytorch import ViT
 
-    sizes = dict(dim=s.width, depth=s.depth, heads=s.heads, dim_head=s.width // s.heads, mlp_dim=s.hidden)
-    return ViT(image_size=s.image_size, patch_size=s.patch_size, channels=s.channels, num_classes=s.classes, **sizes)
+    sizes = dict(
+        dim=s.width, depth=s.depth, heads=s.heads, dim_head=s.width // s.heads, mlp_dim=s.hidden
+    )
+    return ViT(
+        image_size=s.image_size,
+        patch_size=s.patch_size,
+        channels=s.channels,
+        num_classes=s.classes,
+        **sizes,
+    )
 
 
 def transformers(s: Shape) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    images = dict(image_size=s.image_size, patch_size=s.patch_size, num_channels=s.channels, num_labels=s.classes)
+    images = dict(
+        image_size=s.image_size,
+        patch_size=s.patch_size,
+        num_channels=s.channels,
+        num_labels=s.classes,
+    )
     sizes = dict(hidden_size=s.width, num_hidden_layers=s.depth, num_attention_heads=s.heads)
     config = ViTConfig(**images, **sizes, intermediate_size=s.hidden, attn_implementation="sdpa")
     return Logits(ViTForImageClassification(config))
@@ -105,13 +118,21 @@ class Plain(nn.Module):
 
 def encoder(s: Shape) -> nn.Module:
     layer = nn.TransformerEncoderLayer(
-        s.width, s.heads, s.hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        s.width,
+        s.heads,
+        s.hidden,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
     )
     return Plain(s, nn.TransformerEncoder(layer, s.depth, enable_nested_tensor=False))
 
 
 def tutorial(s: Shape) -> nn.Module:
-    return Plain(s, nn.Sequential(*(TutorialBlock(s.width, s.heads, s.hidden) for _ in range(s.depth))))
+    return Plain(
+        s, nn.Sequential(*(TutorialBlock(s.width, s.heads, s.hidden) for _ in range(s.depth)))
+    )
 
 
 class TutorialHead(nn.Module):
@@ -151,12 +172,21 @@ PEERS = {
     "transformers": transformers,
     "tutorial": tutorial,
 }
-PACKAGES = ("timm", "torchvision", "vit-pytorch", "transformers")  # the peers that are packages of their own
+PACKAGES = (
+    "timm",
+    "torchvision",
+    "vit-pytorch",
+    "transformers",
+)  # the peers that are packages of their own
 
 
 def installed(names: list[str]) -> list[str]:
     """Those of the peers that can be measured here; says which cannot."""
-    missing = [name for name in names if name in PACKAGES and not importlib.util.find_spec(name.replace("-", "_"))]
+    missing = [
+        name
+        for name in names
+        if name in PACKAGES and not importlib.util.find_spec(name.replace("-", "_"))
+    ]
     if missing:
         how = "pip install -r requirements-dev.txt -r benchmarks/requirements.txt"
         print(f"left out, for they are not installed: {', '.join(missing)} ({how})\n")

@@ -28,15 +28,26 @@ DARK, LIGHT = 0.0, 1.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", help="directory of a finished run on MNIST, or a checkpoint")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one row of the table each")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one row of the table each"
+    )
     parser.add_argument("--count", type=int, default=200, help="photos of a kind and seed")
-    parser.add_argument("--split", default="test", choices=("val", "test"), help="val: the digits held out in training")
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("val", "test"),
+        help="val: the digits held out in training",
+    )
     parser.add_argument("--data", default="data", help="folder of the datasets")
     parser.add_argument(
-        "--keep", metavar="DIR", help="folder to write the photos to; the wrong ones begin with 'wrong'"
+        "--keep",
+        metavar="DIR",
+        help="folder to write the photos to; the wrong ones begin with 'wrong'",
     )
     options = parser.parse_args()
     predictor = Predictor(find_checkpoint(options.run), "cpu")
@@ -47,19 +58,31 @@ def main() -> None:
     for seed in options.seeds:
         chosen = np.random.default_rng(seed).permutation(len(digits))[: options.count]
         labels = digits.labels[chosen].tolist()
-        right = [sum(a == b for a, b in zip(labels, read(predictor, digits.images[chosen]), strict=True))]
+        right = [
+            sum(a == b for a, b in zip(labels, read(predictor, digits.images[chosen]), strict=True))
+        ]
         for kind in options.kinds:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(options.keep or temporary) / f"{kind}_{seed}".replace(" ", "_")
-                right.append(count_right(predictor, digits.images[chosen, 0].numpy(), labels, kind, seed, folder))
-        print(f"{seed:<10}{right[0]:>8}/{len(labels)}", *(f"{n:>6}/{len(labels)}" for n in right[1:]), flush=True)
+                right.append(
+                    count_right(
+                        predictor, digits.images[chosen, 0].numpy(), labels, kind, seed, folder
+                    )
+                )
+        print(
+            f"{seed:<10}{right[0]:>8}/{len(labels)}",
+            *(f"{n:>6}/{len(labels)}" for n in right[1:]),
+            flush=True,
+        )
 
 
 def read(predictor: Predictor, images) -> list[int]:
     return predictor.probabilities(images).argmax(dim=1).tolist()
 
 
-def count_right(predictor: Predictor, digits: np.ndarray, labels: list, kind: str, seed: int, keep: Path) -> int:
+def count_right(
+    predictor: Predictor, digits: np.ndarray, labels: list, kind: str, seed: int, keep: Path
+) -> int:
     """Photos of uint8 digits [N, 28, 28], written to the folder `keep`, that are read as what they are."""
     right = 0
     keep.mkdir(parents=True, exist_ok=True)
@@ -86,11 +109,15 @@ def photograph(digit: np.ndarray, kind: str, chance: np.random.Generator) -> tup
     ink = ink_on(digit, height, width, kind, chance)[..., None]
     paper = np.broadcast_to(paper_of(kind, chance), (height, width, 3)).copy()
     if kind == "squared":
-        paper *= 1 - squares(height, width, chance)[..., None] * chance.uniform(0.1, 0.35) * chance.uniform(0.5, 1, 3)
+        paper *= 1 - squares(height, width, chance)[..., None] * chance.uniform(
+            0.1, 0.35
+        ) * chance.uniform(0.5, 1, 3)
     pen = chance.uniform(0.03, 0.3) + chance.uniform(-0.03, 0.15, 3)
     if kind == "light":
         pen, paper = chance.uniform(0.75, 1, 3), paper * chance.uniform(0.1, 0.3)
-    picture = (paper * (1 - ink) + pen.clip(0, 1) * ink) * light_on(height, width, chance)[..., None]
+    picture = (paper * (1 - ink) + pen.clip(0, 1) * ink) * light_on(height, width, chance)[
+        ..., None
+    ]
     if kind == "shadow":
         picture *= shadow(height, width, chance)[..., None]
     if kind == "clutter":
@@ -118,14 +145,20 @@ def paper_of(kind: str, chance: np.random.Generator) -> np.ndarray:
     return chance.permutation([strong, weak, chance.uniform(weak, strong)])
 
 
-def ink_on(digit: np.ndarray, height: int, width: int, kind: str, chance: np.random.Generator) -> np.ndarray:
+def ink_on(
+    digit: np.ndarray, height: int, width: int, kind: str, chance: np.random.Generator
+) -> np.ndarray:
     """How much ink there is, 0 to 1, float [height, width]: the digit enlarged, turned and put somewhere."""
-    tall = chance.uniform(0.3, 0.7) * min(height, width)  # of the ink, in pixels; it is 20 pixels tall or wide in MNIST
+    tall = chance.uniform(0.3, 0.7) * min(
+        height, width
+    )  # of the ink, in pixels; it is 20 pixels tall or wide in MNIST
     scale, angle = tall / 20, math.radians(chance.uniform(-10, 10))
     rows, columns = np.nonzero(digit > 60)
     middle = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
     room = tall * 0.62  # from the middle of the ink to the border, so that none of it is cut off
-    x, y = (chance.uniform(min(room, side / 2), max(side - room, side / 2)) for side in (width, height))
+    x, y = (
+        chance.uniform(min(room, side / 2), max(side - room, side / 2)) for side in (width, height)
+    )
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     inverse = (cos, sin, middle[0] - cos * x - sin * y, -sin, cos, middle[1] + sin * x - cos * y)
     if kind in ("pen", "thin pen"):
@@ -133,8 +166,12 @@ def ink_on(digit: np.ndarray, height: int, width: int, kind: str, chance: np.ran
         return drawn(digit, np.array(inverse), (width, height), pen)
     smooth = Image.fromarray(digit).resize((224, 224), Image.Resampling.BICUBIC)
     inverse = tuple(8 * value for value in inverse)
-    image = smooth.transform((width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC)
-    return ((np.asarray(image) / 255 - 0.3) / 0.4).clip(0, 1)  # the edge of ink is sharper than that of 28 pixels
+    image = smooth.transform(
+        (width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC
+    )
+    return ((np.asarray(image) / 255 - 0.3) / 0.4).clip(
+        0, 1
+    )  # the edge of ink is sharper than that of 28 pixels
 
 
 def drawn(digit: np.ndarray, inverse: np.ndarray, size: tuple[int, int], pen: float) -> np.ndarray:
@@ -149,7 +186,9 @@ def drawn(digit: np.ndarray, inverse: np.ndarray, size: tuple[int, int], pen: fl
         _dot(draw, here, 2 * pen)
         for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
             if 0 <= x + dx < 112 and y + dy < 112 and line[y + dy, x + dx]:
-                draw.line([here, _place(to_photo, x + dx, y + dy)], fill=255, width=max(1, round(4 * pen)))
+                draw.line(
+                    [here, _place(to_photo, x + dx, y + dy)], fill=255, width=max(1, round(4 * pen))
+                )
     return np.asarray(canvas.resize(size, Image.Resampling.BOX)) / 255
 
 
@@ -159,7 +198,9 @@ def _place(to_photo: np.ndarray, x: int, y: int) -> tuple[float, float]:
 
 
 def _dot(draw: ImageDraw.ImageDraw, place: tuple[float, float], radius: float, color=255) -> None:
-    draw.ellipse([place[0] - radius, place[1] - radius, place[0] + radius, place[1] + radius], fill=color)
+    draw.ellipse(
+        [place[0] - radius, place[1] - radius, place[0] + radius, place[1] + radius], fill=color
+    )
 
 
 def thinned(mask: np.ndarray) -> np.ndarray:
@@ -193,13 +234,19 @@ def light_on(height: int, width: int, chance: np.random.Generator) -> np.ndarray
     """Uneven light: brighter towards one side, darker towards the corners."""
     (y, x), angle = _grid(height, width), chance.uniform(0, 2 * math.pi)
     slope = chance.uniform(0, 0.3) * (x * math.cos(angle) + y * math.sin(angle))
-    return (chance.uniform(0.65, 1) + slope - chance.uniform(0, 0.12) * (x**2 + y**2)).clip(0.15, 1.1)
+    return (chance.uniform(0.65, 1) + slope - chance.uniform(0, 0.12) * (x**2 + y**2)).clip(
+        0.15, 1.1
+    )
 
 
 def shadow(height: int, width: int, chance: np.random.Generator) -> np.ndarray:
     """A shadow over one side, its edge anywhere near the middle, sharp or soft."""
     (y, x), angle = _grid(height, width), chance.uniform(0, 2 * math.pi)
-    distance = (x * math.cos(angle) + y * math.sin(angle) - chance.uniform(-0.4, 0.4)) * min(height, width) / 2
+    distance = (
+        (x * math.cos(angle) + y * math.sin(angle) - chance.uniform(-0.4, 0.4))
+        * min(height, width)
+        / 2
+    )
     dark = chance.uniform(0.35, 0.7)
     return dark + (1 - dark) * (distance / chance.uniform(2, 40) + 0.5).clip(0, 1)
 
@@ -209,8 +256,14 @@ def squares(height: int, width: int, chance: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     step, thickness = min(height, width) * chance.uniform(1 / 22, 1 / 9), chance.uniform(1, 2.2)
     angle, shift = math.radians(chance.uniform(-6, 6)), chance.uniform(0, step, 2)
-    across, down = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    lines = [np.abs((place + s) % step - step / 2) for place, s in zip((across, down), shift, strict=True)]
+    across, down = (
+        x * math.cos(angle) + y * math.sin(angle),
+        y * math.cos(angle) - x * math.sin(angle),
+    )
+    lines = [
+        np.abs((place + s) % step - step / 2)
+        for place, s in zip((across, down), shift, strict=True)
+    ]
     return ((thickness + 1) / 2 - np.minimum(*lines)).clip(0, 1)
 
 
@@ -228,7 +281,9 @@ def clutter(picture: np.ndarray, chance: np.random.Generator) -> np.ndarray:
     corners = [(-9, -9), (width + 9, -9), (width + 9, strip * chance.uniform(0.2, 1)), (-9, strip)]
     draw.polygon(corners, fill=tuple(int(v) for v in chance.uniform(20, 120, 3)))
     draw.line(
-        [(x, height + 9), (x + side * chance.uniform(-0.1, 0.1), height - 1.5 * strip)], fill=(60, 60, 70), width=3
+        [(x, height + 9), (x + side * chance.uniform(-0.1, 0.1), height - 1.5 * strip)],
+        fill=(60, 60, 70),
+        width=3,
     )
     return np.asarray(image) / 255
 

@@ -20,7 +20,9 @@ from src.runs.results import read_metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", help="directory of a finished run")
     parser.add_argument("--output", default="picture.png")
     options = parser.parse_args()
@@ -38,7 +40,14 @@ def main() -> None:
     curves, right, mistakes = figure.subfigures(1, 3, width_ratios=[1, 1, 1])
     draw_curves(curves, options.run)
     draw_images(right, "test images", predictor, test, range(12), predicted)
-    draw_images(mistakes, f"the surest of {len(wrong)} mistakes in {len(test):,}", predictor, test, surest, predicted)
+    draw_images(
+        mistakes,
+        f"the surest of {len(wrong)} mistakes in {len(test):,}",
+        predictor,
+        test,
+        surest,
+        predicted,
+    )
     figure.savefig(options.output, dpi=110)
 
 
@@ -46,7 +55,9 @@ def draw_curves(figure, run: str) -> None:
     rows = read_metrics(Path(run))
     axes = figure.subplots()
     for key, label in (("train_accuracy", "training (augmented)"), ("val_accuracy", "validation")):
-        points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row[key]]  # not all runs validate
+        points = [
+            (int(row["epoch"]) + 1, float(row[key])) for row in rows if row[key]
+        ]  # not all runs validate
         if points:
             axes.plot(*zip(*points, strict=True), marker=".", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy")

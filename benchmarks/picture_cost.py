@@ -18,15 +18,17 @@ from benchmarks.training import positive, table
 from src.cli.messages import quiet
 from src.cli.parser import parse
 from src.errors import exit_on_input_error
+from src.extras.report.pictures import Pictures
 from src.training.build import build
-from src.training.log import Norms
-from src.training.pictures import Pictures
+from src.training.epoch_log import Norms
 
 COLUMNS = ("wall_seconds", "processor_seconds", "in_Pictures", "in_Norms")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=positive, default=2)
     parser.add_argument("--epochs", type=positive, default=2)
     parser.add_argument("--config", default="configs/mnist.yaml")
@@ -47,7 +49,16 @@ def main() -> None:
 def train(config: str, epochs: int, pictures: str) -> dict:
     """-> the seconds of a training, by COLUMNS"""
     with tempfile.TemporaryDirectory() as runs:
-        flags = ["--config", config, "--trainer.max_epochs", str(epochs), "--pictures", pictures, "--runs", runs]
+        flags = [
+            "--config",
+            config,
+            "--trainer.max_epochs",
+            str(epochs),
+            "--pictures",
+            pictures,
+            "--runs",
+            runs,
+        ]
         training = build(parse(flags))
         seconds = dict.fromkeys(COLUMNS, 0.0)
         for callback in training.trainer.callbacks:

@@ -40,24 +40,46 @@ RESULTS = ("val_accuracy", "test_accuracy", "test_loss", "images_seen", "paramet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", type=Path, help="folder of a checkout")
     parser.add_argument("new", type=Path, help="folder of another one")
     parser.add_argument(
-        "--only", nargs="+", choices=TRAININGS, default=list(TRAININGS), metavar="NAME", help="trainings"
+        "--only",
+        nargs="+",
+        choices=TRAININGS,
+        default=list(TRAININGS),
+        metavar="NAME",
+        help="trainings",
     )
-    parser.add_argument("--data", type=Path, help="folder of the datasets (default: data/ of the second checkout)")
-    parser.add_argument("--threads", type=positive, default=1, help="of each training; with one, nothing disturbs it")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the datasets (default: data/ of the second checkout)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        help="of each training; with one, nothing disturbs it",
+    )
     options, more = parser.parse_known_args()
     data = (options.data or options.new / "data").resolve()
     for checkout in (options.old, options.new):
         if not (checkout / "train.py").is_file():
-            raise InputError(f"{checkout}: there is no train.py in it; name the folder of a checkout")
+            raise InputError(
+                f"{checkout}: there is no train.py in it; name the folder of a checkout"
+            )
 
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only:
-            flags = [*TRAININGS[name].split(), "--data.root", str(data), "--trainer.accelerator", "cpu"]
+            flags = [
+                *TRAININGS[name].split(),
+                "--data.root",
+                str(data),
+                "--trainer.accelerator",
+                "cpu",
+            ]
             flags += ["--seed_everything", "0", *more]
             old, new = (
                 outcome(checkout, flags, f"{folder}/{side}", options.threads)
@@ -75,14 +97,28 @@ def main() -> None:
 
 def outcome(checkout: Path, flags: list[str], runs: str, threads: int) -> dict[str, object]:
     """What a training in the checkout ends with, by name: the tensors and values of last.ckpt, metrics, and results."""
-    results = train(*flags, runs=runs, cwd=checkout, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    results = train(
+        *flags, runs=runs, cwd=checkout, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+    )
     run = Path(results["run"])
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = torch.load(
+        run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
+    )
     weights = checkpoint["state_dict"]
     for before, now in RENAMED.items():
-        weights = {now + key.removeprefix(before) if key.startswith(before) else key: v for key, v in weights.items()}
-    metrics = [{key: value for key, value in row.items() if key != "images_per_second"} for row in read_metrics(run)]
-    found = {"weights": weights, "optimizer": checkpoint["optimizer_states"], "metrics.csv": metrics}
+        weights = {
+            now + key.removeprefix(before) if key.startswith(before) else key: v
+            for key, v in weights.items()
+        }
+    metrics = [
+        {key: value for key, value in row.items() if key != "images_per_second"}
+        for row in read_metrics(run)
+    ]
+    found = {
+        "weights": weights,
+        "optimizer": checkpoint["optimizer_states"],
+        "metrics.csv": metrics,
+    }
     return dict(leaves(found | {"results.json": {key: results[key] for key in RESULTS}}))
 
 
@@ -98,7 +134,11 @@ def leaves(tree: object, path: str = "") -> Iterator[tuple[str, object]]:
 def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
     """The names under which the two do not have the same bits, or that only one of them has."""
     names = old | new
-    return [name for name in names if name not in old or name not in new or not same_bits(old[name], new[name])]
+    return [
+        name
+        for name in names
+        if name not in old or name not in new or not same_bits(old[name], new[name])
+    ]
 
 
 def same_bits(a: object, b: object) -> bool:

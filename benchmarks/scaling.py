@@ -53,34 +53,60 @@ TINY = """--config configs/digits.yaml --model.width 32 --model.depth 1 --model.
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--grow", nargs="*", choices=GROWTH, default=list(GROWTH))
-    parser.add_argument("--points", type=positive, default=6, help="of each growth, from the smallest")
-    parser.add_argument("--steps", type=positive, default=5, help="of each point in a round; two more warm up")
+    parser.add_argument(
+        "--points", type=positive, default=6, help="of each growth, from the smallest"
+    )
+    parser.add_argument(
+        "--steps", type=positive, default=5, help="of each point in a round; two more warm up"
+    )
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
-    parser.add_argument("--epochs", type=positive, nargs="*", default=[1, 3], help="of the whole trainings")
-    parser.add_argument("--folder", type=positive, nargs="*", default=[2000, 4000, 8000], help="images of the folders")
-    parser.add_argument("--budget", type=float, default=0.125, help="GiB of their decoded images to hold in memory")
+    parser.add_argument(
+        "--epochs", type=positive, nargs="*", default=[1, 3], help="of the whole trainings"
+    )
+    parser.add_argument(
+        "--folder",
+        type=positive,
+        nargs="*",
+        default=[2000, 4000, 8000],
+        help="images of the folders",
+    )
+    parser.add_argument(
+        "--budget", type=float, default=0.125, help="GiB of their decoded images to hold in memory"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     points = {
-        f"{what} {value}": BASE | {what: value} for what in options.grow for value in GROWTH[what][: options.points]
+        f"{what} {value}": BASE | {what: value}
+        for what in options.grow
+        for value in GROWTH[what][: options.points]
     }
     seconds, peaks = {name: [] for name in points}, {name: [] for name in points}
     for _ in range(options.rounds):
         for name, point in points.items():
-            times, *before_and_after = apart(step_of, point, options.steps, options.precision, options.threads)
+            times, *before_and_after = apart(
+                step_of, point, options.steps, options.precision, options.threads
+            )
             seconds[name] += times
             peaks[name].append(before_and_after)
     rows = {}
     for name in points:
         before, after = (statistics.median(mib) for mib in zip(*peaks[name], strict=True))
         rows[name] = {"ms_a_step": 1000 * statistics.median(seconds[name]), "peak_MiB": after}
-        rows[name] |= {"MiB_above_the_imports": after - before, "ms_of_all_steps": [1000 * s for s in seconds[name]]}
+        rows[name] |= {
+            "MiB_above_the_imports": after - before,
+            "ms_of_all_steps": [1000 * s for s in seconds[name]],
+        }
     lines = [header()] + [line for what in options.grow for line in exponents(what, rows)]
     if "tokens" in options.grow:
         lines += half(rows)
     base = ", ".join(f"{name} {value}" for name, value in BASE.items())
     lines.append(f"steps in {options.precision}; what a row does not say is {base}")
-    write(lines, rows | memory_of_trainings(options) | memory_of_folders(options), COLUMNS, options.json)
+    write(
+        lines,
+        rows | memory_of_trainings(options) | memory_of_folders(options),
+        COLUMNS,
+        options.json,
+    )
 
 
 def apart(function, *arguments):
@@ -91,16 +117,22 @@ def apart(function, *arguments):
 
 def peak() -> float:
     """Peak memory of this process in MiB."""
-    status = Path("/proc/self/status")  # Linux's ru_maxrss begins with the peak of the process that started this one
+    status = Path(
+        "/proc/self/status"
+    )  # Linux's ru_maxrss begins with the peak of the process that started this one
     if status.is_file():
         return int(re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
 
 
-def step_of(point: dict[str, int], steps: int, precision: str, threads: int) -> tuple[list[float], float, float]:
+def step_of(
+    point: dict[str, int], steps: int, precision: str, threads: int
+) -> tuple[list[float], float, float]:
     """-> the seconds of each step, the peak memory before the network is made, and in the end, MiB"""
     torch.set_num_threads(threads)
     before, side, width = peak(), math.isqrt(point["tokens"]), point["width"]
@@ -109,7 +141,10 @@ def step_of(point: dict[str, int], steps: int, precision: str, threads: int) -> 
         width=width, depth=point["depth"], heads=width // HEAD, mlp_ratio=MLP_RATIO,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    images, labels = torch.randn(point["images"], 3, PATCH * side, PATCH * side), torch.arange(point["images"]) % 10
+    images, labels = (
+        torch.randn(point["images"], 3, PATCH * side, PATCH * side),
+        torch.arange(point["images"]) % 10,
+    )
     times = []
     for _ in range(steps + 2):
         start = time.perf_counter()
@@ -145,22 +180,37 @@ def half(rows: dict[str, dict]) -> list[str]:
 
     # A block multiplies each token with (4 + 2 MLP_RATIO) width^2 weights, and with 2 T width keys and values.
     counted = (2 + MLP_RATIO) * BASE["width"]
-    lines = [f"attention's quadratic part is half of the products at {counted:,} tokens (width {BASE['width']})"]
-    points = [(int(name.split()[1]), row["ms_a_step"]) for name, row in rows.items() if name.split()[0] == "tokens"]
+    lines = [
+        f"attention's quadratic part is half of the products at {counted:,} tokens (width {BASE['width']})"
+    ]
+    points = [
+        (int(name.split()[1]), row["ms_a_step"])
+        for name, row in rows.items()
+        if name.split()[0] == "tokens"
+    ]
     tokens, times = np.array(points, dtype=float).T
-    (a, b, c), _ = nnls(np.stack([tokens**0, tokens, tokens**2], axis=1) / times[:, None], np.ones(len(times)))
+    (a, b, c), _ = nnls(
+        np.stack([tokens**0, tokens, tokens**2], axis=1) / times[:, None], np.ones(len(times))
+    )
     if c == 0 or len(points) < 3:
         return [*lines, "the measured seconds show no quadratic part"]
     measured = (b + math.sqrt(b * b + 4 * a * c)) / (2 * c)  # where c T^2 = a + b T
-    where = "" if measured <= tokens.max() else f", beyond the {tokens.max():,.0f} that were measured"
-    return [*lines, f"and of the measured seconds at {measured:,.0f}{where}: {a:.3g} + {b:.3g} T + {c:.3g} T^2 ms"]
+    where = (
+        "" if measured <= tokens.max() else f", beyond the {tokens.max():,.0f} that were measured"
+    )
+    return [
+        *lines,
+        f"and of the measured seconds at {measured:,.0f}{where}: {a:.3g} + {b:.3g} T + {c:.3g} T^2 ms",
+    ]
 
 
 # What memory does not grow with ---------------------------------------------------------------------------------------
 
 
 def memory_of_trainings(options) -> dict[str, dict]:
-    return {f"train.py, epochs {n}": memory(training_of, n, options.threads) for n in options.epochs}
+    return {
+        f"train.py, epochs {n}": memory(training_of, n, options.threads) for n in options.epochs
+    }
 
 
 def memory(*call) -> dict:

@@ -20,11 +20,17 @@ from src.errors import InputError, exit_on_input_error
 from src.runs.directory import find_run
 from src.runs.results import read_metrics, read_results
 
-CURVES = {"train_loss": "loss of training", "val_loss": "loss of validation", "val_accuracy": "accuracy of validation"}
+CURVES = {
+    "train_loss": "loss of training",
+    "val_loss": "loss of validation",
+    "val_accuracy": "accuracy of validation",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="all flags but these three go to train.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="data/runs")
@@ -35,7 +41,10 @@ def main() -> None:
     if not Path(options.config).is_file():
         raise InputError(f"--config {options.config}: there is no such file; see configs/")
     stem = Path(options.config).stem
-    found = {seed: finished(options.config, f"{stem}_seed{seed}", seed, options.runs, flags) for seed in options.seeds}
+    found = {
+        seed: finished(options.config, f"{stem}_seed{seed}", seed, options.runs, flags)
+        for seed in options.seeds
+    }
     row = summary([read_results(run) for run in found.values()])
     print(table({stem: row}, tuple(row)))
     picture = Path(options.runs) / f"{stem}_seeds.png"
@@ -60,7 +69,9 @@ def finished(config: str, name: str, seed: int, runs: str, flags: list[str]) -> 
         run_train_py(*named, "--config", config, "--seed_everything", str(seed), *flags)
     else:
         if not kept.is_file() or json.loads(kept.read_text()) != asked:
-            raise InputError(f"{run}: is of another config, or of other flags; remove it, or use other --runs")
+            raise InputError(
+                f"{run}: is of another config, or of other flags; remove it, or use other --runs"
+            )
         if not read_results(run):
             run_train_py(*named, "--resume")
     return find_run("", Path(runs), name)[0]
@@ -75,7 +86,9 @@ def summary(results: list[dict]) -> dict:
     name = "test_accuracy" if results[0].get("test_accuracy") is not None else "val_accuracy"
     accuracies = [result[name] for result in results]
     if None in accuracies:
-        raise InputError("no accuracy: leave --trainer.limit_test_batches out, or set --data.val_fraction above 0")
+        raise InputError(
+            "no accuracy: leave --trainer.limit_test_batches out, or set --data.val_fraction above 0"
+        )
     return {
         f"mean_{name}": statistics.mean(accuracies),
         "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else "",
@@ -96,8 +109,12 @@ def draw(metrics: dict[int, list[dict]], title: str, path: Path) -> None:
         by_epoch = list(zip(*curves, strict=False))
         for curve in curves:
             axes.plot(epochs, curve[: len(epochs)], color="tab:blue", linewidth=0.6)
-        axes.plot(epochs, [statistics.mean(values) for values in by_epoch], color="tab:blue", linewidth=2)
-        axes.fill_between(epochs, [*map(min, by_epoch)], [*map(max, by_epoch)], color="tab:blue", alpha=0.2)
+        axes.plot(
+            epochs, [statistics.mean(values) for values in by_epoch], color="tab:blue", linewidth=2
+        )
+        axes.fill_between(
+            epochs, [*map(min, by_epoch)], [*map(max, by_epoch)], color="tab:blue", alpha=0.2
+        )
         axes.set(title=name, xlabel="epoch")
         axes.grid(alpha=0.3)
     figure.suptitle(f"{title}: {len(metrics)} seeds")

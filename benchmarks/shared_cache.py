@@ -22,14 +22,19 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=positive, default=10_000)
     parser.add_argument("--processes", type=positive, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder, "cache.pt")
         images = torch.randint(0, 256, (options.images, 3, 128, 128), dtype=torch.uint8)
-        torch.save({"images": images, "labels": torch.zeros(len(images), dtype=torch.int64), "key": ""}, cache)
+        torch.save(
+            {"images": images, "labels": torch.zeros(len(images), dtype=torch.int64), "key": ""},
+            cache,
+        )
         del images
         print(f"cache of {cache.stat().st_size / 2**20:,.0f} MiB")
         print("| processes | images | MiB in all processes |\n|---|---|---|")
@@ -41,7 +46,10 @@ def main() -> None:
 def run(cache: Path, processes: int, how: str) -> float:
     """Memory in MiB of all processes together."""
     barrier, queue = CONTEXT.Barrier(processes), CONTEXT.Queue()
-    started = [CONTEXT.Process(target=work, args=(str(cache), how, n, barrier, queue)) for n in range(processes)]
+    started = [
+        CONTEXT.Process(target=work, args=(str(cache), how, n, barrier, queue))
+        for n in range(processes)
+    ]
     for process in started:
         process.start()
     total = sum(queue.get() for _ in started)
@@ -53,9 +61,13 @@ def run(cache: Path, processes: int, how: str) -> float:
 def work(cache: str, how: str, number: int, barrier, queue) -> None:
     barrier.wait()
     before = proportional_memory()
-    state = _load_cache(Path(cache), "") if how == "mapped" else torch.load(cache, weights_only=True)
+    state = (
+        _load_cache(Path(cache), "") if how == "mapped" else torch.load(cache, weights_only=True)
+    )
     images = ImageSet(state["images"], state["labels"])
-    for indices in torch.randperm(len(images), generator=torch.Generator().manual_seed(number)).split(128):
+    for indices in torch.randperm(
+        len(images), generator=torch.Generator().manual_seed(number)
+    ).split(128):
         images.__getitems__(indices)
     barrier.wait()
     memory = proportional_memory() - before

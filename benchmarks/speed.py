@@ -32,7 +32,9 @@ def measure_recipe(flags: list[str], device: str, steps: int) -> tuple[float, fl
     model.trainer = data.trainer = trainer
     trainer.training = True
     info, size = data.info, data.info.image_size
-    images = torch.randint(0, 256, (data.batch_size, info.channels, size, size), dtype=torch.uint8, device=device)
+    images = torch.randint(
+        0, 256, (data.batch_size, info.channels, size, size), dtype=torch.uint8, device=device
+    )
     labels = torch.arange(data.batch_size, device=device) % len(info.classes)
     batch = data.on_after_batch_transfer((images, labels), 0)
     model.train()
@@ -53,7 +55,10 @@ def measure_recipe(flags: list[str], device: str, steps: int) -> tuple[float, fl
 def measure_network(name: str, device: str, batch: int, steps: int) -> tuple[float, float | None]:
     """The same of a network of `VIT_TI`, with PyTorch's fused AdamW."""
     net = VIT_TI[name]().to(device).train()
-    images, labels = torch.randn(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
+    images, labels = (
+        torch.randn(batch, 3, 32, 32, device=device),
+        torch.arange(batch, device=device) % 10,
+    )
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
@@ -67,7 +72,9 @@ def measure_network(name: str, device: str, batch: int, steps: int) -> tuple[flo
     return measure(step, batch, device, steps)
 
 
-def measure(step: Callable[[], None], batch: int, device: str, steps: int) -> tuple[float, float | None]:
+def measure(
+    step: Callable[[], None], batch: int, device: str, steps: int
+) -> tuple[float, float | None]:
     """Images a second, the median of rounds of so many steps, and GiB; the first steps, which compile, do not count."""
     for _ in range(WARM_UP):
         step()

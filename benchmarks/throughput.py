@@ -29,7 +29,10 @@ from src.errors import InputError, exit_on_input_error
 from src.training.precision import cpu_multiplies_bf16
 
 SIZES = {  # and images of a batch
-    "mnist-tiny": (Shape(28, 1, 7, width=96, depth=4, heads=4, mlp_ratio=2), 128),  # configs/mnist.yaml
+    "mnist-tiny": (
+        Shape(28, 1, 7, width=96, depth=4, heads=4, mlp_ratio=2),
+        128,
+    ),  # configs/mnist.yaml
     "32px": (Shape(32, 3, 4, width=192, depth=6, heads=3, mlp_ratio=2), 64),
     "Ti": (Shape(32, 3, 4, width=192, depth=12, heads=3), 64),
     "S": (Shape(32, 3, 4, width=384, depth=12, heads=6), 32),
@@ -48,7 +51,9 @@ COLUMNS += ("inference_images/s", "inference_of_ours", "inference_of_peak")
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--peers", nargs="+", choices=[p for p in PEERS if p != "ours"], default=list(PEERS)[1:])
+    parser.add_argument(
+        "--peers", nargs="+", choices=[p for p in PEERS if p != "ours"], default=list(PEERS)[1:]
+    )
     parser.add_argument("--precision", nargs="+", choices=DTYPES)
     parser.add_argument("--compile", action="store_true", help="also all of them compiled")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -76,18 +81,30 @@ def main() -> None:
     write(lines, rows, COLUMNS, options.json)
 
 
-def measure(size: str, peers: list[str], precision: str, compiled: bool, peak: float, options) -> dict[str, dict]:
+def measure(
+    size: str, peers: list[str], precision: str, compiled: bool, peak: float, options
+) -> dict[str, dict]:
     """-> the rows of a size, by peer"""
     torch.compiler.reset()  # it gives up on code that it has compiled too often
     shape, batch = SIZES[size][0], options.batch or SIZES[size][1]
-    contenders = {p: Contender(p, shape, batch, DTYPES[precision], compiled, options) for p in peers}
-    trained = take_turns({p: contender.train for p, contender in contenders.items()}, options.rounds)
-    inferred = take_turns({p: contender.infer for p, contender in contenders.items()}, options.rounds)
+    contenders = {
+        p: Contender(p, shape, batch, DTYPES[precision], compiled, options) for p in peers
+    }
+    trained = take_turns(
+        {p: contender.train for p, contender in contenders.items()}, options.rounds
+    )
+    inferred = take_turns(
+        {p: contender.infer for p, contender in contenders.items()}, options.rounds
+    )
     rows = {}
     for p, contender in contenders.items():
         flops, forward = count(p, shape)
         parameters = sum(w.numel() for w in contender.network.parameters())
-        row = {"parameters": parameters, "MFLOP_an_image": flops / 1e6, "forward_MFLOP": forward / 1e6}
+        row = {
+            "parameters": parameters,
+            "MFLOP_an_image": flops / 1e6,
+            "forward_MFLOP": forward / 1e6,
+        }
         for what, found, cost in (("train", trained, flops), ("inference", inferred, forward)):
             ratios = [a / b for a, b in zip(found[p], found["ours"], strict=True)]
             row[f"{what}_images/s"] = statistics.median(found[p])
@@ -101,10 +118,14 @@ def measure(size: str, peers: list[str], precision: str, compiled: bool, peak: f
 class Contender:
     """One network; its gradients and moments are there in its own turn alone, so that large ones fit side by side."""
 
-    def __init__(self, peer: str, shape: Shape, batch: int, dtype: torch.dtype, compiled: bool, options):
+    def __init__(
+        self, peer: str, shape: Shape, batch: int, dtype: torch.dtype, compiled: bool, options
+    ):
         torch.manual_seed(0)
         self.device, self.dtype, self.seconds = options.device, dtype, options.seconds
-        self.images = torch.randn(batch, shape.channels, shape.image_size, shape.image_size, device=self.device)
+        self.images = torch.randn(
+            batch, shape.channels, shape.image_size, shape.image_size, device=self.device
+        )
         self.labels = torch.arange(batch, device=self.device) % shape.classes
         self.network = PEERS[peer](shape).to(self.device)
         self.run = torch.compile(self.network) if compiled else self.network
@@ -161,8 +182,13 @@ def measure_peak(device: str, dtype: torch.dtype) -> float:
     """Flops a second of the fastest of the large matrix products, each the median of seven."""
     speeds = []
     for m, k, n in PRODUCTS[device]:
-        a, b = torch.randn(m, k, dtype=dtype, device=device), torch.randn(k, n, dtype=dtype, device=device)
-        times = [time_of(lambda a=a, b=b: a @ b, 1, device) for _ in range(9)][2:]  # the first two warm up
+        a, b = (
+            torch.randn(m, k, dtype=dtype, device=device),
+            torch.randn(k, n, dtype=dtype, device=device),
+        )
+        times = [time_of(lambda a=a, b=b: a @ b, 1, device) for _ in range(9)][
+            2:
+        ]  # the first two warm up
         speeds.append(2 * m * k * n / statistics.median(times))
     return max(speeds)
 
@@ -170,7 +196,9 @@ def measure_peak(device: str, dtype: torch.dtype) -> float:
 @functools.cache
 def count(peer: str, shape: Shape) -> tuple[float, float]:
     """Flops of an image: forward and backward, and forward alone."""
-    network = PEERS[peer](shape).train().to("meta")  # not made there: older versions of timm read values meanwhile
+    network = (
+        PEERS[peer](shape).train().to("meta")
+    )  # not made there: older versions of timm read values meanwhile
     with torch.device("meta"):
         image = torch.zeros(1, shape.channels, shape.image_size, shape.image_size)
         with FlopCounterMode(display=False) as forward:

@@ -27,7 +27,9 @@ def run_train_py(*flags: str, **process) -> None:
     if code == 130:
         raise KeyboardInterrupt
     if code:
-        raise InputError(f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above")
+        raise InputError(
+            f"python train.py {' '.join(flags)}: ended with exit code {code}; see what it says above"
+        )
 
 
 def train(*flags: str, runs: str | None = None, **process) -> dict:

@@ -20,10 +20,14 @@ CONFIG = "configs/cifar10_finetune.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     with open(CONFIG) as file:
         source = yaml.safe_load(file)["model"]["init_args"]["init_from"]
-    parser.add_argument("--source", default=source, help="a run of cifar100_cpu.yaml, or the folder of its runs")
+    parser.add_argument(
+        "--source", default=source, help="a run of cifar100_cpu.yaml, or the folder of its runs"
+    )
     options, flags = parser.parse_known_args()
     run = find_trained(options.source).parents[1]
     if not (trained := read_results(run)):

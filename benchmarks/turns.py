@@ -18,11 +18,17 @@ from src.training.precision import cpu_multiplies_bf16
 
 def arguments(description: str, rounds: int = 5, threads: bool = True) -> argparse.ArgumentParser:
     """A parser with the flags that all of them have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=positive, default=rounds, help="turns of each, of which the median counts")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, help="turns of each, of which the median counts"
+    )
     if threads:
         parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too, with every round")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the table there, too, with every round"
+    )
     return parser
 
 
@@ -59,11 +65,17 @@ def header(*packages: str, device: str = "cpu") -> str:
 def cpu() -> str:
     """The model of the CPU."""
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.is_file() else []
+    names = (
+        re.findall(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE)
+        if info.is_file()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write(lines: list[str], rows: dict[str, dict], columns: tuple[str, ...], path: Path | None) -> None:
+def write(
+    lines: list[str], rows: dict[str, dict], columns: tuple[str, ...], path: Path | None
+) -> None:
     """Print the lines and the table; at `path` they stand as JSON, where a row may have more than its columns."""
     print("\n".join(lines), table(rows, columns), sep="\n\n")
     if path:

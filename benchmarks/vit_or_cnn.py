@@ -16,10 +16,19 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     _, flags = parser.parse_known_args()
     results = {name: train("--config", config, *flags) for name, config in ROWS.items()}
-    columns = ("test_accuracy", "test_loss", "parameters", "epochs", "images_per_second", "train_seconds")
+    columns = (
+        "test_accuracy",
+        "test_loss",
+        "parameters",
+        "epochs",
+        "images_per_second",
+        "train_seconds",
+    )
     print(table(results, columns))
 
 

@@ -46,13 +46,19 @@ class Shapes(Dataset):
 
 def draw(label: int, random: torch.Generator) -> Tensor:
     """One shape on noise: uint8 [1, 32, 32]."""
-    x, y, radius, shade = (torch.rand(4, generator=random) * torch.tensor([12, 12, 4, 120])).tolist()
+    x, y, radius, shade = (
+        torch.rand(4, generator=random) * torch.tensor([12, 12, 4, 120])
+    ).tolist()
     x, y, radius = x + 10, y + 10, radius + 5
     picture = Image.new("L", (SIDE, SIDE))
     if label == 0:
-        ImageDraw.Draw(picture).ellipse([x - radius, y - radius, x + radius, y + radius], round(shade) + 60)
+        ImageDraw.Draw(picture).ellipse(
+            [x - radius, y - radius, x + radius, y + radius], round(shade) + 60
+        )
     else:
-        ImageDraw.Draw(picture).regular_polygon((x, y, radius), 4 if label == 1 else 3, fill=round(shade) + 60)
+        ImageDraw.Draw(picture).regular_polygon(
+            (x, y, radius), 4 if label == 1 else 3, fill=round(shade) + 60
+        )
     noise = torch.randint(60, (1, SIDE, SIDE), generator=random)
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, SIDE, SIDE)
     return (pixels + noise).clamp(max=255).to(torch.uint8)
@@ -65,21 +71,46 @@ def turn_and_mirror(image: Tensor) -> Tensor:
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--images", type=int, default=4000, help="training images")
     parser.add_argument("--folder", type=Path, default=Path("data/own_training"))
     options = parser.parse_args(args)
 
     pl.seed_everything(0)
-    train = DataLoader(Shapes(options.images, seed=0, augment=turn_and_mirror), 100, shuffle=True, drop_last=True)
+    train = DataLoader(
+        Shapes(options.images, seed=0, augment=turn_and_mirror), 100, shuffle=True, drop_last=True
+    )
     val, test = (DataLoader(Shapes(1000, seed), 500) for seed in (1, 2))
-    dataset = dict(name="shapes", classes=CLASSES, image_size=SIDE, channels=1, patch_size=8, mean=[0.2], std=[0.2])
-    model = ViT(dataset, width=64, depth=4, heads=4, pool="mean", lr=2e-3, warmup_epochs=2, weight_decay=0.05)
+    dataset = dict(
+        name="shapes",
+        classes=CLASSES,
+        image_size=SIDE,
+        channels=1,
+        patch_size=8,
+        mean=[0.2],
+        std=[0.2],
+    )
+    model = ViT(
+        dataset,
+        width=64,
+        depth=4,
+        heads=4,
+        pool="mean",
+        lr=2e-3,
+        warmup_epochs=2,
+        weight_decay=0.05,
+    )
 
-    best = ModelCheckpoint(options.folder, "best", monitor="val_accuracy", mode="max", enable_version_counter=False)
+    best = ModelCheckpoint(
+        options.folder, "best", monitor="val_accuracy", mode="max", enable_version_counter=False
+    )
     logger = CSVLogger(options.folder)
-    trainer = pl.Trainer(max_epochs=options.epochs, callbacks=[best], logger=logger, gradient_clip_val=1.0)
+    trainer = pl.Trainer(
+        max_epochs=options.epochs, callbacks=[best], logger=logger, gradient_clip_val=1.0
+    )
     trainer.fit(model, train, val)
     (tested,) = trainer.test(model, test, ckpt_path="best", weights_only=True, verbose=False)
     print(f"test accuracy {tested['test_accuracy']:.4f}")
@@ -89,7 +120,9 @@ def main(args: list[str] | None = None) -> None:
     probabilities = torch.cat(trainer.predict(model, test))
     for index in range(5):
         probability, guess = probabilities[index].max(0)
-        print(f"{CLASSES[test.dataset[index][1]]:>8}: {CLASSES[guess]} with probability {probability:.3f}")
+        print(
+            f"{CLASSES[test.dataset[index][1]]:>8}: {CLASSES[guess]} with probability {probability:.3f}"
+        )
 
 
 def plot(table: Path, picture: Path) -> None:

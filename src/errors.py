@@ -32,7 +32,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether the memory of the machine, or of its accelerator, was too small."""
-    said = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+    said = isinstance(error, RuntimeError) and (
+        "out of memory" in str(error) or "can't allocate memory" in str(error)
+    )
     return said or isinstance(error, MemoryError)
 
 
@@ -75,10 +77,14 @@ class ArgumentParser(argparse.ArgumentParser):
 def exit_on_input_error():
     """A mistake in what the user gave: one line on standard error and exit code 2. Ctrl-C: exit code 130."""
     sys.stdout = PipeProof(sys.stdout)
-    if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be valid text, nor the terminal know every letter
+    if hasattr(
+        sys.stdout, "reconfigure"
+    ):  # a file's name need not be valid text, nor the terminal know every letter
         sys.stdout.reconfigure(errors="replace")
     usual = threading.excepthook
-    threading.excepthook = lambda args: None if is_disk_full(args.exc_value) else usual(args)  # it comes up again
+    threading.excepthook = lambda args: (
+        None if is_disk_full(args.exc_value) else usual(args)
+    )  # it comes up again
     try:
         yield
     except InputError as error:

@@ -20,11 +20,15 @@ class Draw:
 
     def uniform(self, low: float | Tensor, high: float | Tensor) -> Tensor:
         """float32 [B], uniform in [low, high)."""
-        return low + (high - low) * torch.rand(self.size, generator=self.generator, device=self.device)
+        return low + (high - low) * torch.rand(
+            self.size, generator=self.generator, device=self.device
+        )
 
     def integers(self, low: int, high: int) -> Tensor:
         """int64 [B], uniform in low..high, both included."""
-        return torch.randint(low, high + 1, (self.size,), generator=self.generator, device=self.device)
+        return torch.randint(
+            low, high + 1, (self.size,), generator=self.generator, device=self.device
+        )
 
     def permutation(self, size: int) -> Tensor:
         """int64 [size]: 0..size-1 in random order."""

@@ -6,9 +6,20 @@ from graphlib import TopologicalSorter
 
 from program import ROOT
 
-ROOMS = ["cli", "training", "inference", "data", "models", "transforms", "runs", "ground"]  # from top to bottom
+ROOMS = [
+    "cli",
+    "training",
+    "inference",
+    "data",
+    "models",
+    "transforms",
+    "runs",
+    "ground",
+]  # from top to bottom
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"}
-LOOP_INTERNALS = r"\b(fit_loop|epoch_loop|_should_check_val_fx|_data_fetcher|batch_progress|epoch_progress)\b"
+LOOP_INTERNALS = (
+    r"\b(fit_loop|epoch_loop|_should_check_val_fx|_data_fetcher|batch_progress|epoch_progress)\b"
+)
 
 
 def trees(path):
@@ -27,12 +38,18 @@ def imports(nodes) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            whole = (ROOT / node.module.replace(".", "/")).is_dir()  # `from src.data import modules` names a file
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if whole else {node.module}
+            whole = (
+                ROOT / node.module.replace(".", "/")
+            ).is_dir()  # `from src.data import modules` names a file
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if whole else {node.module}
+            )
     return {name if name.startswith("src.") else name.split(".")[0] for name in found}
 
 
-FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "src").rglob("*.py")}
+FILES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "src").rglob("*.py")
+}
 FILES = {name: path for name, path in FILES.items() if path.stem != "__init__"}
 GRAPH = {name: imports(ast.walk(ast.parse(path.read_text()))) for name, path in FILES.items()}
 
@@ -43,14 +60,23 @@ def room(name: str) -> str:
 
 def test_every_file_is_in_a_room_and_imports_files_that_exist():
     assert {room(name) for name in FILES} == set(ROOMS)
-    assert not {needed for needs in GRAPH.values() for needed in needs if needed.startswith("src.")} - FILES.keys()
+    assert (
+        not {needed for needs in GRAPH.values() for needed in needs if needed.startswith("src.")}
+        - FILES.keys()
+    )
 
 
 def test_imports_run_downwards_and_never_in_a_circle():
     ours = {name: needs & FILES.keys() for name, needs in GRAPH.items()}
     floor = {name: ROOMS.index(room(name)) for name in FILES}
-    assert not [(name, need) for name, needs in ours.items() for need in needs if floor[need] < floor[name]]
-    assert not [name for name, needs in GRAPH.items() if needs & {"train", "classify", "tests", "benchmarks"}]
+    assert not [
+        (name, need) for name, needs in ours.items() for need in needs if floor[need] < floor[name]
+    ]
+    assert not [
+        name
+        for name, needs in GRAPH.items()
+        if needs & {"train", "classify", "tests", "benchmarks"}
+    ]
     assert list(TopologicalSorter(ours).static_order())
 
 
@@ -60,15 +86,24 @@ def test_lightning_is_for_training_its_data_and_the_command_line():
 
 
 def test_networks_and_transforms_are_torch_alone():
-    torch_alone = {name: needs for name, needs in GRAPH.items() if room(name) in ("models", "transforms")}
-    assert not [name for name, needs in torch_alone.items() if needs & {"torchvision", "PIL", "sklearn", "numpy"}]
+    torch_alone = {
+        name: needs for name, needs in GRAPH.items() if room(name) in ("models", "transforms")
+    }
+    assert not [
+        name
+        for name, needs in torch_alone.items()
+        if needs & {"torchvision", "PIL", "sklearn", "numpy"}
+    ]
 
 
 def test_classify_reaches_neither_lightning_nor_torchvision():
     """But for --index and the examples of --serve, which import the datasets where they need them."""
     top, functions = trees(ROOT / "classify.py")
     lazy = set().union(*(imports(ast.walk(function)) for function in functions))
-    assert {room(name) for name in lazy & FILES.keys() - {"src.data.modules"}} == {"inference", "runs"}
+    assert {room(name) for name in lazy & FILES.keys() - {"src.data.modules"}} == {
+        "inference",
+        "runs",
+    }
     reached, todo, packages = set(), (imports(top) | lazy) - {"src.data.modules"}, set()
     while todo:
         name = todo.pop()
@@ -77,12 +112,22 @@ def test_classify_reaches_neither_lightning_nor_torchvision():
             todo |= imports(trees(FILES[name])[0]) - reached
         else:
             packages.add(name)
-    assert reached >= {"src.models.vit", "src.models.cnn", "src.data.images", "src.runs.checkpoint", "src.errors"}
-    assert not packages & (LIGHTNING | {"torchvision", "sklearn", "jsonargparse", "rich", "matplotlib"})
+    assert reached >= {
+        "src.models.vit",
+        "src.models.cnn",
+        "src.data.images",
+        "src.runs.checkpoint",
+        "src.errors",
+    }
+    assert not packages & (
+        LIGHTNING | {"torchvision", "sklearn", "jsonargparse", "rich", "matplotlib"}
+    )
 
 
 def test_lightnings_loop_is_known_in_one_file():
-    assert [name for name, path in FILES.items() if re.search(LOOP_INTERNALS, path.read_text())] == ["src.loop"]
+    assert [
+        name for name, path in FILES.items() if re.search(LOOP_INTERNALS, path.read_text())
+    ] == ["src.loop"]
 
 
 def test_files_and_functions_are_short_and_the_formatter_is_seldom_silenced():

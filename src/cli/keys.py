@@ -11,7 +11,10 @@ from src.training import classifier
 
 GROUPS = {
     "model": {"ViT": classifier.ViT, "CNN": classifier.CNN},
-    "data": {kind.__name__: kind for kind in (*modules.NamedDataModule.__subclasses__(), modules.FolderDataModule)},
+    "data": {
+        kind.__name__: kind
+        for kind in (*modules.NamedDataModule.__subclasses__(), modules.FolderDataModule)
+    },
 }
 FLAGS_ALONE = {"help", "h", "print_config", "c", "model.help", "data.help"}
 
@@ -26,7 +29,10 @@ def check_keys(config: dict, args: list[str], parser_keys: list[str]) -> None:
     """
     flags = [arg[2:].split("=")[0] for arg in args if arg.startswith("--")]
     others = {key for key in parser_keys if key.split(".")[0] not in GROUPS} | FLAGS_ALONE
-    for written, chosen_by in ((_leaves(config), []), (flags, args)):  # a flag's class need not have the config's keys
+    for written, chosen_by in (
+        (_leaves(config), []),
+        (flags, args),
+    ):  # a flag's class need not have the config's keys
         given = {group: _class_name(group, config, chosen_by) for group in GROUPS}
         _check(written, given, others)
 
@@ -35,14 +41,18 @@ def _check(written: list[str], given: dict[str, str], others: set[str]) -> None:
     """Raise InputError at the first key that neither the given class of its group nor the rest of the parser has."""
     known, elsewhere = set(others), set()
     for group, classes in GROUPS.items():
-        known |= {group, f"{group}.class_path", f"{group}.init_args"} | _keys(group, classes[given[group]])
+        known |= {group, f"{group}.class_path", f"{group}.init_args"} | _keys(
+            group, classes[given[group]]
+        )
         elsewhere |= {key for kind in classes.values() for key in _keys(group, kind)}
     for key in (name.replace("init_args.", "").rstrip("+") for name in written):
         if key in known or _is_within_a_value(key, known):
             continue
         if key in elsewhere:
             name = given[key.split(".")[0]]
-            raise InputError(f"{key}: {name} has no such key; see python train.py --{key.split('.')[0]}.help {name}")
+            raise InputError(
+                f"{key}: {name} has no such key; see python train.py --{key.split('.')[0]}.help {name}"
+            )
         near = difflib.get_close_matches(key, sorted(known - FLAGS_ALONE), 1)
         meant = f", did you mean {near[0]}?" if near else ""
         raise InputError(f"{key}: unknown key{meant}; see python train.py --help")
@@ -51,8 +61,14 @@ def _check(written: list[str], given: dict[str, str], others: set[str]) -> None:
 def refuse_nulls(group: str, class_path: str, values: dict) -> None:
     """Raise InputError for a null, which jsonargparse lets through, where the class's constructor expects a value."""
     for name, parameter in _parameters(GROUPS[group][class_path.rsplit(".", 1)[-1]]).items():
-        if name in values and values[name] is None and type(None) not in get_args(parameter.annotation):
-            raise InputError(f"{group}.{name} null: give a value, or leave it out; see python train.py --help")
+        if (
+            name in values
+            and values[name] is None
+            and type(None) not in get_args(parameter.annotation)
+        ):
+            raise InputError(
+                f"{group}.{name} null: give a value, or leave it out; see python train.py --help"
+            )
 
 
 def _class_name(group: str, config: dict, args: list[str]) -> str:
@@ -75,7 +91,9 @@ def _keys(group: str, kind: type) -> set[str]:
     for name, parameter in _parameters(kind).items():
         keys.add(f"{group}.{name}")
         if dataclasses.is_dataclass(parameter.annotation):
-            keys |= {f"{group}.{name}.{field.name}" for field in dataclasses.fields(parameter.annotation)}
+            keys |= {
+                f"{group}.{name}.{field.name}" for field in dataclasses.fields(parameter.annotation)
+            }
     return keys
 
 
@@ -89,12 +107,19 @@ def _is_within_a_value(key: str, known: set[str]) -> bool:
     """Whether the key lies below one that has a tree as its value, such as trainer.logger, which has keys itself."""
     parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
     keys = {k for k in known if not k.endswith(".help")}
-    return any(p in known and p not in GROUPS and not any(k.startswith(f"{p}.") for k in keys) for p in parents)
+    return any(
+        p in known and p not in GROUPS and not any(k.startswith(f"{p}.") for k in keys)
+        for p in parents
+    )
 
 
 def _leaves(tree: dict, prefix: str = "") -> list[str]:
     """{"a": {"b": 1}} -> ["a.b"]"""
     keys = []
     for key, value in tree.items():
-        keys += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
+        keys += (
+            _leaves(value, f"{prefix}{key}.")
+            if isinstance(value, dict) and value
+            else [f"{prefix}{key}"]
+        )
     return keys

@@ -55,11 +55,15 @@ def parse(args: list[str]) -> Settings:
     check_keys(_read_yaml(base), args, known)
     config = parser.parse_args(args)
     _check_values(config, args)
-    if config.trainer.precision == "auto":  # decided now, once: a run that is resumed elsewhere keeps it
+    if (
+        config.trainer.precision == "auto"
+    ):  # decided now, once: a run that is resumed elsewhere keeps it
         config.trainer.precision = automatic_precision(config.trainer.accelerator)
     written = _as_written(parser, config, name)
     if resumed_run and "init_from" in config.model.init_args:
-        config.model.init_args.init_from = None  # all weights come from the checkpoint; the file may be gone by now
+        config.model.init_args.init_from = (
+            None  # all weights come from the checkpoint; the file may be gone by now
+        )
     seed_everything(config.seed_everything, workers=True)
     try:
         objects = parser.instantiate(config)
@@ -67,7 +71,9 @@ def parse(args: list[str]) -> Settings:
         cause = error
         while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__):
             cause = cause.__cause__ or cause.__context__
-        raise (cause if isinstance(cause, InputError) else InputError(one_line(str(cause)))) from None
+        raise (
+            cause if isinstance(cause, InputError) else InputError(one_line(str(cause)))
+        ) from None
     return Settings(
         config=written,
         data=objects.data,
@@ -90,15 +96,21 @@ def _base(args: list[str]) -> tuple[str, str, Path | None, Path | None]:
     if not Path(base).is_file() and (ROOT / base).is_file():  # started from another folder
         base = str(ROOT / base)
     if not Path(base).is_file():
-        found = ", ".join(f"configs/{path.name}" for path in sorted((ROOT / "configs").glob("*.yaml")))
+        found = ", ".join(
+            f"configs/{path.name}" for path in sorted((ROOT / "configs").glob("*.yaml"))
+        )
         raise InputError(f"{base}: there is no such config; choose one of {found}")
     name = _name_in(base) if known.name is None else known.name
     if not re.fullmatch(r"\w[\w.+=, -]*", name):
-        raise InputError(f"--name {name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,")
+        raise InputError(
+            f"--name {name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,"
+        )
     if known.resume is None:
         return base, name, None, None
     if known.resume == "":
-        raise InputError("--resume '': not a valid path; leave it out for the newest run of the name")
+        raise InputError(
+            "--resume '': not a valid path; leave it out for the newest run of the name"
+        )
     run, checkpoint = find_run("" if known.resume is True else known.resume, Path(known.runs), name)
     base, name = str(run / "config.yaml"), run.parent.name
     named = _name_in(base)  # which also sees that it can be read
@@ -141,7 +153,9 @@ def _read_yaml(config: str) -> dict:
         json.dumps(tree, default=str)  # refuses what holds itself, by an alias
         return tree
     except (OSError, ValueError, RecursionError, yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{config}: not a config: {' '.join(str(error).split())}; fix its YAML") from None
+        raise InputError(
+            f"{config}: not a config: {' '.join(str(error).split())}; fix its YAML"
+        ) from None
 
 
 def _parser(base: str) -> Parser:
@@ -173,14 +187,18 @@ def _parser(base: str) -> Parser:
     parser.add_lightning_class_args(Classifier, "model", subclass_mode=True)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     _add_our_own(parser)
-    parser.link_arguments("data", "model.init_args.dataset", lambda d: d.description, apply_on="instantiate")
+    parser.link_arguments(
+        "data", "model.init_args.dataset", lambda d: d.description, apply_on="instantiate"
+    )
     for group in ("model", "data"):
         parser.link_arguments("seed_everything", f"{group}.init_args.seed", int)
     return parser
 
 
 def _add_our_own(parser: Parser) -> None:
-    parser.add_argument("--name", type=str | None, default=None, help="name of the run; the config's unless given")
+    parser.add_argument(
+        "--name", type=str | None, default=None, help="name of the run; the config's unless given"
+    )
     parser.add_argument("--runs", type=str, default="data/runs", help="folder of all runs")
     parser.add_argument(
         "--resume",
@@ -215,7 +233,9 @@ def _check_values(config: Namespace, args: list[str]) -> None:
         if (value := config[key]) is not None and (isinstance(value, bool) or value < least):
             raise InputError(f"{key} {value}: use a number, {least} or more")
     if config.trainer.limit_train_batches == 0:
-        raise InputError("trainer.limit_train_batches 0: trains nothing; use 1 or more, or leave it out")
+        raise InputError(
+            "trainer.limit_train_batches 0: trains nothing; use 1 or more, or leave it out"
+        )
     if config.trainer.max_steps != -1:
         raise InputError(
             "trainer.max_steps: the schedule and --resume count epochs; use trainer.max_epochs, and "
@@ -223,7 +243,9 @@ def _check_values(config: Namespace, args: list[str]) -> None:
         )
     for arg in args:
         if found := re.fullmatch(r"--(model|data)\.(init_args\.)?seed(=.*)?", arg):
-            raise InputError(f"{found[1]}.seed: follows from the seed of all that is random; use --seed_everything")
+            raise InputError(
+                f"{found[1]}.seed: follows from the seed of all that is random; use --seed_everything"
+            )
     for group in ("model", "data"):
         values = config[group].init_args.as_dict()
         values.pop("dataset", None)  # linked later

@@ -3,7 +3,12 @@
 import contextlib
 import sys
 
-UNUSED = ("matplotlib", "scipy", "torchvision", "transformers")  # metrics of audio, text and generated images, plots
+UNUSED = (
+    "matplotlib",
+    "scipy",
+    "torchvision",
+    "transformers",
+)  # metrics of audio, text and generated images, plots
 
 
 def import_torchmetrics() -> None:
@@ -23,7 +28,9 @@ def _hidden(packages: list[str]):
     from lightning_utilities.core.imports import RequirementCache, package_available
 
     usual = RequirementCache.__bool__
-    RequirementCache.__bool__ = lambda cache: not str(cache.requirement).startswith(tuple(packages)) and usual(cache)
+    RequirementCache.__bool__ = lambda cache: (
+        not str(cache.requirement).startswith(tuple(packages)) and usual(cache)
+    )
     sys.modules.update(dict.fromkeys(packages))  # None: an import raises ModuleNotFoundError
     try:
         yield

@@ -12,7 +12,18 @@ from torch import Tensor
 from src.errors import InputError
 
 DIGITS = tuple("0123456789")
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = tuple(
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -44,7 +55,9 @@ class Strokes:
     pen: float
 
     def __post_init__(self) -> None:
-        if not (type(self.side) is int and self.center in ("mass", "box") and 0 <= self.pen <= self.side):
+        if not (
+            type(self.side) is int and self.center in ("mass", "box") and 0 <= self.pen <= self.side
+        ):
             raise InputError(f"strokes cannot be {asdict(self)}")
 
 
@@ -71,7 +84,10 @@ class DatasetInfo:
 
     def as_primitives(self) -> dict:
         """Strings, numbers, lists and dicts alone, as they stand in a checkpoint."""
-        lists = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        lists = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
         return lists | {"channels": self.channels}
 
 
@@ -79,10 +95,19 @@ DATASETS = {
     "digits": DatasetInfo("digits", 8, DIGITS, (0.3055,), (0.3754,), Strokes(8, "box", 1.4)),
     "mnist": DatasetInfo("mnist", 28, DIGITS, (0.1307,), (0.3081,), Strokes(20, "mass", 2.0)),
     "fashion_mnist": DatasetInfo("fashion_mnist", 28, CLOTHES, (0.2860,), (0.3530,)),
-    "cifar10": DatasetInfo("cifar10", 32, CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": DatasetInfo("cifar100", 32, CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar10": DatasetInfo(
+        "cifar10", 32, CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    ),
+    "cifar100": DatasetInfo(
+        "cifar100", 32, CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    ),
 }
-TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
 IDX_IMAGES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
@@ -103,7 +128,9 @@ def read_digits(split: str) -> tuple[Tensor, Tensor]:
     return images[part], torch.from_numpy(digits.target).long()[part]
 
 
-def read_torchvision(name: str, root: Path, split: str, download: bool = True) -> tuple[Tensor, Tensor]:
+def read_torchvision(
+    name: str, root: Path, split: str, download: bool = True
+) -> tuple[Tensor, Tensor]:
     """Read torchvision's own files under `root`; unless told otherwise, download them when they are not there.
 
     Returns:
@@ -124,8 +151,12 @@ def read_torchvision(name: str, root: Path, split: str, download: bool = True) -
     made = [folder for folder in (place, place.parent, root) if not folder.exists()]
     try:
         dataset = dataset_class(str(root), train=split == "train", download=download)
-    except Exception as error:  # URLError, RuntimeError, OSError, or whatever a proxy's answer causes
-        for folder in made:  # torchvision makes them before it knows whether there is anything to put in
+    except (
+        Exception
+    ) as error:  # URLError, RuntimeError, OSError, or whatever a proxy's answer causes
+        for (
+            folder
+        ) in made:  # torchvision makes them before it knows whether there is anything to put in
             with contextlib.suppress(OSError):
                 folder.rmdir()
         reason = " ".join(str(error).split())[:200]
@@ -173,4 +204,6 @@ def _check_batches(place: Path, dataset_class: type) -> None:
     names = (dataset_class.meta["filename"], dataset_class.meta["md5"])
     for name, md5 in [*dataset_class.train_list, *dataset_class.test_list, names]:
         if (place / name).exists() and not check_integrity(str(place / name), md5):
-            raise InputError(f"{place / name}: damaged, its MD5 checksum is wrong; delete it to download it again")
+            raise InputError(
+                f"{place / name}: damaged, its MD5 checksum is wrong; delete it to download it again"
+            )

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from src.data.datasets import DatasetInfo
 from src.data.images import EXTENSIONS, read_image
 from src.errors import InputError
-from src.runs.files import open_atomically
+from src.runs.atomic import open_atomically
 
 
 class ImageSet(Dataset):
@@ -27,7 +27,13 @@ class ImageSet(Dataset):
         rows: int64 [n]: which of the N images the set has; all, if None
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, paths: list[str] | None = None, rows: Tensor | None = None):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        paths: list[str] | None = None,
+        rows: Tensor | None = None,
+    ):
         self.held, self.all_labels, self.paths, self.rows = images, labels, paths or [], rows
 
     def __len__(self) -> int:
@@ -73,11 +79,15 @@ def list_classes(folder: Path) -> list[str]:
     names = sorted(e.name for e in _entries(folder) if e.is_dir() and not e.name.startswith("."))
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no class folder"
-        raise InputError(f"{folder}: {found} was found, but it takes two classes; put images in {folder}/<class>/*.png")
+        raise InputError(
+            f"{folder}: {found} was found, but it takes two classes; put images in {folder}/<class>/*.png"
+        )
     return names
 
 
-def read_folder(folder: Path, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool) -> ImageSet:
+def read_folder(
+    folder: Path, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool
+) -> ImageSet:
     """Read `folder/<class>/*` for the dataset's classes. Decoding happens once: the result is kept in the file `cache`.
 
     Args:
@@ -88,7 +98,12 @@ def read_folder(folder: Path, info: DatasetInfo, *, cache: Path, budget: int, sk
     Raises:
         InputError: classes differ from the folder's, a class is empty, or images are damaged (all of them are named).
     """
-    found, classes, image_size, channels = list_classes(folder), list(info.classes), info.image_size, info.channels
+    found, classes, image_size, channels = (
+        list_classes(folder),
+        list(info.classes),
+        info.image_size,
+        info.channels,
+    )
     if found != classes:
         extra, missing = sorted(set(found) - set(classes)), sorted(set(classes) - set(found))
         raise InputError(
@@ -96,15 +111,21 @@ def read_folder(folder: Path, info: DatasetInfo, *, cache: Path, budget: int, sk
             f"missing here: {', '.join(missing) or 'none'}); make the class folders the same"
         )
     files, labels = _list_files(folder, classes)
-    key = hashlib.sha256(repr((image_size, channels, budget, skip_broken, files)).encode()).hexdigest()
+    key = hashlib.sha256(
+        repr((image_size, channels, budget, skip_broken, files)).encode()
+    ).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
-        state = _decode(folder, [path for path, _, _ in files], labels, image_size, channels, budget)
+        state = _decode(
+            folder, [path for path, _, _ in files], labels, image_size, channels, budget
+        )
         if state["broken"] and not skip_broken:
             _refuse_broken(folder, state["broken"])
         state["key"] = key
         _save_cache(cache, state)
-        state = _load_cache(cache, key) or state  # the file's pages are shared; what was decoded is this process's own
+        state = (
+            _load_cache(cache, key) or state
+        )  # the file's pages are shared; what was decoded is this process's own
     if state["broken"]:
         print(f"{folder}: {len(state['broken'])} damaged image(s) left out")
     counts = state["labels"].bincount(minlength=len(classes))
@@ -113,7 +134,9 @@ def read_folder(folder: Path, info: DatasetInfo, *, cache: Path, budget: int, sk
         raise InputError(
             f"{folder}: no image can be read in class {', '.join(empty)}; add images, or remove the folder"
         )
-    return ImageSet(state["images"], state["labels"], [str(folder / path) for path in state["paths"]])
+    return ImageSet(
+        state["images"], state["labels"], [str(folder / path) for path in state["paths"]]
+    )
 
 
 def _list_files(folder: Path, classes: list[str]) -> tuple[list[tuple[str, int, int]], list[int]]:
@@ -138,9 +161,13 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return list(entries)
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: there is no such folder; put the images in {folder}/<class>/*.png") from None
+        raise InputError(
+            f"{folder}: there is no such folder; put the images in {folder}/<class>/*.png"
+        ) from None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed: {error.strerror}; change its permissions") from None
+        raise InputError(
+            f"{folder}: cannot be listed: {error.strerror}; change its permissions"
+        ) from None
 
 
 def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
@@ -152,7 +179,9 @@ def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _decode(folder: Path, paths: list[str], labels: list[int], size: int, channels: int, budget: int) -> dict:
+def _decode(
+    folder: Path, paths: list[str], labels: list[int], size: int, channels: int, budget: int
+) -> dict:
     """Decode all files once on all cores, to find the damaged ones; hold as many images as the budget allows."""
     room = min(len(paths), budget // (channels * size * size))
     images = torch.empty(room, channels, size, size, dtype=torch.uint8)
@@ -166,7 +195,9 @@ def _decode(folder: Path, paths: list[str], labels: list[int], size: int, channe
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = _windowed_map(pool, read, paths)
-        for path, label, result in track(zip(paths, labels, results, strict=True), f"Reading {folder}", len(paths)):
+        for path, label, result in track(
+            zip(paths, labels, results, strict=True), f"Reading {folder}", len(paths)
+        ):
             if isinstance(result, str):
                 broken.append(result)
                 continue
@@ -210,10 +241,16 @@ def _load_cache(cache: Path, key: str) -> dict | None:
 
 def _save_cache(cache: Path, state: dict) -> None:
     try:
-        for leftover in cache.parent.glob(f".{cache.name}.*.tmp"):  # of a process that was killed while writing it
+        for leftover in cache.parent.glob(
+            f".{cache.name}.*.tmp"
+        ):  # of a process that was killed while writing it
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
         with open_atomically(cache) as file:
             torch.save(state, file)
-    except (InputError, OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    except (
+        InputError,
+        OSError,
+        RuntimeError,
+    ) as error:  # torch.save turns a full disk into a RuntimeError
         print(f"{cache}: the decoded images could not be kept for the next run ({error})")

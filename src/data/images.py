@@ -15,7 +15,16 @@ from torch import Tensor
 from src.errors import InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM")  # Pillow opens many more: each a risk
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+)  # Pillow opens many more: each a risk
 Image.init()  # load the decoders now: threads that do so at the same time trip over each other
 Result = TypeVar("Result")
 MAX_BYTES = 128 * 2**20
@@ -28,8 +37,14 @@ UPRIGHT = {  # what undoes each EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MAX_MEMORY = 448 * 2**20  # while decoding: enough for a sheet of paper at 600 dpi; more is a decompression bomb
-MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # measured, in bytes a pixel of the costliest kind; others take up to 12
+MAX_MEMORY = (
+    448 * 2**20
+)  # while decoding: enough for a sheet of paper at 600 dpi; more is a decompression bomb
+MEMORY = {
+    "JPEG": 7,
+    "MPO": 7,
+    "WEBP": 20,
+}  # measured, in bytes a pixel of the costliest kind; others take up to 12
 
 
 def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
@@ -64,22 +79,30 @@ def _read(path: str | Path, then: Callable[[Image.Image], Result]) -> Result:
     except InputError:
         raise
     except MemoryError:
-        raise InputError(f"{path}: too large to decode in the memory that is free; make it smaller") from None
+        raise InputError(
+            f"{path}: too large to decode in the memory that is free; make it smaller"
+        ) from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image in a format we read (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
-        raise InputError(f"{path}: cannot be read as an image: {reason}; replace or remove it") from None
+        raise InputError(
+            f"{path}: cannot be read as an image: {reason}; replace or remove it"
+        ) from None
 
 
 def _open_regular(path: str | Path):
     """Open for reading without ever blocking on a pipe or device, and with clear words for what is not a file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the path") from None
     except PermissionError:
-        raise InputError(f"{path}: no permission to read it; change its permissions, or own it") from None
+        raise InputError(
+            f"{path}: no permission to read it; change its permissions, or own it"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}; check the path") from None
     except ValueError:  # a NUL byte in the path
@@ -109,14 +132,20 @@ def _refuse_a_bomb(path: str | Path, image: Image.Image) -> None:
 
 def _square(image: Image.Image, size: int, channels: int) -> Tensor:
     """Crop and resize first: memory is then that of decoding alone, and what follows costs nothing."""
-    image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG alone: decode at a fraction of the size
+    image.draft(
+        "RGB" if channels == 3 else "L", (2 * size, 2 * size)
+    )  # JPEG alone: decode at a fraction of the size
     opened, image = image, _plain(image)
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size, size):
         left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(_upright(image, opened).convert("RGB" if channels == 3 else "L")))
+        image = image.resize(
+            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+        )
+    pixels = torch.from_numpy(
+        np.array(_upright(image, opened).convert("RGB" if channels == 3 else "L"))
+    )
     return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
 
 
@@ -131,7 +160,9 @@ def _whole(image: Image.Image, side: int) -> Image.Image:
 
 def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
     """Of mode L or RGB, transparent parts white, and turned as the opened file says, once that is decoded."""
-    orientation = opened.getexif().get(ExifTags.Base.Orientation)  # not before it is decoded: TIFFs are turned by that
+    orientation = opened.getexif().get(
+        ExifTags.Base.Orientation
+    )  # not before it is decoded: TIFFs are turned by that
     if image.mode == "F":
         image = Image.fromarray(np.asarray(image).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "RGBA":
@@ -152,4 +183,6 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return image.convert("RGBA")
     image.load()
-    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+    return (
+        image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+    )

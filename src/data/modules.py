@@ -15,7 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src import loop
+from src import lightning_loop as loop
 from src.data.datasets import DATASETS, DatasetInfo, read_digits, read_torchvision
 from src.data.folders import ImageSet, list_classes, read_folder
 from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_indices
@@ -25,7 +25,9 @@ from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
 from src.transforms.patchify import Patchify, normalize
 
-SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)  # a translation by a whole pixel of eight is too much
+SMALL_DIGIT_CHANGES = Augmentation(
+    rotate=10, resized_crop=0.7
+)  # a translation by a whole pixel of eight is too much
 DIGIT_CHANGES = Augmentation(translate=2, rotate=10, scale=0.1)
 CLOTHES_CHANGES = Augmentation(translate=2, flip=True)
 PHOTO_CHANGES = Augmentation(translate=4, flip=True)
@@ -67,13 +69,23 @@ class ImageDataModule(LightningDataModule):
     ):
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
-            raise InputError(f"data.batch_size {batch_size} and data.eval_batch_size {eval_batch_size}: use 1 or more")
+            raise InputError(
+                f"data.batch_size {batch_size} and data.eval_batch_size {eval_batch_size}: use 1 or more"
+            )
         if not 0 <= val_fraction < 1:
-            raise InputError(f"data.val_fraction {val_fraction}: use a value from 0 up to, but not including, 1")
+            raise InputError(
+                f"data.val_fraction {val_fraction}: use a value from 0 up to, but not including, 1"
+            )
         if workers < 0 or memory_budget < 0:
-            raise InputError(f"data.workers {workers} and data.memory_budget {memory_budget}: use 0 or more")
+            raise InputError(
+                f"data.workers {workers} and data.memory_budget {memory_budget}: use 0 or more"
+            )
         self.root, self.batch_size, self.patch_size = Path(root), batch_size, patch_size
-        self.val_fraction, self.augmentation, self.eval_batch_size = val_fraction, augment, eval_batch_size
+        self.val_fraction, self.augmentation, self.eval_batch_size = (
+            val_fraction,
+            augment,
+            eval_batch_size,
+        )
         self.workers, self.on_device, self.memory_budget = workers, on_device, memory_budget
         self.skip_broken, self.seed = skip_broken, seed
         self.sets: dict[str, ImageSet] = {}
@@ -82,7 +94,11 @@ class ImageDataModule(LightningDataModule):
     @property
     def description(self) -> dict:
         """The dataset in plain primitives, as it stands in every checkpoint."""
-        ours = {"module": type(self).__name__, "root": str(self.root), "patch_size": self.patch_size}
+        ours = {
+            "module": type(self).__name__,
+            "root": str(self.root),
+            "patch_size": self.patch_size,
+        }
         return ours | self.info.as_primitives()
 
     # Reading ----------------------------------------------------------------------------------------------------------
@@ -94,7 +110,9 @@ class ImageDataModule(LightningDataModule):
     def read_class_folders(self, folder: Path) -> ImageSet:
         """Images from `folder/<class>/*`, decoded once and kept in `<root>/.cache`."""
         info, budget = self.info, int(self.memory_budget * 2**30)
-        cache = self.root / ".cache" / f"{info.name}-{folder.name}-{info.image_size}x{info.channels}.pt"
+        cache = (
+            self.root / ".cache" / f"{info.name}-{folder.name}-{info.image_size}x{info.channels}.pt"
+        )
         return read_folder(folder, info, cache=cache, budget=budget, skip_broken=self.skip_broken)
 
     def prepare_data(self) -> None:
@@ -103,9 +121,13 @@ class ImageDataModule(LightningDataModule):
         self.setup("test")
 
     def setup(self, stage: str) -> None:
-        if stage in ("fit", "validate") and self.augmentation.translate >= (size := self.info.image_size):
+        if stage in ("fit", "validate") and self.augmentation.translate >= (
+            size := self.info.image_size
+        ):
             most = f"images of {size} pixels can be moved by {size - 1} at most"
-            raise InputError(f"data.augment.translate {self.augmentation.translate}: {most}; use less")
+            raise InputError(
+                f"data.augment.translate {self.augmentation.translate}: {most}; use less"
+            )
         if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
             if val is None and self.val_fraction:
@@ -141,18 +163,24 @@ class ImageDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def _eval_loader(self, split: str) -> InMemoryBatches | DataLoader:
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, processes = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         images, size = self.sets[split], self.eval_batch_size
         share = Share(len(images), rank, processes)
         batches = torch.tensor(list(share)).split(size)
-        return self._loader(images, batches, batch_size=size, sampler=share if processes > 1 else None)
+        return self._loader(
+            images, batches, batch_size=size, sampler=share if processes > 1 else None
+        )
 
     def _loader(self, images: ImageSet, batches, **options) -> InMemoryBatches | DataLoader:
         """Batches by their indices; `options` say the same to a DataLoader, where it takes one."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and not images.paths:
-            if on_cuda and images.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4:  # networks need the rest
+            if (
+                on_cuda and images.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+            ):  # networks need the rest
                 return InMemoryBatches(images.to(device), batches)
             if not on_cuda and not self.workers:
                 return InMemoryBatches(images, batches)
@@ -166,7 +194,9 @@ class ImageDataModule(LightningDataModule):
             worker_init_fn=_ignore_signals,
         )
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         """uint8 [B, C, H, W] and labels [B], on the device -> what the network reads, and its targets.
 
         Training targets become soft, [B, K], when MixUp or CutMix is on.
@@ -175,11 +205,15 @@ class ImageDataModule(LightningDataModule):
         if not self.trainer.training:
             return self.patchify(normalize(images, self.info.mean, self.info.std)), labels
         trainer = self.trainer
-        seed = fold_in(self.seed, loop.epochs_done(trainer), loop.batch(trainer), trainer.global_rank)
+        seed = fold_in(
+            self.seed, loop.epochs_done(trainer), loop.batch(trainer), trainer.global_rank
+        )
         generator = torch.Generator(images.device).manual_seed(seed)
         images = self.augment(images, generator)
         if self.augmentation.mixup or self.augmentation.cutmix:
-            images, labels = mix(images, labels, len(self.info.classes), self.augmentation, generator)
+            images, labels = mix(
+                images, labels, len(self.info.classes), self.augmentation, generator
+            )
         return self.patchify(images), labels
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -221,7 +255,9 @@ class NamedDataModule(ImageDataModule):
 class DigitsDataModule(NamedDataModule):
     """scikit-learn's 1,797 handwritten digits, 8x8, gray: part of that package, nothing to download."""
 
-    def __init__(self, patch_size: int | None = 2, augment: Augmentation = SMALL_DIGIT_CHANGES, **kwargs):
+    def __init__(
+        self, patch_size: int | None = 2, augment: Augmentation = SMALL_DIGIT_CHANGES, **kwargs
+    ):
         super().__init__("digits", patch_size=patch_size, augment=augment, **kwargs)
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +276,9 @@ class MNISTDataModule(NamedDataModule):
 class FashionMNISTDataModule(NamedDataModule):
     """60,000 training and 10,000 test images of clothes, 28x28, gray."""
 
-    def __init__(self, patch_size: int | None = 4, augment: Augmentation = CLOTHES_CHANGES, **kwargs):
+    def __init__(
+        self, patch_size: int | None = 4, augment: Augmentation = CLOTHES_CHANGES, **kwargs
+    ):
         super().__init__("fashion_mnist", patch_size=patch_size, augment=augment, **kwargs)
 
 
@@ -288,9 +326,13 @@ class FolderDataModule(ImageDataModule):
         mean = mean or ([0.485, 0.456, 0.406] if channels == 3 else [0.5])
         std = std or ([0.229, 0.224, 0.225] if channels == 3 else [0.25])
         if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise InputError(f"data.mean {mean} and data.std {std}: give {channels} values, std above 0")
+            raise InputError(
+                f"data.mean {mean} and data.std {std}: give {channels} values, std above 0"
+            )
         classes = list_classes(self.root / "train")
-        self.info = DatasetInfo(self.root.name or "folder", image_size, tuple(classes), tuple(mean), tuple(std))
+        self.info = DatasetInfo(
+            self.root.name or "folder", image_size, tuple(classes), tuple(mean), tuple(std)
+        )
 
     def read(self, split: str) -> ImageSet | None:
         folder = self.root / split

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from src import loop
+from src import lightning_loop as loop
 from src.data.folders import ImageSet
 from src.errors import InputError
 from src.randomness import fold_in
@@ -21,7 +21,9 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
     if fraction and not any(map(len, held_out)):
         most = int(labels.bincount().max())
         more = f"use {1 / most:.2g} or more, or 0" if most > 1 else "use 0"
-        raise InputError(f"data.val_fraction {fraction}: holds out not one of {len(labels)} images; {more}")
+        raise InputError(
+            f"data.val_fraction {fraction}: holds out not one of {len(labels)} images; {more}"
+        )
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
@@ -38,7 +40,9 @@ class TrainBatches:
         self.size, self.seed, self.trainer = size, seed, trainer
         share = size // trainer.world_size
         if not share:
-            raise InputError(f"there are {size} training images for {trainer.world_size} devices; use fewer devices")
+            raise InputError(
+                f"there are {size} training images for {trainer.world_size} devices; use fewer devices"
+            )
         self.batch_size = min(batch_size, share)
         self.batches = share // self.batch_size
 
@@ -46,11 +50,17 @@ class TrainBatches:
         return self.batches
 
     def __iter__(self):
-        epoch = 0 if self.trainer.overfit_batches else loop.epochs_done(self.trainer)  # overfitting: always the same
+        epoch = (
+            0 if self.trainer.overfit_batches else loop.epochs_done(self.trainer)
+        )  # overfitting: always the same
         generator = torch.Generator().manual_seed(fold_in(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator)
         mine = order[self.trainer.global_rank :: self.trainer.world_size]
-        return iter(mine[: self.batches * self.batch_size].split(self.batch_size)[loop.batches_done(self.trainer) :])
+        return iter(
+            mine[: self.batches * self.batch_size].split(self.batch_size)[
+                loop.batches_done(self.trainer) :
+            ]
+        )
 
 
 class InMemoryBatches:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from src.data.datasets import Strokes
 from src.data.images import read_image, read_photo
 from src.errors import InputError, is_out_of_memory, printable
-from src.inference.attention import rollout
-from src.inference.photos import SIDES, develop
+from src.extras.paper.photo import SIDES, develop
 from src.inference.pipeline import ImageClassifier
 from src.models.build import build
+from src.models.rollout import rollout
 from src.runs.checkpoint import load_checkpoint, network_weights
 from src.transforms.patchify import normalize
 
@@ -58,12 +58,16 @@ class Predictor:
             if strokes and not (self.channels == 1 and self.strokes.side <= self.image_size):
                 raise InputError(f"strokes of {strokes['side']} pixels")
             network = build_network(checkpoint)
-            self.classifier = ImageClassifier(network, self.dataset["mean"], self.dataset["std"]).eval()
+            self.classifier = ImageClassifier(
+                network, self.dataset["mean"], self.dataset["std"]
+            ).eval()
             self._try_out()
         except Exception as error:  # altered hyperparameters can be wrong in any way
             reason = " ".join(str(error).split())[:200]
             if is_out_of_memory(error):
-                raise InputError(f"{path}: not enough memory for its network ({reason}); free some") from None
+                raise InputError(
+                    f"{path}: not enough memory for its network ({reason}); free some"
+                ) from None
             raise InputError(
                 f"{path}: its weights and hyperparameters do not fit each other ({reason}); train again"
             ) from None
@@ -112,16 +116,16 @@ class Predictor:
                 developed = develop(photo, self.image_size, self.strokes, invert)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
-            several = (
-                f"there seem to be {developed.digits} digits in it; the largest was read, photograph them one by one"
-            )
+            several = f"there seem to be {developed.digits} digits in it; the largest was read, photograph them one by one"
             notes = [several] if developed.digits > 1 else []
             return Given(torch.from_numpy(developed.image.copy())[None], notes, developed.box)
         image, notes = read_image(path, self.image_size, self.channels), []
         if invert == "yes":
             image = 255 - image
         elif min(self.dataset["mean"]) < 0.35 and image[:, [0, -1]].float().mean() > 127:
-            notes.append("it is light at its border, the training images are dark there; try --invert yes")
+            notes.append(
+                "it is light at its border, the training images are dark there; try --invert yes"
+            )
         return Given(image, notes)
 
     def read(self, paths: list[str], invert: str = "auto") -> Tensor:
@@ -168,18 +172,26 @@ def build_network(checkpoint: dict) -> nn.Module:
     weights, _ = network_weights(checkpoint)
     if not isinstance(ensemble, int) or not 1 <= ensemble <= len(weights):
         raise InputError(f"an ensemble of {ensemble} networks")
-    layers = len(weights) // ensemble  # loops run over them: no network has more than there are tensors for
+    layers = (
+        len(weights) // ensemble
+    )  # loops run over them: no network has more than there are tensors for
     for name, limit in {"image_size": MAX_SIDE, "depth": layers, "stem_layers": layers}.items():
         if (arguments.get(name) or 0) > limit:
             raise InputError(f"{name} {arguments[name]}, more than {limit}")
     for name in ("image_size", "channels", "patch_size"):
         if name in arguments and arguments[name] != hparams["dataset"][name]:
-            raise InputError(f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data")
+            raise InputError(
+                f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data"
+            )
     widest = max(max(value.shape, default=1) for value in weights.values())
-    outputs = [value.shape[1] * widest for key, value in weights.items() if key.endswith("positions")]
+    outputs = [
+        value.shape[1] * widest for key, value in weights.items() if key.endswith("positions")
+    ]
     for key, value in weights.items():
         if stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
-            channels = max(value.shape[:2], default=0)  # of what it reads, as from whitening filters, and what it gives
+            channels = max(
+                value.shape[:2], default=0
+            )  # of what it reads, as from whitening filters, and what it gives
             outputs.append(channels * (arguments["image_size"] >> int(stage[1])) ** 2)
     if max(outputs, default=0) > MAX_VALUES:
         raise InputError(f"it would compute {max(outputs):,} values at once for one image")
@@ -204,11 +216,23 @@ def enough_memory(device: torch.device, what: str):
 def find_device(name: str) -> torch.device:
     """The device of that name; `auto` takes CUDA or MPS where there is one."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
-        torch.ones(1, device=device).cpu()  # it must not only be there, but compute: "meta" does not
-    except Exception as error:  # torch raises AssertionError, RuntimeError or NotImplementedError, by device
+        torch.ones(
+            1, device=device
+        ).cpu()  # it must not only be there, but compute: "meta" does not
+    except (
+        Exception
+    ) as error:  # torch raises AssertionError, RuntimeError or NotImplementedError, by device
         reason = " ".join(str(error).split("\n")[0].split())[:120]
-        raise InputError(f"device {name!r} cannot be used here ({reason}); use --device cpu") from None
+        raise InputError(
+            f"device {name!r} cannot be used here ({reason}); use --device cpu"
+        ) from None
     return device

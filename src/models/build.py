@@ -19,5 +19,7 @@ def build(network: dict, ensemble: int = 1) -> nn.Module:
     first = make()
     if (count := ensemble * sum(p.numel() for p in first.parameters())) > MAX_PARAMETERS:
         what = f"model.ensemble {ensemble}" if ensemble > 1 else "the network"
-        raise InputError(f"{what}: {count:.1e} parameters are too many; {MAX_PARAMETERS:.0e} are the most")
+        raise InputError(
+            f"{what}: {count:.1e} parameters are too many; {MAX_PARAMETERS:.0e} are the most"
+        )
     return Ensemble([first, *(make() for _ in range(ensemble - 1))]) if ensemble > 1 else first

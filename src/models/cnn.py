@@ -21,7 +21,9 @@ class ConvNet(nn.Module):
     def __init__(self, *, image_size: int, channels: int, classes: int, dropout: float = 0.25):
         super().__init__()
         if image_size < 6:
-            raise InputError(f"the CNN needs images of at least 6x6 pixels, not {image_size}x{image_size}")
+            raise InputError(
+                f"the CNN needs images of at least 6x6 pixels, not {image_size}x{image_size}"
+            )
         side = (image_size - 4) // 2
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 32, 3), nn.ReLU(),

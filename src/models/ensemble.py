@@ -23,8 +23,17 @@ class Ensemble(nn.Module):
         """A batch of inputs -> logits [B, K]; outside of training the logarithm of the mean probabilities."""
         n = len(self.networks)
         if not self.training:
-            log_probabilities = torch.stack([network(x).float().log_softmax(dim=1) for network in self.networks])
+            log_probabilities = torch.stack(
+                [network(x).float().log_softmax(dim=1) for network in self.networks]
+            )
             return log_probabilities.logsumexp(dim=0) - math.log(n)
         if len(x) < n:
-            raise InputError(f"a batch of {len(x)} has no image for each of {n} networks; use a smaller model.ensemble")
-        return torch.cat([network(share) for network, share in zip(self.networks, x.tensor_split(n), strict=True)])
+            raise InputError(
+                f"a batch of {len(x)} has no image for each of {n} networks; use a smaller model.ensemble"
+            )
+        return torch.cat(
+            [
+                network(share)
+                for network, share in zip(self.networks, x.tensor_split(n), strict=True)
+            ]
+        )

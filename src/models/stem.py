@@ -20,12 +20,25 @@ class Whiten(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        haar = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 2
-        colors = torch.tensor([[1.0, 1, 1], [1, 0, -1], [-1, 2, -1]]) if channels == 3 else torch.eye(channels)
+        haar = (
+            torch.tensor(
+                [[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]
+            )
+            / 2
+        )
+        colors = (
+            torch.tensor([[1.0, 1, 1], [1, 0, -1], [-1, 2, -1]])
+            if channels == 3
+            else torch.eye(channels)
+        )
         colors = F.normalize(colors, dim=1)
-        self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False).requires_grad_(False)
+        self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False).requires_grad_(
+            False
+        )
         self.filters.weight.copy_((haar[:, None, None] * colors[:, :, None, None]).flatten(0, 1))
-        self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)  # the eps leaves noise small
+        self.norm = nn.BatchNorm2d(
+            4 * channels, eps=5e-4, affine=False
+        )  # the eps leaves noise small
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 8 C, H, W]: GELU of every output and of its negative."""
@@ -67,16 +80,22 @@ class ConvStem(nn.Module):
         InputError: there is no other stage, or the first is none.
     """
 
-    def __init__(self, channels: int, width: int, layers: int, first: int | None = None, whiten: bool = False):
+    def __init__(
+        self, channels: int, width: int, layers: int, first: int | None = None, whiten: bool = False
+    ):
         super().__init__()
         if first is not None and (layers < 2 or not 1 <= first <= width):
-            raise InputError(f"stem_width {first}: is for two layers or more, and from 1 to the width {width}")
+            raise InputError(
+                f"stem_width {first}: is for two layers or more, and from 1 to the width {width}"
+            )
         inner = doubling(width, layers) if first is None else [first] + [width] * (layers - 2)
         self.channels = channels
         self.whiten = Whiten(channels) if whiten else nn.Identity()
         activation = F.gelu if whiten else F.relu
         widths = [8 * channels if whiten else channels, *inner, width]
-        self.stages = nn.ModuleList(ConvStage(a, b, activation) for a, b in zip(widths, widths[1:], strict=False))
+        self.stages = nn.ModuleList(
+            ConvStage(a, b, activation) for a, b in zip(widths, widths[1:], strict=False)
+        )
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]"""

@@ -26,7 +26,9 @@ SIZES = {
 
 POOLS = ("cls", "mean", "sequence")
 POSITIONS = ("learned", "sincos")
-MAX_PARAMETERS = 2 * 10**9  # with gradients and moments 32 GB; what is larger is a slip of the finger
+MAX_PARAMETERS = (
+    2 * 10**9
+)  # with gradients and moments 32 GB; what is larger is a slip of the finger
 
 
 class DropPath(nn.Module):
@@ -47,7 +49,9 @@ class DropPath(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention, equations 5 to 8 of the paper: every head is `width / heads` wide."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, attention_dropout: float = 0.0):
+    def __init__(
+        self, width: int, heads: int, dropout: float = 0.0, attention_dropout: float = 0.0
+    ):
         super().__init__()
         self.heads = heads
         self.attention_dropout = attention_dropout
@@ -85,7 +89,13 @@ class Block(nn.Module):
     """A pre-norm encoder block, equations 2 and 3 of the paper."""
 
     def __init__(
-        self, width: int, heads: int, mlp_ratio: float, dropout: float, attention_dropout: float, drop_path: float
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float,
+        attention_dropout: float,
+        drop_path: float,
     ):
         super().__init__()
         hidden = round(width * mlp_ratio)
@@ -93,7 +103,11 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, dropout, attention_dropout)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+            nn.Dropout(dropout),
         )
         self.drop_path = DropPath(drop_path)
 
@@ -193,10 +207,14 @@ class VisionTransformer(nn.Module):
         if positions == "learned":
             self.positions = nn.Parameter(torch.empty(1, extra + self.side**2, width))
         else:
-            self.register_buffer("positions", F.pad(sincos_positions(self.side, width), (0, 0, extra, 0))[None])
+            self.register_buffer(
+                "positions", F.pad(sincos_positions(self.side, width), (0, 0, extra, 0))[None]
+            )
         self.drop = nn.Dropout(dropout)
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, attention_dropout, r) for r in rates)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, dropout, attention_dropout, r) for r in rates
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         if pool == "sequence":
             self.sequence_pool = SequencePool(width)
@@ -205,7 +223,9 @@ class VisionTransformer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize as the authors' code does: Xavier for the blocks, LeCun for the embedding, zero for the head."""
-        if self.norm.weight.is_meta:  # weights are loaded next, and PyTorch's normal_ would import its compiler
+        if (
+            self.norm.weight.is_meta
+        ):  # weights are loaded next, and PyTorch's normal_ would import its compiler
             return
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -213,7 +233,9 @@ class VisionTransformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for block in self.blocks:
-            for weight in block.attention.qkv.weight.chunk(3):  # query, key and value are three matrices in the paper
+            for weight in block.attention.qkv.weight.chunk(
+                3
+            ):  # query, key and value are three matrices in the paper
                 nn.init.xavier_uniform_(weight)
             for layer in (block.mlp[0], block.mlp[3]):
                 nn.init.normal_(layer.bias, std=1e-6)
@@ -246,7 +268,9 @@ class VisionTransformer(nn.Module):
             x_BTD = torch.cat([self.class_token.expand(x_BTD.shape[0], -1, -1), x_BTD], dim=1)
         x_BTD = self.drop(x_BTD + self.positions)
         for block in self.blocks:
-            alone = self.pool == "cls" and block is self.blocks[-1]  # the head reads the class token alone
+            alone = (
+                self.pool == "cls" and block is self.blocks[-1]
+            )  # the head reads the class token alone
             x_BTD = block(x_BTD, 1 if alone else None)
         x_BTD = self.norm(x_BTD)
         if self.pool == "cls":
@@ -259,7 +283,9 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int, whiten
     if stem_layers < 0:
         raise InputError(f"stem_layers {stem_layers}: use 0 for a plain ViT, or more")
     if whiten and not stem_layers:
-        raise InputError("whiten true: is for a convolutional stem; use --model.whiten false, or stem_layers above 0")
+        raise InputError(
+            "whiten true: is for a convolutional stem; use --model.whiten false, or stem_layers above 0"
+        )
     if bool(stem_layers) == (patch_size is not None):
         raise InputError(
             f"patch_size {'null' if patch_size is None else patch_size} and stem_layers {stem_layers}: a convolutional "
@@ -270,7 +296,9 @@ def _grid_side(image_size: int, patch_size: int | None, stem_layers: int, whiten
         return image_size // patch_size
     if image_size % 2**stem_layers:
         often = f"image_size {image_size} cannot be halved so often"
-        raise InputError(f"stem_layers {stem_layers}: {often}; use fewer layers, or an image_size that can")
+        raise InputError(
+            f"stem_layers {stem_layers}: {often}; use fewer layers, or an image_size that can"
+        )
     return image_size // 2**stem_layers
 
 
@@ -280,18 +308,28 @@ def _check_choices(**given: tuple[str, tuple[str, ...]]) -> None:
             raise InputError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
 
 
-def _check(width: int, depth: int, heads: int, mlp_ratio: float, positions: str, rates: tuple[float, ...]) -> None:
+def _check(
+    width: int, depth: int, heads: int, mlp_ratio: float, positions: str, rates: tuple[float, ...]
+) -> None:
     if min(width, depth, heads) < 1:
         raise InputError(f"width {width}, depth {depth} and heads {heads} must all be at least 1")
     if not math.isfinite(mlp_ratio) or round(width * mlp_ratio) < 1:
-        raise InputError(f"mlp_ratio {mlp_ratio} gives no number of hidden units; use a value above 0, for example 4")
+        raise InputError(
+            f"mlp_ratio {mlp_ratio} gives no number of hidden units; use a value above 0, for example 4"
+        )
     if (count := depth * width * (4 * width + 2 * round(width * mlp_ratio))) > MAX_PARAMETERS:
         sizes = f"width {width}, depth {depth} and mlp_ratio {mlp_ratio:g}"
-        raise InputError(f"{sizes} make {count:.1e} parameters; use smaller ones, {MAX_PARAMETERS:.0e} at most")
+        raise InputError(
+            f"{sizes} make {count:.1e} parameters; use smaller ones, {MAX_PARAMETERS:.0e} at most"
+        )
     if width % heads:
         fits = [h for h in range(1, min(width, 64) + 1) if width % h == 0]
-        raise InputError(f"heads {heads} does not divide width {width}; choose one of {', '.join(map(str, fits))}")
+        raise InputError(
+            f"heads {heads} does not divide width {width}; choose one of {', '.join(map(str, fits))}"
+        )
     if positions == "sincos" and width % 4:
         raise InputError(f"positions sincos needs a width that 4 divides, not {width}")
     if any(not 0 <= rate < 1 for rate in rates):
-        raise InputError(f"dropout, attention_dropout and drop_path must lie in [0, 1), not {rates}")
+        raise InputError(
+            f"dropout, attention_dropout and drop_path must lie in [0, 1), not {rates}"
+        )

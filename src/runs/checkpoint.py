@@ -24,7 +24,9 @@ def load_checkpoint(path: str | Path) -> dict:
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path}: is a directory; name a checkpoint in it, for example {path}/checkpoints/best.ckpt")
+        raise InputError(
+            f"{path}: is a directory; name a checkpoint in it, for example {path}/checkpoints/best.ckpt"
+        )
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint; check the path, or train it first")
     try:
@@ -41,9 +43,13 @@ def load_checkpoint(path: str | Path) -> dict:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; check its permissions") from None
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror or error}; check its permissions"
+        ) from None
     except (KeyError, TypeError, AttributeError, IndexError):
-        raise InputError(f"{path}: not a checkpoint of this program; name a .ckpt that train.py wrote") from None
+        raise InputError(
+            f"{path}: not a checkpoint of this program; name a .ckpt that train.py wrote"
+        ) from None
     except Exception:  # a damaged or hostile file can fail anywhere in the unpickler
         raise InputError(
             f"{path}: damaged, or not a checkpoint of this program (only plain weights are opened, never code); "
@@ -67,7 +73,11 @@ def _check_zip(file) -> None:
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-        if packed or sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END) or archive.testzip():
+        if (
+            packed
+            or sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END)
+            or archive.testzip()
+        ):
             raise ValueError("damaged")
     file.seek(0)
 
@@ -91,4 +101,6 @@ def network_weights(checkpoint: dict) -> tuple[dict[str, Tensor], bool]:
     state = checkpoint["state_dict"]
     averaged = any(key.startswith("ema.") for key in state)
     prefix = "ema." if averaged else "net."
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}, averaged
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }, averaged

@@ -20,7 +20,9 @@ def new_run(runs: Path, name: str) -> Path:
     parent = runs / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()), default=-1)
+        number = 1 + max(
+            (int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()), default=-1
+        )
         while True:
             try:
                 (parent / f"version_{number}").mkdir()
@@ -39,7 +41,9 @@ def newest_run(runs: Path, name: str = "*", file: str = "last") -> Path:
     if not found:
         which = f"no run named {name!r}" if name != "*" else "no run"
         others = f"those that have one: {names}; " if (names := _names(runs)) else ""
-        raise InputError(f"{runs}: {which} has a checkpoint there; {others}train first, or name a checkpoint")
+        raise InputError(
+            f"{runs}: {which} has a checkpoint there; {others}train first, or name a checkpoint"
+        )
     return found.parent.parent
 
 
@@ -49,7 +53,9 @@ def _newest(folder: Path, pattern: str) -> Path | None:
 
 def _names(runs: Path) -> str:
     """The folders of a name's runs in `runs`, of those names of which a run has a checkpoint."""
-    return ", ".join(sorted({str(path.parents[2]) for path in runs.glob("*/version_*/checkpoints/last.ckpt")}))
+    return ", ".join(
+        sorted({str(path.parents[2]) for path in runs.glob("*/version_*/checkpoints/last.ckpt")})
+    )
 
 
 def _refuse_folder_of_names(path: Path, flag: str) -> None:
@@ -89,7 +95,11 @@ def find_trained(path: str) -> Path:
     if checkpoint.is_file():
         return checkpoint
     config = Path("configs", f"{folder.name}.yaml")
-    first = f"train it first: python train.py --config {config}" if config.is_file() else "check the path"
+    first = (
+        f"train it first: python train.py --config {config}"
+        if config.is_file()
+        else "check the path"
+    )
     raise InputError(f"{path}: there is no trained run; {first}")
 
 
@@ -106,10 +116,14 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
         return run, run / "checkpoints" / "last.ckpt"
     checkpoint = _newest_in(Path(resume).expanduser())
     if checkpoint.is_file() and checkpoint.suffix != ".ckpt":
-        raise InputError(f"{checkpoint}: not a checkpoint; give --resume a run directory, or a .ckpt file in one")
+        raise InputError(
+            f"{checkpoint}: not a checkpoint; give --resume a run directory, or a .ckpt file in one"
+        )
     if checkpoint.is_dir():
         checkpoint /= "last.ckpt" if checkpoint.name == "checkpoints" else "checkpoints/last.ckpt"
-    if not checkpoint.parent.parent.parent.name:  # given from within the run: the names of its folders are needed
+    if (
+        not checkpoint.parent.parent.parent.name
+    ):  # given from within the run: the names of its folders are needed
         checkpoint = checkpoint.absolute()
     run = checkpoint.parent.parent
     if not checkpoint.is_file() and (run / "config.yaml").is_file():
@@ -119,7 +133,9 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
         )
     if not checkpoint.is_file():
         _refuse_folder_of_names(Path(resume).expanduser(), "--resume")
-        raise InputError(f"{checkpoint}: there is no such checkpoint to resume from; check the path given to --resume")
+        raise InputError(
+            f"{checkpoint}: there is no such checkpoint to resume from; check the path given to --resume"
+        )
     if not (run / "config.yaml").is_file():
         raise InputError(
             f"{checkpoint}: cannot be resumed, because {run / 'config.yaml'} is missing; keep a checkpoint in its run"
@@ -142,12 +158,16 @@ def lock_run(run: Path):
     try:
         file = open(run / ".lock", "w")
     except OSError as error:
-        raise InputError(f"{run}: cannot be written to: {error.strerror}; change its permissions") from None
+        raise InputError(
+            f"{run}: cannot be written to: {error.strerror}; change its permissions"
+        ) from None
     if fcntl:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{run}: another process is training this run; wait for it, or stop it first") from None
+            raise InputError(
+                f"{run}: another process is training this run; wait for it, or stop it first"
+            ) from None
     for leftover in (*run.glob(".*.tmp"), *run.glob("checkpoints/.*.tmp")):
         leftover.unlink(missing_ok=True)
     return file

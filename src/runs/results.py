@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from src.runs.files import write_atomically
+from src.runs.atomic import write_atomically
 
 COLUMNS = (
     *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),

@@ -14,9 +14,18 @@ def takes_arguments_of(*sources: type, given: tuple[str, ...] = ()):
 
     def decorate(cls: type) -> type:
         init = cls.__init__
-        own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        taken = [p for source in sources for p in inspect.signature(source).parameters.values() if p.name not in given]
-        init.__signature__ = inspect.Signature(own + [p.replace(kind=p.KEYWORD_ONLY) for p in taken])
+        own = [
+            p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD
+        ]
+        taken = [
+            p
+            for source in sources
+            for p in inspect.signature(source).parameters.values()
+            if p.name not in given
+        ]
+        init.__signature__ = inspect.Signature(
+            own + [p.replace(kind=p.KEYWORD_ONLY) for p in taken]
+        )
         init.__doc__ = "What to build, and how to train it.\n\n    Args:\n" + "\n".join(
             map(_documented, (cls, *sources))
         )
@@ -28,4 +37,6 @@ def takes_arguments_of(*sources: type, given: tuple[str, ...] = ()):
 def _documented(source: type) -> str:
     """The entries under `Args:` of a class's docstring, which Python 3.13 has taken four spaces from already."""
     docstring = inspect.cleandoc(source.__doc__)
-    return textwrap.indent(re.search(r"Args:\n(.*?)(?:\n\s*\n|\s*$)", docstring, re.DOTALL)[1], "    ")
+    return textwrap.indent(
+        re.search(r"Args:\n(.*?)(?:\n\s*\n|\s*$)", docstring, re.DOTALL)[1], "    "
+    )

@@ -35,7 +35,9 @@ class Batches:
         if shape is None or shape not in (self.image, self.patches) or not x.is_floating_point():
             images = "[B, {}, {}, {}]".format(*self.image)
             patches = " or float patches [B, {}, {}]".format(*self.patches) if self.patches else ""
-            raise InputError(f"inputs must be uint8 or float images {images}{patches}, not {_shown(x)}")
+            raise InputError(
+                f"inputs must be uint8 or float images {images}{patches}, not {_shown(x)}"
+            )
         return x.to(dtype)
 
     def targets(self, batch: list | tuple) -> tuple[Tensor, Tensor]:
@@ -51,9 +53,13 @@ class Batches:
         if shape == (len(inputs),) and targets.dtype == torch.int64:
             return targets, targets
         if shape == (len(inputs), self.classes) and targets.is_floating_point():
-            return targets, targets.argmax(1)  # of soft targets, as MixUp makes them, the one that weighs most
+            return targets, targets.argmax(
+                1
+            )  # of soft targets, as MixUp makes them, the one that weighs most
         B, K = len(inputs), self.classes
-        raise InputError(f"labels must be int64 [{B}], or probabilities [{B}, {K}], not {_shown(targets)}")
+        raise InputError(
+            f"labels must be int64 [{B}], or probabilities [{B}, {K}], not {_shown(targets)}"
+        )
 
 
 def _shown(x) -> str:

@@ -12,15 +12,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.data.modules import ImageDataModule
 from src.errors import InputError
+from src.extras.report.pictures import Pictures
+from src.runs.atomic import write_atomically
 from src.runs.directory import claim_run
-from src.runs.files import write_atomically
-from src.training.checkpoints import Checkpoints
+from src.training.checkpointing import Checkpoints
 from src.training.classifier import Classifier
-from src.training.log import EpochLog, Norms, tensorboard
-from src.training.pictures import Pictures
+from src.training.epoch_log import EpochLog, Norms, tensorboard
 from src.training.processes import in_turns
 from src.training.resume import refuse_other_images, take_up
-from src.training.stop import Stop
+from src.training.stopping import Stop
 from src.training.trainer import Trainer, make_trainer, seconds
 
 
@@ -52,7 +52,9 @@ class Training:
     pictures: Pictures | None
     run: Path
     checkpoint: Path | None  # to go on from
-    tensorboard: TensorBoardLogger | None  # the first of the trainer's loggers; None if there is none of ours
+    tensorboard: (
+        TensorBoardLogger | None
+    )  # the first of the trainer's loggers; None if there is none of ours
     lock: IO | None  # held as long as the first process trains the run
 
 
@@ -66,12 +68,20 @@ def build(settings: Settings) -> Training:
     checkpoints = Checkpoints(settings.checkpoint_every_n_steps)
     table = EpochLog(checkpoints)
     stop = Stop(checkpoints, seconds(trainer_settings.pop("max_time")))
-    pictures = Pictures(settings.config) if settings.pictures and not trainer_settings["fast_dev_run"] else None
+    pictures = (
+        Pictures(settings.config)
+        if settings.pictures and not trainer_settings["fast_dev_run"]
+        else None
+    )
     callbacks = [stop, Norms(), table, checkpoints, pictures]
-    trainer = make_trainer(trainer_settings, [callback for callback in callbacks if callback], settings.patience)
+    trainer = make_trainer(
+        trainer_settings, [callback for callback in callbacks if callback], settings.patience
+    )
     config, before = settings.config, None
     if settings.checkpoint:
-        before = take_up(settings.resumed_run, settings.checkpoint, yaml.safe_load(config), model, data, trainer)
+        before = take_up(
+            settings.resumed_run, settings.checkpoint, yaml.safe_load(config), model, data, trainer
+        )
         config = _as_it_trains(config, data)
     run = lock = None
 
@@ -88,11 +98,15 @@ def build(settings: Settings) -> Training:
     in_turns(trainer, prepare)
     run = trainer.strategy.broadcast(run)
     if settings.resumed_run and not run.samefile(settings.resumed_run):
-        raise InputError(f"{settings.resumed_run}: the first process resumes {run}; name it: --resume {run}")
+        raise InputError(
+            f"{settings.resumed_run}: the first process resumes {run}; name it: --resume {run}"
+        )
     checkpoints.folder, table.run = run / "checkpoints", run
     checkpoints.global_batch = data.batch_size * trainer.world_size
     ours = _add_loggers(trainer, settings, run)
-    return Training(data, model, trainer, checkpoints, pictures, run, settings.checkpoint, ours, lock)
+    return Training(
+        data, model, trainer, checkpoints, pictures, run, settings.checkpoint, ours, lock
+    )
 
 
 def _add_loggers(trainer: Trainer, settings: Settings, run: Path) -> TensorBoardLogger | None:

@@ -33,8 +33,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from src import loop
+from src import lightning_loop as loop
+from src.config import FROM_DATA, Training, complete_dataset, complete_network
 from src.errors import InputError
+from src.extras.weights.load_encoder import load_encoder
 from src.models.build import build
 from src.models.cnn import ConvNet
 from src.models.vit import VisionTransformer
@@ -42,12 +44,10 @@ from src.randomness import fold_in
 from src.runs.checkpoint import FORMAT
 from src.training.arguments import takes_arguments_of
 from src.training.batches import Batches
-from src.training.hyperparameters import FROM_DATA, Training, complete_dataset, complete_network
-from src.training.mean import Mean
 from src.training.optim import Muon, learning_rate, muon_groups, parameter_groups
-from src.training.pretrained import load_encoder
 from src.training.processes import check_strategy, mean_over_processes
 from src.training.restore import restore
+from src.training.running_mean import Mean
 
 say = rank_zero_only(print)
 
@@ -83,7 +83,9 @@ class Classifier(LightningModule):
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
         self.eval_loss, self.eval_accuracy = Mean(), accuracy.clone()
-        self.total_steps: int | float | None = None  # of the schedule; known when training starts, or is resumed
+        self.total_steps: int | float | None = (
+            None  # of the schedule; known when training starts, or is resumed
+        )
 
     @property
     def eval_net(self) -> nn.Module:
@@ -99,7 +101,9 @@ class Classifier(LightningModule):
         return self.eval_net.forward(self.batches.inputs(inputs, self.dtype))
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: str = "cpu", **changes) -> Self:
+    def load_from_checkpoint(
+        cls, checkpoint_path: str | Path, map_location: str = "cpu", **changes
+    ) -> Self:
         """The model of a checkpoint, written by `train.py` or any Trainer; nothing in the file is executed.
 
         Args:
@@ -117,17 +121,31 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         if not math.isfinite(self.trainer.num_training_batches):
-            raise InputError("the schedule counts epochs, and the DataLoader has no length: set limit_train_batches")
+            raise InputError(
+                "the schedule counts epochs, and the DataLoader has no length: set limit_train_batches"
+            )
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        limits = (steps * self.trainer.max_epochs, self.trainer.max_steps)  # either is below 0 where there is none
-        before, self.total_steps = self.total_steps, min((n for n in limits if n >= 0), default=math.inf)
+        limits = (
+            steps * self.trainer.max_epochs,
+            self.trainer.max_steps,
+        )  # either is below 0 where there is none
+        before, self.total_steps = (
+            self.total_steps,
+            min((n for n in limits if n >= 0), default=math.inf),
+        )
         hp = self.hparams
-        self.warmup_steps = round(steps * hp.warmup_epochs) if hp.warmup_steps is None else hp.warmup_steps
+        self.warmup_steps = (
+            round(steps * hp.warmup_epochs) if hp.warmup_steps is None else hp.warmup_steps
+        )
         if self.warmup_steps >= self.total_steps:
             why = f"the warm-up has {self.warmup_steps} steps, the training {self.total_steps}"
-            say(f"note: the learning rate never reaches {hp.lr:g}: {why}; lower model.warmup_steps or _epochs")
+            say(
+                f"note: the learning rate never reaches {hp.lr:g}: {why}; lower model.warmup_steps or _epochs"
+            )
         if before not in (None, self.total_steps):
-            say(f"the schedule had {before} steps, now has {self.total_steps}; it goes on at step {self.global_step}")
+            say(
+                f"the schedule had {before} steps, now has {self.total_steps}; it goes on at step {self.global_step}"
+            )
         self.on_train_epoch_start()  # which Lightning leaves out when a run goes on in the middle of an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -137,7 +155,9 @@ class Classifier(LightningModule):
         """All that is random in this step follows from (seed, epoch, step, rank); the learning rate from the step."""
         hp = self.hparams
         torch.manual_seed(fold_in(hp.seed, self.current_epoch, batch_idx, self.global_rank, 1))
-        self.lr_now = learning_rate(self.global_step, self.total_steps, self.warmup_steps, hp.lr, hp.min_lr)
+        self.lr_now = learning_rate(
+            self.global_step, self.total_steps, self.warmup_steps, hp.lr, hp.min_lr
+        )
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr_now
 
@@ -152,7 +172,9 @@ class Classifier(LightningModule):
         self.step_loss = loss.detach()
         return loss
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ) -> None:
         # Not Lightning's own: it refuses fused optimizers under bf16-mixed, which need no scaler.
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
@@ -167,15 +189,23 @@ class Classifier(LightningModule):
             steps = self.global_step + 1
             decay = min(self.hparams.ema_decay, (1 + steps) / (10 + steps))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
+                torch._foreach_lerp_(
+                    list(self.ema.parameters()), list(self.net.parameters()), 1 - decay
+                )
                 for average, now in zip(self.ema.buffers(), self.net.buffers(), strict=True):
                     average.copy_(now)  # batch norm's statistics are averages already
 
     def on_train_batch_end(self, outputs, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log("learning_rate", torch.tensor(self.lr_now))  # a number would be copied to the device
+        self.log(
+            "learning_rate", torch.tensor(self.lr_now)
+        )  # a number would be copied to the device
         if loop.is_logging_step(self.trainer):
             loss = mean_over_processes(self.trainer, self.step_loss)
-            self.log("train_loss_step", loss.cpu(), prog_bar=self.trainer.progress_bar_callback is not None)
+            self.log(
+                "train_loss_step",
+                loss.cpu(),
+                prog_bar=self.trainer.progress_bar_callback is not None,
+            )
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start
@@ -213,7 +243,10 @@ class Classifier(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, split: str) -> None:
-        metrics = {f"{split}_loss": self.eval_loss.compute(), f"{split}_accuracy": self.eval_accuracy.compute()}
+        metrics = {
+            f"{split}_loss": self.eval_loss.compute(),
+            f"{split}_accuracy": self.eval_accuracy.compute(),
+        }
         self.log_dict(metrics, sync_dist=True)
         self.eval_loss.reset()
         self.eval_accuracy.reset()
@@ -223,15 +256,24 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["format"] = FORMAT
         checkpoint["total_steps"] = self.total_steps
-        if self.trainer.world_size > 1:  # the state dict has what the first process has counted alone
+        if (
+            self.trainer.world_size > 1
+        ):  # the state dict has what the first process has counted alone
             everyones = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(everyones, _counts(self.state_dict()))
-            checkpoint["counts"] = {key: torch.stack([counts[key] for counts in everyones]) for key in everyones[0]}
+            checkpoint["counts"] = {
+                key: torch.stack([counts[key] for counts in everyones]) for key in everyones[0]
+            }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.total_steps, state = checkpoint["total_steps"], checkpoint["state_dict"]
-        counts = checkpoint.get("counts") or {key: value[None] for key, value in _counts(state).items()}
-        for key, value in counts.items():  # also for another number of processes than wrote it: none is lost
+        counts = checkpoint.get("counts") or {
+            key: value[None] for key, value in _counts(state).items()
+        }
+        for (
+            key,
+            value,
+        ) in counts.items():  # also for another number of processes than wrote it: none is lost
             state[key] = value[self.global_rank :: self.trainer.world_size].sum(0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -243,7 +285,9 @@ class Classifier(LightningModule):
             return torch.optim.SGD(groups, lr=hp.lr, momentum=0.9, nesterov=True)
         kind = torch.optim.AdamW if hp.optimizer == "adamw" else torch.optim.Adam
         # Fused: one kernel for all weights. Not `capturable`: the host sets the rate, so no CUDA graph can hold a step.
-        return kind(groups, lr=hp.lr, betas=(0.9, hp.beta2), fused=self.device.type in ("cpu", "cuda"))
+        return kind(
+            groups, lr=hp.lr, betas=(0.9, hp.beta2), fused=self.device.type in ("cpu", "cuda")
+        )
 
 
 @takes_arguments_of(VisionTransformer, Training, given=FROM_DATA)
@@ -262,18 +306,26 @@ class ViT(Classifier):
     kind = "vit"
 
     def __init__(
-        self, dataset: dict, init_from: str | None = None, freeze: Literal["none", "encoder"] = "none", **arguments
+        self,
+        dataset: dict,
+        init_from: str | None = None,
+        freeze: Literal["none", "encoder"] = "none",
+        **arguments,
     ):
         super().__init__(dataset, arguments)
         if (init_from or freeze != "none") and self.hparams.ensemble > 1:
-            raise InputError("model.ensemble: init_from and freeze are for a single network; leave the ensemble out")
+            raise InputError(
+                "model.ensemble: init_from and freeze are for a single network; leave the ensemble out"
+            )
         self.init_from = init_from
         if init_from:
             say(load_encoder(self.net, init_from))
             if self.ema:
                 self.ema.load_state_dict(self.net.state_dict())
         if freeze == "encoder":
-            say(f"the encoder is frozen{'' if init_from else ' as it was initialized: give --model.init_from, too'}")
+            say(
+                f"the encoder is frozen{'' if init_from else ' as it was initialized: give --model.init_from, too'}"
+            )
             self.net.requires_grad_(False)
             self.net.embed.eval()  # batch norm in a stem would go on counting
             self.net.head.requires_grad_(True)
@@ -291,10 +343,16 @@ class CNN(Classifier):
 
     def __init__(self, dataset: dict, **arguments):
         if dataset.get("patch_size"):
-            raise InputError(f"data.patch_size {dataset['patch_size']}: a CNN reads whole images; use null")
+            raise InputError(
+                f"data.patch_size {dataset['patch_size']}: a CNN reads whole images; use null"
+            )
         super().__init__(dataset, arguments)
 
 
 def _counts(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the metrics of a running epoch have counted."""
-    return {key: value.cpu() for key, value in state.items() if key.startswith(("train_loss.", "train_accuracy."))}
+    return {
+        key: value.cpu()
+        for key, value in state.items()
+        if key.startswith(("train_loss.", "train_accuracy."))
+    }

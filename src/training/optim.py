@@ -57,7 +57,9 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
         x = x.to(torch.bfloat16, memory_format=torch.contiguous_format)
     for _ in range(steps):
         square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        x = torch.baddbmm(
+            x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+        )
     return (x.mT if tall else x).to(matrices.dtype)
 
 
@@ -114,7 +116,9 @@ class Muon(torch.optim.AdamW):
             torch._foreach_add_([p for p, _ in pairs], changes, alpha=-rate)
 
 
-def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, floor: float) -> float:
+def learning_rate(
+    step: int, total_steps: int, warmup_steps: int, peak: float, floor: float
+) -> float:
     """Linear warm-up to `peak`, then half a cosine to `floor` (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:

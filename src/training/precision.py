@@ -8,7 +8,9 @@ def automatic_precision(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+        on_cpu = accelerator == "cpu" or (
+            accelerator == "auto" and not torch.backends.mps.is_available()
+        )
         fast = on_cpu and cpu_multiplies_bf16()
     return "bf16-mixed" if fast else "32-true"
 

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from src.errors import InputError
 
-PATIENCE = 30 * 60  # seconds that a process waits for the first, as long as PyTorch then waits for all others
+PATIENCE = (
+    30 * 60
+)  # seconds that a process waits for the first, as long as PyTorch then waits for all others
 
 
 def in_turns(trainer: Trainer, work: Callable[[], None]) -> None:
@@ -50,7 +52,9 @@ def check_strategy(trainer: Trainer) -> None:
     """Refuse strategies that shard a network: clipping, averages, Muon and checkpoints need whole tensors here."""
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         name = type(trainer.strategy).__name__
-        raise InputError(f"trainer.strategy {name}: networks are not sharded here, each fits a device; use ddp")
+        raise InputError(
+            f"trainer.strategy {name}: networks are not sharded here, each fits a device; use ddp"
+        )
 
 
 def _check_numbers(trainer: Trainer) -> None:
@@ -67,9 +71,15 @@ def _check_numbers(trainer: Trainer) -> None:
         )
     if isinstance(trainer.strategy, DDPStrategy):
         try:
-            trainer.strategy.cluster_environment.validate_settings(trainer.num_devices, trainer.num_nodes)
-        except ValueError as error:  # Lightning's word for numbers that do not fit those of the launcher
-            raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
+            trainer.strategy.cluster_environment.validate_settings(
+                trainer.num_devices, trainer.num_nodes
+            )
+        except (
+            ValueError
+        ) as error:  # Lightning's word for numbers that do not fit those of the launcher
+            raise InputError(
+                f"trainer: {' '.join(str(error).split())}; see python train.py --help"
+            ) from None
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError("trainer.strategy: this program starts its processes as scripts; use ddp")
 
@@ -79,7 +89,9 @@ def _meet(trainer: Trainer) -> None:
     strategy = trainer.strategy
     try:
         if trainer.global_rank:
-            _reach(strategy.cluster_environment.main_address, strategy.cluster_environment.main_port)
+            _reach(
+                strategy.cluster_environment.main_address, strategy.cluster_environment.main_port
+            )
         if strategy.launcher:
             strategy.launcher.launch(strategy.setup_environment)
         else:

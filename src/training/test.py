@@ -4,15 +4,15 @@ from dataclasses import asdict
 
 import torch
 
-from src import loop
+from src import lightning_loop as loop
 from src.data.modules import ImageDataModule
+from src.extras.report.evaluation import Evaluation
+from src.extras.report.report import evaluate, write_report
 from src.models.vit import SIZES
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics, write_results
 from src.training.build import Training
 from src.training.classifier import Classifier
-from src.training.evaluation import Evaluation
-from src.training.report import evaluate, write_report
 from src.training.trainer import device_name, gpu_memory
 from src.transforms.augment import Augmentation
 
@@ -30,14 +30,21 @@ def test(training: Training) -> dict | None:
     results = _results(training, chosen["epoch"], tested)
     write_results(run, results)
     if training.tensorboard:
-        final = {f"summary/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")}
+        final = {
+            f"summary/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")
+        }
         final = {key: value for key, value in final.items() if value is not None}
-        training.tensorboard.log_hyperparams(_varied(model, data, results["epochs"]), final, trainer.global_step)
+        training.tensorboard.log_hyperparams(
+            _varied(model, data, results["epochs"]), final, trainer.global_step
+        )
     for logger in trainer.loggers:
         logger.finalize("success")
     if training.pictures:
         classes, answers = list(data.info.classes), training.pictures.tested
-        write_report(run, Evaluation("test", data.sets["test"], classes, answers) if tested else evaluate(run))
+        write_report(
+            run,
+            Evaluation("test", data.sets["test"], classes, answers) if tested else evaluate(run),
+        )
     return results
 
 
@@ -46,25 +53,41 @@ def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict:
     hp = model.hparams
     sizes = {}
     if hp.network["kind"] == "vit":
-        sizes = {key: hp.network[key] or SIZES[hp.network["size"]][key] for key in ("width", "depth")}
-    on = {key: value for key, value in asdict(data.augmentation).items() if value != getattr(Augmentation, key)}
+        sizes = {
+            key: hp.network[key] or SIZES[hp.network["size"]][key] for key in ("width", "depth")
+        }
+    on = {
+        key: value
+        for key, value in asdict(data.augmentation).items()
+        if value != getattr(Augmentation, key)
+    }
     return {
         "lr": hp.lr,
         "weight_decay": hp.weight_decay,
         **sizes,
         "batch_size": data.batch_size,
-        "augment": ", ".join(key if value is True else f"{key} {value}" for key, value in on.items()) or "none",
+        "augment": ", ".join(
+            key if value is True else f"{key} {value}" for key, value in on.items()
+        )
+        or "none",
         "epochs": epochs,
     }
 
 
 def _results(training: Training, chosen_epoch: int, tested: dict) -> dict:
-    trainer, model, data, checkpoints = training.trainer, training.model, training.data, training.checkpoints
+    trainer, model, data, checkpoints = (
+        training.trainer,
+        training.model,
+        training.data,
+        training.checkpoints,
+    )
     rows = {int(row["epoch"]): row for row in read_metrics(training.run)}
     val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
     batch = min(data.batch_size, len(data.sets["train"]) // trainer.world_size)
     images_seen = loop.total_batches(trainer) * batch * trainer.world_size
-    test_images = sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size if tested else 0
+    test_images = (
+        sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size if tested else 0
+    )
     return {
         "dataset": data.info.name,
         "model": type(model).__name__,

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src.errors import InputError
-from src.training.checkpoints import AtomicCheckpointIO
+from src.training.checkpointing import AtomicCheckpointIO
 from src.training.precision import automatic_precision
 
 
@@ -66,7 +66,9 @@ def _mistakes_in_one_line():
     try:
         yield
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())}; see python train.py --help") from None
+        raise InputError(
+            f"trainer: {' '.join(str(error).split())}; see python train.py --help"
+        ) from None
 
 
 def _as_list(value) -> list:
@@ -84,4 +86,6 @@ def device_name(trainer: LightningTrainer) -> str:
 def gpu_memory(trainer: LightningTrainer) -> float | None:
     """GiB of a CUDA device's memory that this process had in use at most; None elsewhere."""
     device = trainer.strategy.root_device
-    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
+    return (
+        round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
+    )

@@ -68,11 +68,18 @@ class Augmentation:
         for name, high in highest.items():
             low, value = int(name == "policy_ops"), getattr(self, name)
             if not low <= value <= high:
-                raise InputError(f"data.augment.{name} must be between {low} and {high}, got {value}")
-        choices = {"policy": ("none", "randaugment", "trivialaugment"), "erase_fill": ("noise", "constant")}
+                raise InputError(
+                    f"data.augment.{name} must be between {low} and {high}, got {value}"
+                )
+        choices = {
+            "policy": ("none", "randaugment", "trivialaugment"),
+            "erase_fill": ("noise", "constant"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"data.augment.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}")
+                raise InputError(
+                    f"data.augment.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}"
+                )
 
 
 class Augment:
@@ -105,7 +112,9 @@ class Augment:
         return pixels
 
 
-def _maps(s: Augmentation, deals: list[policies.Deal], draw: Draw, image_size: tuple[int, int]) -> Tensor:
+def _maps(
+    s: Augmentation, deals: list[policies.Deal], draw: Draw, image_size: tuple[int, int]
+) -> Tensor:
     """[3, 3, B] maps of all geometric settings. An image is flipped first, then cropped, translated, and so on; maps go
     from output to input, so that later operations multiply from the right."""
     H, W = image_size
@@ -129,7 +138,11 @@ def _maps(s: Augmentation, deals: list[policies.Deal], draw: Draw, image_size: t
 
 def _draw_flip_and_translate(s: Augmentation, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     """bool [B], int64 [B], int64 [B]"""
-    return draw.coin() & s.flip, draw.integers(-s.translate, s.translate), draw.integers(-s.translate, s.translate)
+    return (
+        draw.coin() & s.flip,
+        draw.integers(-s.translate, s.translate),
+        draw.integers(-s.translate, s.translate),
+    )
 
 
 def _flip_and_translate(images: Tensor, s: Augmentation, draw: Draw) -> Tensor:
@@ -140,13 +153,17 @@ def _flip_and_translate(images: Tensor, s: Augmentation, draw: Draw) -> Tensor:
         images = torch.where(flip[:, None, None, None], images.flip(3), images)
     if s.translate:
         padded = F.pad(images, (s.translate,) * 4)
-        windows = padded.unfold(2, H, 1).unfold(3, W, 1)  # a view: [B, C, 2 * translate + 1, 2 * translate + 1, H, W]
+        windows = padded.unfold(2, H, 1).unfold(
+            3, W, 1
+        )  # a view: [B, C, 2 * translate + 1, 2 * translate + 1, H, W]
         samples = torch.arange(B, device=images.device)
         images = windows[samples, :, s.translate - dy, s.translate - dx]
     return images
 
 
-def _erase_(pixels: Tensor, s: Augmentation, draw: Draw, mean: list[float], std: list[float]) -> None:
+def _erase_(
+    pixels: Tensor, s: Augmentation, draw: Draw, mean: list[float], std: list[float]
+) -> None:
     """Random erasing in place on normalized images. Works on ceil(p * B) samples drawn without replacement, of which
     each is erased with the probability that makes it p for all: only these need noise, and their number is known
     without asking the device."""

@@ -71,7 +71,9 @@ def equalize(images: Tensor) -> Tensor:
     values = images.flatten(2).long()
     histogram = torch.zeros(B, C, 256, dtype=torch.int32, device=images.device)
     histogram.scatter_add_(2, values, histogram.new_ones(1, 1, 1).expand_as(values))
-    below = histogram.cumsum(2, dtype=torch.int32) - histogram  # how many pixels are darker than each value
+    below = (
+        histogram.cumsum(2, dtype=torch.int32) - histogram
+    )  # how many pixels are darker than each value
     brightest = values.amax(2, keepdim=True)
     step = below.gather(2, brightest) // 255
     table = ((below + step // 2) // step.clamp(min=1)).clamp(0, 255)
@@ -85,7 +87,13 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     pixels = images.float()
     rows = (pixels[:, :, :-2] + pixels[:, :, 1:-1]).add_(pixels[:, :, 2:])
     inner = pixels[:, :, 1:-1, 1:-1]
-    blurred = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(inner, alpha=4).div_(13).round_()
+    blurred = (
+        (rows[..., :-2] + rows[..., 1:-1])
+        .add_(rows[..., 2:])
+        .add_(inner, alpha=4)
+        .div_(13)
+        .round_()
+    )
     inner += blurred.sub_(inner).mul_(1 - _per_image(factor))
     return _to_uint8(pixels)
 
@@ -108,7 +116,9 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return _to_uint8((images - other).mul_(_per_image(factor)).add_(other))  # so written, equal values stay equal
+    return _to_uint8(
+        (images - other).mul_(_per_image(factor)).add_(other)
+    )  # so written, equal values stay equal
 
 
 def jitter(images: Tensor, strength: float, turn: float, draw: Draw) -> Tensor:

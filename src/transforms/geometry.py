@@ -32,7 +32,9 @@ def resample(images: Tensor, maps: Tensor) -> Tensor:
         a, b, c = (maps[axis] * (2 / size))[:, :, None, None]  # [B, 1, 1] each
         torch.add(a * x, b * y + c, out=grid[axis])
     grid = grid.movedim(0, -1)
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ def mix(
         return images, targets
     draw = Draw(B, generator)
     partner = draw.permutation(B)
-    weight = torch.ones(B, 1, 1, 1, device=images.device)  # of the sample itself; its partner has the rest
+    weight = torch.ones(
+        B, 1, 1, 1, device=images.device
+    )  # of the sample itself; its partner has the rest
     if settings.mixup:
         weight = symmetric_beta(settings.mixup, draw).view(B, 1, 1, 1)
     if settings.cutmix:
@@ -55,5 +57,7 @@ def symmetric_beta(alpha: float, draw: Draw) -> Tensor:
     distribution with 2a degrees of freedom, and 1/2 + t / (2 sqrt(2a + t^2)) is then Beta(a, a) (Devroye 1996).
     """
     direction = draw.uniform(0, 2 * math.pi).cos()
-    radius = torch.expm1(-draw.uniform(0, 1).log() / alpha)  # U^(-1/a) - 1, without cancellation for U near 1
+    radius = torch.expm1(
+        -draw.uniform(0, 1).log() / alpha
+    )  # U^(-1/a) - 1, without cancellation for U near 1
     return 0.5 + 0.5 * direction.sign() / (1 + 1 / (radius * direction.square())).sqrt()

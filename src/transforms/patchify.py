@@ -38,7 +38,9 @@ class Patchify(nn.Module):
         return f"patch_size={self.patch_size}"
 
 
-def unpatchify(patches: Tensor, patch_size: int, image_size: int | tuple[int, int], channels: int) -> Tensor:
+def unpatchify(
+    patches: Tensor, patch_size: int, image_size: int | tuple[int, int], channels: int
+) -> Tensor:
     """The inverse of `patchify`: [B, N, P*P*C] -> [B, C, H, W]. image_size is (H, W), or one number for a square."""
     H, W = (image_size, image_size) if isinstance(image_size, int) else image_size
     P = patch_size
@@ -53,7 +55,9 @@ def check_patch_size(patch_size: int, image_size: tuple[int, int]) -> None:
     if patch_size < 1 or H % patch_size or W % patch_size:
         common = math.gcd(H, W)
         choices = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
-        raise InputError(f"patch_size {patch_size} does not divide the image size {H}x{W}; choose one of {choices}")
+        raise InputError(
+            f"patch_size {patch_size} does not divide the image size {H}x{W}; choose one of {choices}"
+        )
 
 
 def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
@@ -68,14 +72,18 @@ def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 
 def check_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4:
-        raise InputError(f"images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}")
+        raise InputError(
+            f"images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}"
+        )
 
 
 def normalize_(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """Normalizes float [B, C, H, W] of 0 to 255 in place. Tensors of mean and std would cost a copy to the device."""
     C = pixels.shape[1]
     if not len(mean) == len(std) == C:
-        raise InputError(f"images have {C} channels, but mean has {len(mean)} values and std {len(std)}")
+        raise InputError(
+            f"images have {C} channels, but mean has {len(mean)} values and std {len(std)}"
+        )
     for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
         channel.mul_(1 / (255 * s)).sub_(m / s)
     return pixels

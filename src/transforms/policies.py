@@ -11,7 +11,16 @@ from src.transforms import color
 
 OPERATIONS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
-    *("brightness", "saturation", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+    *(
+        "brightness",
+        "saturation",
+        "contrast",
+        "sharpness",
+        "posterize",
+        "solarize",
+        "autocontrast",
+        "equalize",
+    ),
 )
 
 
@@ -56,7 +65,11 @@ def deal_out(policy: str, magnitude: int, draw: Draw) -> Deal:
     place = draw.permutation(count * each)[:B]
     slots = torch.zeros(count * each, dtype=torch.int64, device=draw.device)
     slots[place] = torch.arange(B, device=draw.device)
-    level = draw.integers(0, 30) if policy == "trivialaugment" else torch.full((B,), magnitude, device=draw.device)
+    level = (
+        draw.integers(0, 30)
+        if policy == "trivialaugment"
+        else torch.full((B,), magnitude, device=draw.device)
+    )
     sign = draw.integers(0, 1) * 2.0 - 1.0
     return Deal(LIMITS[policy], place // each, slots.view(count, each), place, level / 30, sign)
 

@@ -29,7 +29,9 @@ def trainings_cost_no_import(monkeypatch, tmp_path):
         return SimpleNamespace(wait=lambda: ended.code)
 
     monkeypatch.setattr(training, "subprocess", SimpleNamespace(Popen=start))
-    monkeypatch.setattr(training, "tempfile", SimpleNamespace(mkdtemp=lambda **_: tempfile.mkdtemp(dir=tmp_path)))
+    monkeypatch.setattr(
+        training, "tempfile", SimpleNamespace(mkdtemp=lambda **_: tempfile.mkdtemp(dir=tmp_path))
+    )
     monkeypatch.chdir(ROOT)
 
 

@@ -35,13 +35,29 @@ def by_forks() -> None:
 
 def rows(page):
     """The table of the page: {row: {column: cell}}."""
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "|" in line]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.read_text().splitlines()
+        if "|" in line
+    ]
     return {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines[2:]}
 
 
 def test_gpu_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table(root, tmp_path):
-    flags = ["--dry-run", "--root", root, "--runs", tmp_path, "--rows", "cifar100", "cifar10_finetune"]
-    checkpoint, killed = tmp_path / "cifar100" / "version_0" / "checkpoints" / "last.ckpt", start(*flags)
+    flags = [
+        "--dry-run",
+        "--root",
+        root,
+        "--runs",
+        tmp_path,
+        "--rows",
+        "cifar100",
+        "cifar10_finetune",
+    ]
+    checkpoint, killed = (
+        tmp_path / "cifar100" / "version_0" / "checkpoints" / "last.ckpt",
+        start(*flags),
+    )
     while not checkpoint.exists() and killed.process.is_alive():
         time.sleep(0.002)
     killed.process.kill()
@@ -50,27 +66,40 @@ def test_gpu_killed_in_the_middle_and_started_again_it_ends_with_the_whole_table
 
     again = start(*flags, prepare=(by_forks,)).end()
     assert again.code == 0, again
-    assert sorted(path.name for path in tmp_path.glob("*/version_*")) == ["version_0"] * 2, "it went on with the run"
+    assert sorted(path.name for path in tmp_path.glob("*/version_*")) == ["version_0"] * 2, (
+        "it went on with the run"
+    )
     table = rows(tmp_path / "gpu.md")
     version = torch.__version__.split("+")[0]
     for name in ("cifar100", "cifar10_finetune"):
         assert table[name]["passes"] == "2" and table[name]["versions"] == f"torch {version}"
         assert float(table[name]["accuracy"]) <= 0.5 and float(table[name]["images/s"]) > 0
     assert table["cifar100, to 0.75 on validation images"]["accuracy"] == "not reached"
-    assert {"cifar10", "cifar10_best", "ViT-Ti, 32 px, timm, eager", "cifar10_fast, train.py"} <= table.keys()
+    assert {
+        "cifar10",
+        "cifar10_best",
+        "ViT-Ti, 32 px, timm, eager",
+        "cifar10_fast, train.py",
+    } <= table.keys()
     assert set(table["cifar10_best"].values()) == {"-"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_gpu_without_one_one_line_says_so():
-    assert start("--rows", "speed").end().error.startswith("error: there is no CUDA device here; use --dry-run")
+    assert (
+        start("--rows", "speed")
+        .end()
+        .error.startswith("error: there is no CUDA device here; use --dry-run")
+    )
 
 
 def test_gpu_without_time_leaves_every_row_as_it_is(tmp_path):
     ended = start("--dry-run", "--runs", tmp_path, "--hours", 0).end()
     assert ended.code == 0 and "The time is over" in ended.out
     table = rows(tmp_path / "gpu.md")
-    assert list(table) == row_names() and all(set(cells.values()) == {"-"} for cells in table.values())
+    assert list(table) == row_names() and all(
+        set(cells.values()) == {"-"} for cells in table.values()
+    )
 
 
 @pytest.mark.parametrize("hours", [0.01, 1.5, 30.5])

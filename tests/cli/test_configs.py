@@ -42,14 +42,20 @@ def test_every_key_has_a_comment_on_its_line(config):
     bare = [
         line
         for line in config.read_text().splitlines()
-        if (key := re.match(r"\s+([\w.]+): *[^# ]", line)) and key[1] != "class_path" and " # " not in line
+        if (key := re.match(r"\s+([\w.]+): *[^# ]", line))
+        and key[1] != "class_path"
+        and " # " not in line
     ]
     assert not bare, f"{config.name}: {bare}"
 
 
 def test_it_has_no_key_twice_and_nothing_but_the_known_groups(config):
     keys = yaml.safe_load(config.read_text())
-    assert set(GROUPS) <= set(keys) <= {*GROUPS, "patience", "seed_everything", "checkpoint_every_n_steps"}
+    assert (
+        set(GROUPS)
+        <= set(keys)
+        <= {*GROUPS, "patience", "seed_everything", "checkpoint_every_n_steps"}
+    )
     path, seen = [], set()
     for line in config.read_text().splitlines():
         if match := re.match(r"( *)([\w.]+):", line):
@@ -87,9 +93,29 @@ def test_its_model_takes_a_batch_of_its_data(config, tmp_path):
 def test_cifar10_recipes_take_a_few_steps(name, tmp_path):
     """Whole and unchanged but for the length, the batch and the compilation, from images to classified tests."""
     class_folders(tmp_path / "cifar10", DATASETS["cifar10"].classes, (32, 32), train=2, test=1)
-    flags = ["--data.root", tmp_path, "--runs", tmp_path / "runs", "--trainer.max_epochs", 1, "--data.batch_size", 5]
-    flags += ["--model.compile", "false", "--trainer.accelerator", "cpu", "--data.val_fraction", 0.5]
+    flags = [
+        "--data.root",
+        tmp_path,
+        "--runs",
+        tmp_path / "runs",
+        "--trainer.max_epochs",
+        1,
+        "--data.batch_size",
+        5,
+    ]
+    flags += [
+        "--model.compile",
+        "false",
+        "--trainer.accelerator",
+        "cpu",
+        "--data.val_fraction",
+        0.5,
+    ]
     ended = train("--config", f"configs/{name}.yaml", *flags)
     assert ended.code == 0, ended
     results = json.loads((tmp_path / "runs" / name / "version_0" / "results.json").read_text())
-    assert results["images_seen"] == 10 and results["test_images"] == 10 and 0 < results["test_loss"] < 10
+    assert (
+        results["images_seen"] == 10
+        and results["test_images"] == 10
+        and 0 < results["test_loss"] < 10
+    )

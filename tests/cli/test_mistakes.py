@@ -117,7 +117,11 @@ def test_a_config_that_is_none_is_one_line(tmp_path, text):
 
 def test_a_resumed_run_keeps_its_config_when_the_new_settings_are_wrong(digits_run):
     before = {path: path.read_bytes() for path in digits_run.rglob("*") if path.is_file()}
-    for wrong in (["--trainer.accelerator", "toaster"], ["--model.depth", "3"], ["--trainer.devices", "0"]):
+    for wrong in (
+        ["--trainer.accelerator", "toaster"],
+        ["--model.depth", "3"],
+        ["--trainer.devices", "0"],
+    ):
         assert wrong[1] in call(main, "--resume", digits_run, *wrong).error
     assert {path: path.read_bytes() for path in digits_run.rglob("*") if path.is_file()} == before
 
@@ -125,5 +129,9 @@ def test_a_resumed_run_keeps_its_config_when_the_new_settings_are_wrong(digits_r
 def test_the_program_itself_ends_with_code_2_and_one_line(tmp_path):
     flags = [*PLAIN.split(), "--data.patch_size", 3, "--runs", tmp_path]
     ended = started("train.py", "--config", "configs/digits.yaml", *flags)
-    assert ended == (2, "", "error: patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8\n")
+    assert ended == (
+        2,
+        "",
+        "error: patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8\n",
+    )
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,9 @@ from program import started
 
 COSTLY = "torch._dynamo torch.distributed.tensor sympy scipy sklearn matplotlib torchvision transformers".split()
 LIGHTNING = "pytorch_lightning lightning_fabric torchmetrics".split()
-REPORT = f"import json, sys; print(json.dumps([m for m in {COSTLY + LIGHTNING} if m in sys.modules]))"
+REPORT = (
+    f"import json, sys; print(json.dumps([m for m in {COSTLY + LIGHTNING} if m in sys.modules]))"
+)
 
 
 def imported(code: str) -> list[str]:
@@ -19,7 +21,9 @@ def imported(code: str) -> list[str]:
 
 
 def test_the_parser_leaves_out_what_torchmetrics_imports_for_other_metrics():
-    found = imported("from src.cli.start import import_torchmetrics; import_torchmetrics(); import src.cli.parser")
+    found = imported(
+        "from src.cli.start import import_torchmetrics; import_torchmetrics(); import src.cli.parser"
+    )
     assert set(found) & set(LIGHTNING) == set(LIGHTNING)
     assert not set(found) & {"scipy", "sklearn", "matplotlib", "torchvision", "transformers"}
 
@@ -43,7 +47,9 @@ def test_a_classified_image_needs_neither_the_compiler_nor_lightning(digits_run,
     image.paste(0, (28, 15, 33, 45))  # a stroke
     image.save(tmp_path / "image.png")
     code = f"from classify import main; main([{str(tmp_path / 'image.png')!r}, '--ckpt', {str(digits_run)!r}])"
-    assert imported(code) == (["sympy"] if torch.__version__.startswith("2.6.") else []), "whose checks import it"
+    assert imported(code) == (["sympy"] if torch.__version__.startswith("2.6.") else []), (
+        "whose checks import it"
+    )
 
 
 def test_help_of_classify_imports_nothing():

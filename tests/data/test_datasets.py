@@ -16,15 +16,21 @@ MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_table_is_consistent(name):
     info = DATASETS[name]
-    assert info.name == name and len(set(info.classes)) == len(info.classes) == (100 if name == "cifar100" else 10)
+    assert info.name == name and len(set(info.classes)) == len(info.classes) == (
+        100 if name == "cifar100" else 10
+    )
     assert len(info.mean) == len(info.std) == info.channels == (3 if "cifar" in name else 1)
     if "cifar" in name:
-        assert list(info.classes) == sorted(info.classes), "labels number them as class folders are sorted"
+        assert list(info.classes) == sorted(info.classes), (
+            "labels number them as class folders are sorted"
+        )
 
 
 def assert_statistics_of_the_table(name, images):
     values = torch.arange(256, dtype=torch.float64) / 255
-    for channel, mean, std in zip(images.unbind(1), DATASETS[name].mean, DATASETS[name].std, strict=True):
+    for channel, mean, std in zip(
+        images.unbind(1), DATASETS[name].mean, DATASETS[name].std, strict=True
+    ):
         share = channel.flatten().bincount(minlength=256).double() / channel.numel()
         assert float(share @ values) == pytest.approx(mean, abs=1e-3)
         assert float(share @ (values - share @ values) ** 2) ** 0.5 == pytest.approx(std, abs=1e-3)
@@ -43,7 +49,11 @@ def test_a_missing_dataset_names_every_place_and_the_way_out(name, tmp_path, off
     with pytest.raises(InputError) as caught:
         read_torchvision(name, tmp_path, "train")
     message = str(caught.value)
-    folder = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}
+    folder = {
+        "mnist": "MNIST/raw",
+        "fashion_mnist": "FashionMNIST/raw",
+        "cifar10": "cifar-10-batches-py",
+    }
     assert str(tmp_path / folder.get(name, "cifar-100-python")) in message
     assert f"{tmp_path / name}/{{train,test}}/<class>/" in message
     assert "http" in message and "no network" in message and "by hand" in message
@@ -59,7 +69,9 @@ def test_a_missing_dataset_names_every_place_and_the_way_out(name, tmp_path, off
         (CIFAR10DataModule, (3, 32, 32), [5000] * 10, [1000] * 10),
     ],
 )
-def test_the_real_ones_are_whole_and_match_the_table(offline, request, kind, shape, train_counts, test_counts):
+def test_the_real_ones_are_whole_and_match_the_table(
+    offline, request, kind, shape, train_counts, test_counts
+):
     module = kind(root=str(request.config.rootpath / "data"), val_fraction=0)
     try:
         module.prepare_data()

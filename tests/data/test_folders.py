@@ -15,15 +15,28 @@ from src.data.sampling import TrainBatches
 from src.errors import InputError
 
 CLASSES = ["cat", "dog", "owl"]
-MODES = {"RGB": "png", "L": "jpg", "RGBA": "webp", "P": "gif", "1": "bmp", "I;16": "tif", "LA": "png", "CMYK": "jpg"}
+MODES = {
+    "RGB": "png",
+    "L": "jpg",
+    "RGBA": "webp",
+    "P": "gif",
+    "1": "bmp",
+    "I;16": "tif",
+    "LA": "png",
+    "CMYK": "jpg",
+}
 PIXELS = 16 * 16 * 3  # bytes of one image in memory
 BUDGET = 10.5 * PIXELS / 2**30  # holds 10 images of 24
 
 
 def save(folder, name, mode, extension, number):
     """A picture with some texture; every number gives another one."""
-    image = Image.linear_gradient("L").resize((20 + 7 * number, 60 - 5 * number)).rotate(40 * number)
-    image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert("RGB").convert(mode)
+    image = (
+        Image.linear_gradient("L").resize((20 + 7 * number, 60 - 5 * number)).rotate(40 * number)
+    )
+    image = (
+        image.convert("L").convert("I;16") if mode == "I;16" else image.convert("RGB").convert(mode)
+    )
     path = folder / f"{name}.{extension}"
     image.save(path)
     return path
@@ -49,7 +62,9 @@ def add_split(photos, split, count):
 
 def read(root, image_size=16, **options):
     """The sets of the folder; without `val/`, by default, all images are trained on."""
-    module = FolderDataModule(root=str(root), image_size=image_size, patch_size=4, **{"val_fraction": 0} | options)
+    module = FolderDataModule(
+        root=str(root), image_size=image_size, patch_size=4, **{"val_fraction": 0} | options
+    )
     module.prepare_data()
     return module.sets
 
@@ -67,7 +82,9 @@ def assert_same(ours, theirs):
 def decoded(monkeypatch):
     """The files that are decoded from now on."""
     paths = []
-    monkeypatch.setattr(folders, "read_image", lambda path, *args: paths.append(path) or read_image(path, *args))
+    monkeypatch.setattr(
+        folders, "read_image", lambda path, *args: paths.append(path) or read_image(path, *args)
+    )
     return paths
 
 
@@ -76,7 +93,11 @@ def test_images_of_every_size_and_mode_are_read(photos):
     assert images.shape == (24, 3, 16, 16) and images.dtype == torch.uint8
     assert labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     assert all(image.float().std() > 10 for image in images)
-    paths = [photos / "train" / name / f"{i}.{e}" for name in CLASSES for i, e in enumerate(MODES.values())]
+    paths = [
+        photos / "train" / name / f"{i}.{e}"
+        for name in CLASSES
+        for i, e in enumerate(MODES.values())
+    ]
     assert torch.equal(images, torch.stack([read_image(path, 16, 3) for path in paths]))
 
 
@@ -90,7 +111,11 @@ def test_own_val_and_test_folders_are_used_whole(photos):
     add_split(photos, "val", 3)
     add_split(photos, "test", 2)
     sets = read(photos, val_fraction=0.25)
-    assert {split: len(images) for split, images in sets.items()} == {"train": 24, "val": 9, "test": 6}
+    assert {split: len(images) for split, images in sets.items()} == {
+        "train": 24,
+        "val": 9,
+        "test": 6,
+    }
     assert torch.equal(sets["test"].images[3], read_image(photos / "test" / "dog" / "1.png", 16, 3))
 
 
@@ -141,7 +166,9 @@ def test_images_beyond_the_memory_budget_are_the_same(photos, held, splits):
         shuffled = torch.randperm(size)
         assert_same(small[split].__getitems__(shuffled), whole[split].__getitems__(shuffled))
     assert sum(len(small[split].images) for split in splits) == held
-    assert all(len(small[split].paths) == 24 - held for split in splits), "both parts of a split have the same files"
+    assert all(len(small[split].paths) == 24 - held for split in splits), (
+        "both parts of a split have the same files"
+    )
 
 
 def file_behind(images) -> str:
@@ -153,7 +180,9 @@ def file_behind(images) -> str:
             return name if name.startswith("/") else ""
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone says what memory is mapped from")
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="Linux alone says what memory is mapped from"
+)
 def test_the_cache_is_mapped_and_a_split_of_it_copies_nothing(photos):
     """Whether this process has decoded it or another: its pages are then in memory once for all."""
     for _ in ("decoded", "found"):
@@ -174,7 +203,9 @@ def test_a_subset_of_a_subset(photos):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_stream_the_same_batches(photos, workers):
     whole = read(photos)["train"]
-    module = FolderDataModule(str(photos), 16, batch_size=5, val_fraction=0, memory_budget=BUDGET, workers=workers)
+    module = FolderDataModule(
+        str(photos), 16, batch_size=5, val_fraction=0, memory_budget=BUDGET, workers=workers
+    )
     module.trainer = trainer()
     module.prepare_data()
     batches = list(module.train_dataloader())
@@ -207,7 +238,9 @@ def test_a_broken_image_is_named_or_left_out(photos, capsys):
         read(photos)
     assert read(photos, skip_broken=True)["train"].labels.bincount().tolist() == [7, 8, 8]
     assert "1 damaged image(s) left out" in capsys.readouterr().out
-    with pytest.raises(InputError, match="cannot be read"):  # the cache of the other run is not used
+    with pytest.raises(
+        InputError, match="cannot be read"
+    ):  # the cache of the other run is not used
         read(photos)
 
 

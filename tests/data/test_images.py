@@ -42,11 +42,21 @@ def upright(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tif"])
 def test_a_turned_photo_is_turned_upright(tmp_path, upright, orientation, extension):
-    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what the camera did: the inverse of what undoes it
+    turn = {
+        2: 0,
+        3: 3,
+        4: 1,
+        5: 5,
+        6: 2,
+        7: 6,
+        8: 4,
+    }  # what the camera did: the inverse of what undoes it
     stored = PHOTO.transpose(Image.Transpose(turn[orientation])) if orientation > 1 else PHOTO
     exif = Image.Exif()
     exif[0x0112] = orientation
-    lossless = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(extension, {})
+    lossless = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(
+        extension, {}
+    )
     stored.save(tmp_path / f"x.{extension}", exif=exif, **lossless)
     assert close(read(tmp_path / f"x.{extension}"), upright, 6 if extension == "jpg" else 1)
 
@@ -88,7 +98,9 @@ def test_a_transparent_color_is_white(tmp_path):
     assert (read(tmp_path / "x.png") == 255).all()
 
 
-@pytest.mark.parametrize("kind", "CMYK.jpg CMYK.tif YCbCr.jpg P.gif P.png P.bmp RGB.bmp RGB.webp".split())
+@pytest.mark.parametrize(
+    "kind", "CMYK.jpg CMYK.tif YCbCr.jpg P.gif P.png P.bmp RGB.bmp RGB.webp".split()
+)
 def test_colors_of_every_mode(tmp_path, upright, kind):
     mode, extension = kind.split(".")
     image = PHOTO.quantize(256) if mode == "P" else PHOTO.convert(mode)
@@ -120,11 +132,15 @@ def test_a_wrong_extension_does_not_matter(tmp_path, upright):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_size_is_made_to_fit(tmp_path, size, channels):
     Image.new("RGB", size, (200, 200, 200)).save(tmp_path / "x.png")
-    assert torch.equal(read(tmp_path / "x.png", 20, channels), torch.full((channels, 20, 20), 200).int())
+    assert torch.equal(
+        read(tmp_path / "x.png", 20, channels), torch.full((channels, 20, 20), 200).int()
+    )
 
 
 def test_a_large_photo_looks_like_its_small_copy(tmp_path, upright):
-    PHOTO.resize((4000, 3000)).save(tmp_path / "x.jpg", quality=95)  # is decoded at a fraction of its size
+    PHOTO.resize((4000, 3000)).save(
+        tmp_path / "x.jpg", quality=95
+    )  # is decoded at a fraction of its size
     assert (read(tmp_path / "x.jpg") - upright).abs().float().mean() < 4
 
 
@@ -160,9 +176,13 @@ def with_checksums(data: bytes) -> bytes:
 def test_a_bomb_is_refused_by_its_declared_size(tmp_path, width, height):
     PHOTO.save(tmp_path / "x.png")
     data = (tmp_path / "x.png").read_bytes()
-    (tmp_path / "x.png").write_bytes(with_checksums(data[:16] + struct.pack(">II", width, height) + data[24:]))
+    (tmp_path / "x.png").write_bytes(
+        with_checksums(data[:16] + struct.pack(">II", width, height) + data[24:])
+    )
     expected = "declares 9000x5000 pixels, for PNG at most 39,146,837 are decoded; make it smaller"
-    assert (expected if width == 9000 else "") in refusal(tmp_path / "x.png")  # of the others Pillow says so itself
+    assert (expected if width == 9000 else "") in refusal(
+        tmp_path / "x.png"
+    )  # of the others Pillow says so itself
 
 
 def test_a_sheet_of_paper_scanned_at_600_dpi_is_read(tmp_path):
@@ -227,13 +247,29 @@ def test_a_name_that_is_not_text(digits_run, tmp_path):
 def seeds(folder) -> list[bytes]:
     """Small files of all six formats, in the variants that take different paths through their decoders."""
     deep = Image.fromarray(RED.astype(np.uint16) * 257)
-    exif, frames = Image.Exif(), {"save_all": True, "append_images": [PHOTO.rotate(90), PHOTO.rotate(180)]}
+    exif, frames = (
+        Image.Exif(),
+        {"save_all": True, "append_images": [PHOTO.rotate(90), PHOTO.rotate(180)]},
+    )
     exif[0x0112], exif[0x010F] = 6, "camera"
     few, see_through = PHOTO.quantize(16), PHOTO.convert("RGBA")
     kinds = [(PHOTO, kind, {}) for kind in ("png", "webp", "gif", "bmp", "tiff")]
-    kinds += [(few, "png", {"transparency": 3}), (see_through, "png", frames), (deep, "png", {}), (few, "bmp", {})]
-    kinds += [(PHOTO.convert("1"), "png", {}), (PHOTO, "jpeg", {"exif": exif}), (PHOTO, "jpeg", {"progressive": True})]
-    kinds += [(PHOTO.convert("CMYK"), "jpeg", {}), (see_through, "webp", {"lossless": True}), (PHOTO, "webp", frames)]
+    kinds += [
+        (few, "png", {"transparency": 3}),
+        (see_through, "png", frames),
+        (deep, "png", {}),
+        (few, "bmp", {}),
+    ]
+    kinds += [
+        (PHOTO.convert("1"), "png", {}),
+        (PHOTO, "jpeg", {"exif": exif}),
+        (PHOTO, "jpeg", {"progressive": True}),
+    ]
+    kinds += [
+        (PHOTO.convert("CMYK"), "jpeg", {}),
+        (see_through, "webp", {"lossless": True}),
+        (PHOTO, "webp", frames),
+    ]
     kinds += [(PHOTO, "gif", frames), (PHOTO.convert("F"), "tiff", frames)]
     kinds += [(PHOTO, "tiff", {"compression": name}) for name in ("tiff_lzw", "jpeg")]
     kinds += [(deep, "tiff", {"compression": "tiff_adobe_deflate"})]
@@ -256,7 +292,9 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
         data[place : place + 4] = chance.choice(extremes)
     else:
         for _ in range(chance.randint(1, 6)):
-            data[min(chance.randrange(len(data)), place + chance.randrange(64))] ^= 1 << chance.randrange(8)
+            data[min(chance.randrange(len(data)), place + chance.randrange(64))] ^= (
+                1 << chance.randrange(8)
+            )
     is_png = data.startswith(b"\x89PNG")
     return with_checksums(bytes(data)) if is_png and chance.random() < 0.5 else bytes(data)
 
@@ -272,7 +310,9 @@ def fuzz(folder, checkpoint, results) -> None:
             if number % 3:
                 read_image(path, 8, 1)
             else:
-                predictor.top(predictor.read([str(path)]), 1)  # what is decoded becomes a photo, and takes longer
+                predictor.top(
+                    predictor.read([str(path)]), 1
+                )  # what is decoded becomes a photo, and takes longer
             counts["read"] += 1
         except InputError as error:
             assert str(error).startswith(str(path)) and "\n" not in str(error)
@@ -283,7 +323,9 @@ def fuzz(folder, checkpoint, results) -> None:
 def test_2000_mutations_of_images(digits_run, tmp_path):
     """In a process of its own, whose memory is measured, and which a decoder that crashes would end."""
     results = forks.SimpleQueue()
-    process = forks.Process(target=fuzz, args=(tmp_path, digits_run / "checkpoints" / "best.ckpt", results))
+    process = forks.Process(
+        target=fuzz, args=(tmp_path, digits_run / "checkpoints" / "best.ckpt", results)
+    )
     process.start()
     process.join(100)
     assert process.exitcode == 0

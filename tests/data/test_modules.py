@@ -27,7 +27,11 @@ def digits():
 
 
 def test_digits_are_split_and_the_test_images_stay_apart(digits):
-    assert {name: len(images) for name, images in digits.sets.items()} == {"train": 1294, "val": 144, "test": 359}
+    assert {name: len(images) for name, images in digits.sets.items()} == {
+        "train": 1294,
+        "val": 144,
+        "test": 359,
+    }
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -35,7 +39,9 @@ def test_the_digits_held_out_are_the_last_ones_as_other_people_wrote_them(seed):
     module = DigitsDataModule(seed=seed)
     module.prepare_data()
     images = read_digits("train")[0]
-    assert module.sets["train"].images.equal(images[:1294]) and module.sets["val"].images.equal(images[1294:])
+    assert module.sets["train"].images.equal(images[:1294]) and module.sets["val"].images.equal(
+        images[1294:]
+    )
 
 
 @pytest.mark.parametrize(("fraction", "train"), [(0.0001, 1437), (0.9999, 1)])
@@ -62,7 +68,9 @@ def test_batches_leave_the_loader_as_uint8_by_one_tensor_index(digits, monkeypat
     assert labels.dtype == torch.int64 and labels.shape == (128,)
     assert len(asked) == 1 and isinstance(asked[0], torch.Tensor)
     train = digits.sets["train"]
-    assert torch.equal(images, train.images[asked[0]]) and torch.equal(labels, train.labels[asked[0]])
+    assert torch.equal(images, train.images[asked[0]]) and torch.equal(
+        labels, train.labels[asked[0]]
+    )
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -96,7 +104,11 @@ def test_augmentation_follows_from_seed_epoch_batch_and_rank(digits):
     first = served(epoch=1, batch=2)
     torch.rand(3)
     assert torch.equal(first, served(epoch=1, batch=2))
-    for other in ({"epoch": 2, "batch": 2}, {"epoch": 1, "batch": 3}, {"epoch": 1, "batch": 2, "rank": 1}):
+    for other in (
+        {"epoch": 2, "batch": 2},
+        {"epoch": 1, "batch": 3},
+        {"epoch": 1, "batch": 2, "rank": 1},
+    ):
         assert not torch.equal(first, served(**other))
     assert not torch.equal(first, served(epoch=1, batch=2, seed=1))
     source = generator(fold_in(0, 1, 2, 0))
@@ -125,7 +137,14 @@ def test_without_a_patch_size_whole_images_are_served(digits):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"batch_size": 0}, {"val_fraction": 1.0}, {"workers": -1}, {"memory_budget": -1}, {"val_fraction": -1}]
+    "settings",
+    [
+        {"batch_size": 0},
+        {"val_fraction": 1.0},
+        {"workers": -1},
+        {"memory_budget": -1},
+        {"val_fraction": -1},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(InputError, match=f"data.{next(iter(settings))} "):
@@ -135,7 +154,9 @@ def test_impossible_settings_are_refused(settings):
 def test_a_translation_out_of_the_image_is_refused_for_training_alone():
     module = DigitsDataModule(augment=Augmentation(translate=8))
     module.setup("test")
-    with pytest.raises(InputError, match="data.augment.translate 8: images of 8 pixels can be moved by 7 at most"):
+    with pytest.raises(
+        InputError, match="data.augment.translate 8: images of 8 pixels can be moved by 7 at most"
+    ):
         module.setup("fit")
 
 
@@ -157,7 +178,13 @@ def test_named_datasets_can_lie_on_disk_as_class_folders(tmp_path, offline):
     class_folders(tmp_path / "cifar10", classes, (32, 32), train=2, test=2)
     module = CIFAR10DataModule(root=str(tmp_path), val_fraction=0.5)
     module.prepare_data()
-    assert {name: len(images) for name, images in module.sets.items()} == {"train": 10, "val": 10, "test": 20}
+    assert {name: len(images) for name, images in module.sets.items()} == {
+        "train": 10,
+        "val": 10,
+        "test": 20,
+    }
     test = module.sets["test"]
     assert test.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert test.images[:, :, 5, 7].tolist() == [[k * 20, i * 20, 1] for k in range(10) for i in range(2)]
+    assert test.images[:, :, 5, 7].tolist() == [
+        [k * 20, i * 20, 1] for k in range(10) for i in range(2)
+    ]

@@ -36,7 +36,9 @@ def test_split_is_complete_disjoint_and_stratified():
 def test_split_follows_from_the_seed():
     labels = torch.arange(200) % 4
     assert torch.equal(split_indices(labels, 0.1, seed=1)[1], split_indices(labels, 0.1, seed=1)[1])
-    assert not torch.equal(split_indices(labels, 0.1, seed=1)[1], split_indices(labels, 0.1, seed=2)[1])
+    assert not torch.equal(
+        split_indices(labels, 0.1, seed=1)[1], split_indices(labels, 0.1, seed=2)[1]
+    )
 
 
 def test_split_leaves_every_class_an_image_to_train_on():
@@ -45,7 +47,10 @@ def test_split_leaves_every_class_an_image_to_train_on():
 
 
 def test_a_fraction_that_holds_out_nothing_is_refused():
-    with pytest.raises(InputError, match="data.val_fraction 0.1: holds out not one of 4 images; use 0.5 or more, or 0"):
+    with pytest.raises(
+        InputError,
+        match="data.val_fraction 0.1: holds out not one of 4 images; use 0.5 or more, or 0",
+    ):
         split_indices(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
     with pytest.raises(InputError, match="not one of 2 images; use 0$"):
         split_indices(torch.tensor([0, 1]), 0.9, seed=0)
@@ -107,7 +112,9 @@ def test_batches_come_in_the_order_of_their_indices():
 
 def test_indices_are_moved_to_the_images_once_an_iteration():
     batches = iter(InMemoryBatches(some_images().to("meta"), torch.arange(10).split(5)))
-    assert [(images.device.type, images.shape) for images, _ in batches] == [("meta", (5, 1, 2, 2))] * 2
+    assert [(images.device.type, images.shape) for images, _ in batches] == [
+        ("meta", (5, 1, 2, 2))
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -143,11 +150,18 @@ def on(device):
 
 
 def outcome(run):
-    rows = [{key: value for key, value in row.items() if key != "images_per_second"} for row in read_metrics(run)]
-    return [load_checkpoint(run / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt")] + [rows]
+    rows = [
+        {key: value for key, value in row.items() if key != "images_per_second"}
+        for row in read_metrics(run)
+    ]
+    return [load_checkpoint(run / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt")] + [
+        rows
+    ]
 
 
-def test_a_run_is_the_same_bit_for_bit_and_goes_on_with_the_other_in_the_middle_of_an_epoch(tmp_path):
+def test_a_run_is_the_same_bit_for_bit_and_goes_on_with_the_other_in_the_middle_of_an_epoch(
+    tmp_path,
+):
     erase = ["--data.augment.erase", "0.5"]
     expected = outcome(program.run(tmp_path / "whole", *erase))
     for choice, other in (("auto", "never"), ("never", "auto")):
@@ -184,5 +198,10 @@ def test_the_global_batch_is_the_same_for_any_number_of_processes():
     """Half as many images on each of two: together they are those of one process, batch by batch."""
     one = order(size=105, batch_size=12, epoch=2)
     for world in (2, 3, 4):
-        parts = [order(size=105, batch_size=12 // world, epoch=2, rank=rank, world=world) for rank in range(world)]
-        assert [set(flat(batches)) for batches in zip(*parts, strict=True)] == [set(batch) for batch in one]
+        parts = [
+            order(size=105, batch_size=12 // world, epoch=2, rank=rank, world=world)
+            for rank in range(world)
+        ]
+        assert [set(flat(batches)) for batches in zip(*parts, strict=True)] == [
+            set(batch) for batch in one
+        ]

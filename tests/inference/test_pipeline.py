@@ -13,7 +13,9 @@ from src.transforms.patchify import normalize, patchify
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
 
-@pytest.mark.parametrize("make", [ours, lambda: Ensemble([ours(), ours()]).eval()], ids=["one network", "an ensemble"])
+@pytest.mark.parametrize(
+    "make", [ours, lambda: Ensemble([ours(), ours()]).eval()], ids=["one network", "an ensemble"]
+)
 def test_it_is_normalization_patches_network_and_softmax(make):
     network, images = make(), random_images(4, 3, 24, 24)
     classifier = ImageClassifier(network, MEAN, STD).eval()
@@ -24,9 +26,14 @@ def test_it_is_normalization_patches_network_and_softmax(make):
 
 
 def test_a_network_without_patches_reads_whole_images():
-    network, images = randomize(ConvNet(image_size=8, channels=1, classes=3)).eval(), random_images(4, 1, 8, 8)
+    network, images = (
+        randomize(ConvNet(image_size=8, channels=1, classes=3)).eval(),
+        random_images(4, 1, 8, 8),
+    )
     expected = network((images / 255 - 0.3) / 0.4).softmax(1)
-    torch.testing.assert_close(ImageClassifier(network, [0.3], [0.4]).eval()(images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ImageClassifier(network, [0.3], [0.4]).eval()(images), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_probabilities_are_float32_whatever_the_network_computes_in():

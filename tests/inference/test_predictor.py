@@ -13,7 +13,15 @@ from src.inference.predictor import Predictor, build_network, find_device
 from src.runs.checkpoint import load_checkpoint
 from src.training.classifier import ViT
 
-HEAVY = ["pytorch_lightning", "lightning", "lightning_fabric", "torchvision", "torchmetrics", "jsonargparse", "sklearn"]
+HEAVY = [
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "torchvision",
+    "torchmetrics",
+    "jsonargparse",
+    "sklearn",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +54,9 @@ def png(folder, image, name="digit.png"):
     return str(folder / name)
 
 
-def test_a_png_of_a_test_image_gives_the_logits_of_validation(checkpoint, predictor, digits, tmp_path):
+def test_a_png_of_a_test_image_gives_the_logits_of_validation(
+    checkpoint, predictor, digits, tmp_path
+):
     images, labels = digits.sets["test"].__getitems__(torch.tensor([7]))
     read = predictor.read([png(tmp_path, images[0])])
     assert torch.equal(read, images)
@@ -54,7 +64,9 @@ def test_a_png_of_a_test_image_gives_the_logits_of_validation(checkpoint, predic
         expected = validating(checkpoint)(digits.on_after_batch_transfer((images, labels), 0)[0])
     assert expected.std() > 0.01  # it has learned something, so that the comparison says something
     torch.testing.assert_close(predictor.probabilities(read), expected.softmax(1))
-    torch.testing.assert_close(predictor.probabilities(read), predictor.probabilities(read))  # dropout is off
+    torch.testing.assert_close(
+        predictor.probabilities(read), predictor.probabilities(read)
+    )  # dropout is off
 
 
 @pytest.mark.parametrize("kind", ["ema", "net"])
@@ -62,7 +74,9 @@ def test_averaged_weights_are_used_where_there_are_some(checkpoint, kind):
     content = load_checkpoint(checkpoint)
     state = content["state_dict"]
     if kind == "net":
-        content["state_dict"] = {key: value for key, value in state.items() if not key.startswith("ema.")}
+        content["state_dict"] = {
+            key: value for key, value in state.items() if not key.startswith("ema.")
+        }
     for key, value in build_network(content).state_dict().items():
         assert torch.equal(value, state[f"{kind}.{key}"])
     assert not torch.allclose(state["ema.head.weight"], state["net.head.weight"], atol=1e-4)
@@ -75,7 +89,9 @@ def test_top_gives_the_likeliest_first_with_their_names(predictor, digits):
     for row, expected in zip(predictor.top(images, 3), probabilities, strict=True):
         assert [p["index"] for p in row] == expected.argsort(descending=True)[:3].tolist()
         assert [p["class"] for p in row] == [str(p["index"]) for p in row]
-        assert [p["probability"] for p in row] == pytest.approx([float(expected[p["index"]]) for p in row], abs=1e-6)
+        assert [p["probability"] for p in row] == pytest.approx(
+            [float(expected[p["index"]]) for p in row], abs=1e-6
+        )
     assert len(predictor.top(images, 99)[0]) == 10
 
 
@@ -95,7 +111,9 @@ def out_of_memory(*args):
 
 
 @pytest.mark.parametrize("method", ["forward", "to"])
-def test_too_little_memory_for_the_network_is_not_blamed_on_the_checkpoint(checkpoint, monkeypatch, method):
+def test_too_little_memory_for_the_network_is_not_blamed_on_the_checkpoint(
+    checkpoint, monkeypatch, method
+):
     monkeypatch.setattr(ImageClassifier, method, out_of_memory)
     with pytest.raises(InputError, match="not enough memory for (its|the) network") as caught:
         Predictor(checkpoint, "cpu")
@@ -131,7 +149,9 @@ def test_a_device_that_is_not_there_is_refused(name):
         ("network", "kind", "rnn"),
     ],
 )
-def test_hyperparameters_that_do_not_fit_the_weights_are_refused(checkpoint, tmp_path, group, key, value):
+def test_hyperparameters_that_do_not_fit_the_weights_are_refused(
+    checkpoint, tmp_path, group, key, value
+):
     content = load_checkpoint(checkpoint)
     content["hyper_parameters"][group][key] = value
     torch.save(content, tmp_path / "altered.ckpt")

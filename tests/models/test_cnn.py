@@ -13,13 +13,18 @@ from src.models.cnn import ConvNet
 def test_it_is_the_classic_mnist_example():
     network = ConvNet(image_size=28, channels=1, classes=10)
     names = [type(layer).__name__ for layer in network.layers]
-    assert names == "Conv2d ReLU Conv2d ReLU MaxPool2d Dropout Flatten Linear ReLU Dropout Linear".split()
+    assert (
+        names
+        == "Conv2d ReLU Conv2d ReLU MaxPool2d Dropout Flatten Linear ReLU Dropout Linear".split()
+    )
     assert [m.in_features for m in network.layers if isinstance(m, nn.Linear)] == [9216, 128]
     assert [m.p for m in network.layers if isinstance(m, nn.Dropout)] == [0.25, 0.5]
     assert sum(p.numel() for p in network.parameters()) == 1_199_882
 
 
-@pytest.mark.parametrize(("image_size", "channels", "classes"), [(32, 3, 100), (6, 3, 2), (7, 1, 2), (29, 1, 3)])
+@pytest.mark.parametrize(
+    ("image_size", "channels", "classes"), [(32, 3, 100), (6, 3, 2), (7, 1, 2), (29, 1, 3)]
+)
 def test_shapes_and_gradients(image_size, channels, classes):
     network = ConvNet(image_size=image_size, channels=channels, classes=classes)
     logits = network(torch.randn(4, channels, image_size, image_size))
@@ -45,4 +50,7 @@ def test_dropout_acts_in_training_alone():
 def test_an_image_too_small_is_refused(image_size):
     with pytest.raises(InputError) as caught:
         ConvNet(image_size=image_size, channels=1, classes=10)
-    assert str(caught.value) == f"the CNN needs images of at least 6x6 pixels, not {image_size}x{image_size}"
+    assert (
+        str(caught.value)
+        == f"the CNN needs images of at least 6x6 pixels, not {image_size}x{image_size}"
+    )

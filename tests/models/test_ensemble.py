@@ -12,13 +12,22 @@ from src.inference.predictor import Predictor
 from src.models.ensemble import Ensemble
 from src.models.vit import VisionTransformer
 
-SHAPE = {"image_size": 16, "patch_size": None, "channels": 1, "classes": 5, "pool": "mean", "stem_layers": 2}
+SHAPE = {
+    "image_size": 16,
+    "patch_size": None,
+    "channels": 1,
+    "classes": 5,
+    "pool": "mean",
+    "stem_layers": 2,
+}
 
 
 @pytest.fixture
 def ensemble():
     """Three hybrid networks."""
-    return randomize(Ensemble([VisionTransformer(**SHAPE, width=16, depth=1, heads=2) for _ in range(3)]))
+    return randomize(
+        Ensemble([VisionTransformer(**SHAPE, width=16, depth=1, heads=2) for _ in range(3)])
+    )
 
 
 def test_out_of_training_the_probabilities_are_averaged(ensemble):
@@ -41,10 +50,17 @@ def test_in_training_each_network_sees_its_share(ensemble):
     x = torch.randn(8, 1, 16, 16)
     logits = ensemble(x)
     with torch.no_grad():
-        expected = [network(share) for network, share in zip(ensemble.networks, x.split([3, 3, 2]), strict=True)]
+        expected = [
+            network(share)
+            for network, share in zip(ensemble.networks, x.split([3, 3, 2]), strict=True)
+        ]
     torch.testing.assert_close(logits, torch.cat(expected))
     logits[:3].sum().backward()  # the share of the first network
-    graded = {name.split(".")[1] for name, p in ensemble.named_parameters() if p.grad is not None and p.grad.any()}
+    graded = {
+        name.split(".")[1]
+        for name, p in ensemble.named_parameters()
+        if p.grad is not None and p.grad.any()
+    }
     assert graded == {"0"}
 
 
@@ -78,8 +94,14 @@ def test_its_checkpoint_classifies(ensemble_run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model.ensemble", 2, "--model.freeze", "encoder"], "init_from and freeze are for a single network"),
-        (["--model.ensemble", 2, "--model.init_from", "RUN"], "init_from and freeze are for a single network"),
+        (
+            ["--model.ensemble", 2, "--model.freeze", "encoder"],
+            "init_from and freeze are for a single network",
+        ),
+        (
+            ["--model.ensemble", 2, "--model.init_from", "RUN"],
+            "init_from and freeze are for a single network",
+        ),
         (["--model.init_from", "RUN"], "an ensemble of 2 networks; give a run of a single network"),
     ],
     ids=str,

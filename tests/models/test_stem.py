@@ -32,7 +32,9 @@ def test_the_second_convolution_only_adds():
     stage, x = ConvStem(channels=3, width=8, layers=1).eval().stages[0], torch.randn(2, 3, 8, 8)
     whole = stage(x)
     torch.nn.init.zeros_(stage.conv2.weight)
-    assert (whole >= stage(x)).all() and (stage(x) > 0).any() and not torch.allclose(whole, stage(x))
+    assert (
+        (whole >= stage(x)).all() and (stage(x) > 0).any() and not torch.allclose(whole, stage(x))
+    )
 
 
 def correlation(x) -> torch.Tensor:
@@ -73,4 +75,6 @@ def test_a_whitened_stem_begins_with_both_signs_of_every_filter():
     torch.testing.assert_close(down, F.gelu(-seen))
     assert stem(images).shape == (2, 16, 32)
     assert all(stage.activation is F.gelu for stage in stem.stages)
-    assert all(stage.activation is F.relu for stage in ConvStem(channels=3, width=32, layers=2).stages)
+    assert all(
+        stage.activation is F.relu for stage in ConvStem(channels=3, width=32, layers=2).stages
+    )

@@ -13,13 +13,25 @@ from vits import SMALL, patchify, randomize
 
 from src.errors import InputError
 from src.models.stem import Whiten
-from src.models.vit import Attention, Block, DropPath, SequencePool, VisionTransformer, sincos_positions
+from src.models.vit import (
+    Attention,
+    Block,
+    DropPath,
+    SequencePool,
+    VisionTransformer,
+    sincos_positions,
+)
 
 VARIANTS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
 
 
 def vit(stem_layers=0, **options):
-    shape = {"image_size": 16, "patch_size": None if stem_layers else 4, "channels": 3, "classes": 5}
+    shape = {
+        "image_size": 16,
+        "patch_size": None if stem_layers else 4,
+        "channels": 3,
+        "classes": 5,
+    }
     return VisionTransformer(**shape | SMALL | {"stem_layers": stem_layers} | options)
 
 
@@ -33,7 +45,9 @@ def inputs(batch=8, stem_layers=0):
 )
 def test_parameters_of_the_sizes(size, count):
     with torch.device("meta"):
-        network = VisionTransformer(image_size=224, patch_size=16, channels=3, classes=1000, size=size)
+        network = VisionTransformer(
+            image_size=224, patch_size=16, channels=3, classes=1000, size=size
+        )
     assert sum(p.numel() for p in network.parameters()) == count
 
 
@@ -48,14 +62,21 @@ def test_attention_is_scaled_by_the_width_of_a_head():
     width, heads, tokens = 24, 3, 5
     attention = Attention(width, heads).eval().requires_grad_(False)
     x = torch.randn(2, tokens, width)
-    q, k, v = (x @ w.T + b for w, b in zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True))
+    q, k, v = (
+        x @ w.T + b
+        for w, b in zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
+    )
     out = torch.zeros(2, tokens, width)
     for sample, head, i in itertools.product(range(2), range(heads), range(tokens)):
         part = slice(8 * head, 8 * head + 8)
-        scores = [float(q[sample, i, part] @ k[sample, j, part]) / math.sqrt(8) for j in range(tokens)]
+        scores = [
+            float(q[sample, i, part] @ k[sample, j, part]) / math.sqrt(8) for j in range(tokens)
+        ]
         weights = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
         out[sample, i, part] = sum(weights[j] * v[sample, j, part] for j in range(tokens))
-    torch.testing.assert_close(attention(x), out @ attention.out.weight.T + attention.out.bias, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        attention(x), out @ attention.out.weight.T + attention.out.bias, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean", "sequence"])
@@ -82,12 +103,15 @@ def test_gradients_pass_by_the_fixed_filters_of_a_whitened_stem():
 
 
 @pytest.mark.parametrize(
-    ("pool", "positions", "stem_layers"), [("cls", "learned", 0), ("mean", "sincos", 0), ("sequence", "learned", 2)]
+    ("pool", "positions", "stem_layers"),
+    [("cls", "learned", 0), ("mean", "sincos", 0), ("sequence", "learned", 2)],
 )
 def test_a_batch_of_8_overfits(pool, positions, stem_layers):
     network = vit(stem_layers, pool=pool, positions=positions)
     losses = overfit(network, inputs(stem_layers=stem_layers), torch.arange(8) % 5, steps=150)
-    assert losses[0] == pytest.approx(math.log(5), abs=1e-5), "a head of zeros gives every class the same logit"
+    assert losses[0] == pytest.approx(math.log(5), abs=1e-5), (
+        "a head of zeros gives every class the same logit"
+    )
     assert losses[-1] < 0.01
 
 
@@ -97,7 +121,9 @@ def test_shapes_features_and_state_dict(pool, positions, stem_layers):
     network, x = randomize(vit(**options)).eval(), inputs(3, stem_layers)
     assert network(x).shape == (3, 5) and network.features(x).shape == (3, 32)
     headless = vit(classes=0, **options).eval()
-    headless.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("head.")})
+    headless.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("head.")}
+    )
     torch.testing.assert_close(headless(x), network.features(x))
     torch.testing.assert_close(network.head(network.features(x)), network(x))
 
@@ -116,7 +142,9 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     kept = out[:, 0] != 0
     assert torch.equal(out, out[:, :1].expand_as(out)), "a sample is dropped as a whole"
     torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / 0.75))
-    assert kept.float().mean() == pytest.approx(0.75, abs=0.015) and out.mean() == pytest.approx(1, abs=0.02)
+    assert kept.float().mean() == pytest.approx(0.75, abs=0.015) and out.mean() == pytest.approx(
+        1, abs=0.02
+    )
     x = torch.randn(4, 3, 4)
     assert drop.eval()(x) is x
 
@@ -153,8 +181,13 @@ def test_sincos_positions_follow_the_formula():
 
 def test_fixed_positions_are_saved_and_not_trained():
     network = vit(positions="sincos")
-    assert "positions" in network.state_dict() and "positions" not in dict(network.named_parameters())
-    assert torch.equal(network.positions[0, 1:], sincos_positions(4, 32)) and not network.positions[0, 0].any()
+    assert "positions" in network.state_dict() and "positions" not in dict(
+        network.named_parameters()
+    )
+    assert (
+        torch.equal(network.positions[0, 1:], sincos_positions(4, 32))
+        and not network.positions[0, 0].any()
+    )
     assert vit(pool="mean", positions="sincos").positions.shape == (1, 16, 32)
 
 
@@ -187,10 +220,21 @@ def test_mean_pooling_is_the_mean_of_all_tokens():
 def test_initial_weights():
     network = VisionTransformer(image_size=32, patch_size=4, channels=3, classes=10, size="S")
     attention, mlp = network.blocks[0].attention, network.blocks[0].mlp
-    assert not network.head.weight.any() and not network.head.bias.any() and not network.class_token.any()
+    assert (
+        not network.head.weight.any()
+        and not network.head.bias.any()
+        and not network.class_token.any()
+    )
     assert not attention.qkv.bias.any()
-    for weight in [*attention.qkv.weight.chunk(3), attention.out.weight, mlp[0].weight, mlp[3].weight]:
-        xavier = math.sqrt(2 / sum(weight.shape))  # of query, key and value alone, not of the three stacked
+    for weight in [
+        *attention.qkv.weight.chunk(3),
+        attention.out.weight,
+        mlp[0].weight,
+        mlp[3].weight,
+    ]:
+        xavier = math.sqrt(
+            2 / sum(weight.shape)
+        )  # of query, key and value alone, not of the three stacked
         assert weight.std().item() == pytest.approx(xavier, rel=0.02)
     assert network.embed.weight.std().item() == pytest.approx(math.sqrt(1 / 48), rel=0.05)
     assert network.positions.std().item() == pytest.approx(0.02, rel=0.05)
@@ -201,9 +245,15 @@ def test_initial_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch_size": 5}, "patch_size 5 does not divide the image size 16x16; choose one of 1, 2, 4, 8, 16"),
+        (
+            {"patch_size": 5},
+            "patch_size 5 does not divide the image size 16x16; choose one of 1, 2, 4, 8, 16",
+        ),
         ({"patch_size": -4}, "patch_size -4 does not divide"),
-        ({"patch_size": None}, "patch_size null and stem_layers 0: a convolutional stem reads whole images"),
+        (
+            {"patch_size": None},
+            "patch_size null and stem_layers 0: a convolutional stem reads whole images",
+        ),
         ({"heads": 5}, "heads 5 does not divide width 32; choose one of 1, 2, 4, 8, 16"),
         ({"width": -32}, "width -32, depth 2 and heads 4 must all be at least 1"),
         ({"mlp_ratio": math.nan}, "mlp_ratio nan gives no number of hidden units"),

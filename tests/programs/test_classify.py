@@ -28,7 +28,9 @@ def digit(tmp_path):
 @pytest.fixture
 def run(digits_run):
     """Run classify.py with arguments: exit code, standard output, standard error."""
-    return lambda *args: call(classify.main, "--runs", digits_run.parents[1], "--device", "cpu", *args)
+    return lambda *args: call(
+        classify.main, "--runs", digits_run.parents[1], "--device", "cpu", *args
+    )
 
 
 def test_which_run_answered_is_said_where_none_was_named(run, digit, digits_run):
@@ -45,7 +47,9 @@ def test_json_has_the_promised_shape(run, digit):
     assert rows[0]["path"] == digit and len(rows[0]["predictions"]) == 4
     for prediction in rows[0]["predictions"]:
         assert set(prediction) == {"index", "class", "probability"}
-        assert prediction["class"] == str(prediction["index"]) and 0 <= prediction["probability"] <= 1
+        assert (
+            prediction["class"] == str(prediction["index"]) and 0 <= prediction["probability"] <= 1
+        )
     shares = [prediction["probability"] for prediction in rows[0]["predictions"]]
     assert shares == sorted(shares, reverse=True)
 
@@ -71,13 +75,17 @@ def test_text_names_the_likeliest_class_and_its_probability(run, digit, digits_r
     best = first.top(first.read([digit]), 2)[0]
     lines = out.splitlines()
     assert code == 0 and lines[0] == f"{digit}: {best[0]['class']}" and len(lines) == 3
-    assert f"{best[0]['probability']:.2%}" in lines[1] and f"{best[1]['probability']:.2%}" in lines[2]
+    assert (
+        f"{best[0]['probability']:.2%}" in lines[1] and f"{best[1]['probability']:.2%}" in lines[2]
+    )
 
 
 def test_index_shows_the_predicted_and_the_target_class(run, digit):
     code, out, _ = run("--index", 3)
     assert code == 0
-    assert out.startswith("digits test image 3: ") and f"(target: {LABELS[3]})" in out.splitlines()[0]
+    assert (
+        out.startswith("digits test image 3: ") and f"(target: {LABELS[3]})" in out.splitlines()[0]
+    )
     (row,) = json.loads(run("--index", 0, "--json")[1])
     assert row["target"] == str(int(LABELS[0]))
     assert row["predictions"] == json.loads(run(digit, "--json")[1])[0]["predictions"]
@@ -87,10 +95,16 @@ def test_index_in_a_folder_of_images_that_has_moved(run, tmp_path):
     class_folders(tmp_path / "photos", ("cat", "dog"), (40, 30), train=2, test=2)
     data = FolderDataModule(root=str(tmp_path / "photos"), image_size=8, patch_size=4)
     model = ViT(data.description, width=8, depth=1, heads=1)
-    content = {"format": FORMAT, "hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    content = {
+        "format": FORMAT,
+        "hyper_parameters": dict(model.hparams),
+        "state_dict": model.state_dict(),
+    }
     torch.save(content, tmp_path / "photos.ckpt")
     (tmp_path / "photos").rename(tmp_path / "moved")
-    code, out, _ = run("--ckpt", tmp_path / "photos.ckpt", "--index", 2, "--data", tmp_path / "moved")
+    code, out, _ = run(
+        "--ckpt", tmp_path / "photos.ckpt", "--index", 2, "--data", tmp_path / "moved"
+    )
     assert code == 0 and "photos test image 2" in out and "(target: dog)" in out
     assert "there is no such folder" in run("--ckpt", tmp_path / "photos.ckpt", "--index", 2).error
 
@@ -124,15 +138,26 @@ def test_the_newest_runs_best_checkpoint_is_the_default(run, digits_run, digit, 
         for file, shift in (("best", time), ("last", -time)):
             weights_at(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", digits_run, shift)
             os.utime(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", (time, time))
-    expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/best.ckpt")[1]
+    expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/best.ckpt")[
+        1
+    ]
     assert run(digit, "--json", "--runs", tmp_path / "runs")[1] == expected
-    (tmp_path / "runs/b/version_0/checkpoints/best.ckpt").unlink()  # a run without validation has none
-    expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/last.ckpt")[1]
+    (
+        tmp_path / "runs/b/version_0/checkpoints/best.ckpt"
+    ).unlink()  # a run without validation has none
+    expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/last.ckpt")[
+        1
+    ]
     assert run(digit, "--json", "--runs", tmp_path / "runs")[1] == expected
 
 
 def test_a_run_its_checkpoints_and_a_file_are_all_accepted(run, digits_run, digit):
-    places = [digits_run.parent, digits_run, digits_run / "checkpoints", digits_run / "checkpoints" / "best.ckpt"]
+    places = [
+        digits_run.parent,
+        digits_run,
+        digits_run / "checkpoints",
+        digits_run / "checkpoints" / "best.ckpt",
+    ]
     outputs = {run(digit, "--json", "--ckpt", place)[1] for place in places}
     assert len(outputs) == 1 and json.loads(outputs.pop())
 
@@ -143,9 +168,15 @@ MISTAKES = {
     "missing image": (["nowhere.png"], "nowhere.png: there is no such file"),
     "no image": (["README"], "cannot be read as an image"),
     "a folder without images": (["EMPTY"], "EMPTY: is a folder without images"),
-    "missing checkpoint": (["DIGIT", "--ckpt", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
+    "missing checkpoint": (
+        ["DIGIT", "--ckpt", "nowhere.ckpt"],
+        "nowhere.ckpt: there is no such checkpoint",
+    ),
     "a run without checkpoints": (["DIGIT", "--ckpt", "."], "there is no such checkpoint"),
-    "checkpoint of another program": (["DIGIT", "--ckpt", "OTHER"], "not a checkpoint of this program"),
+    "checkpoint of another program": (
+        ["DIGIT", "--ckpt", "OTHER"],
+        "not a checkpoint of this program",
+    ),
     "checkpoint that is text": (["DIGIT", "--ckpt", "README"], "not a checkpoint of this program"),
     "no run": (["DIGIT", "--runs", "."], "no run has a checkpoint"),
     "no way to invert": (["--invert", "maybe", "DIGIT"], "invalid choice: 'maybe'"),
@@ -172,8 +203,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, digit, tmp_path, monkeypatch
 
 
 def test_the_program_itself(digits_run, digit):
-    done = started("classify.py", digit, "--ckpt", digits_run, "--device", "cpu", PYTHONIOENCODING="ascii")
-    assert done.code == 0 and "Traceback" not in done.err and done.out.startswith(digit)  # the bars are not ASCII
+    done = started(
+        "classify.py", digit, "--ckpt", digits_run, "--device", "cpu", PYTHONIOENCODING="ascii"
+    )
+    assert (
+        done.code == 0 and "Traceback" not in done.err and done.out.startswith(digit)
+    )  # the bars are not ASCII
     failed = started("classify.py", "nowhere.png", "--ckpt", digits_run)
     assert failed == (2, "", "error: nowhere.png: there is no such file; check the path\n")
 

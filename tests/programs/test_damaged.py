@@ -20,8 +20,8 @@ from torchvision.datasets import CIFAR10
 from src.data.datasets import read_torchvision
 from src.data.folders import ImageSet
 from src.errors import InputError, exit_on_input_error
+from src.runs.atomic import open_atomically
 from src.runs.checkpoint import load_checkpoint
-from src.runs.files import open_atomically
 from src.runs.results import read_metrics
 
 # Dataset files --------------------------------------------------------------------------------------------------------
@@ -32,7 +32,10 @@ def idx(tmp_path):
     """The IDX files of MNIST's test images, all of them zero, as holes that take no room."""
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    parts = {"images-idx3": struct.pack(">IIII", 2051, 10_000, 28, 28), "labels-idx1": struct.pack(">II", 2049, 10_000)}
+    parts = {
+        "images-idx3": struct.pack(">IIII", 2051, 10_000, 28, 28),
+        "labels-idx1": struct.pack(">II", 2049, 10_000),
+    }
     for part, header in parts.items():
         for split, factor in (("t10k", 1), ("train", 6)):
             with open(folder / f"{split}-{part}-ubyte", "wb") as file:
@@ -64,7 +67,9 @@ def test_a_truncated_idx_file_is_refused(idx, tmp_path, name):
 def test_an_idx_file_with_another_header_is_refused(idx, tmp_path):
     with open(idx / "t10k-images-idx3-ubyte", "r+b") as file:
         file.write(struct.pack(">IIII", 2051, 19_600, 20, 20))
-    assert f"{idx / 't10k-images-idx3-ubyte'}: damaged, it does not begin as it should" in refusal(tmp_path)
+    assert f"{idx / 't10k-images-idx3-ubyte'}: damaged, it does not begin as it should" in refusal(
+        tmp_path
+    )
 
 
 def test_labels_out_of_range_are_refused(idx, tmp_path):
@@ -72,7 +77,10 @@ def test_labels_out_of_range_are_refused(idx, tmp_path):
         file.seek(500)
         file.write(b"\xc8")
     message = refusal(tmp_path)
-    assert "labels from 0 to 200, where labels 0 to 9 belong" in message and "delete the folder" in message
+    assert (
+        "labels from 0 to 200, where labels 0 to 9 belong" in message
+        and "delete the folder" in message
+    )
 
 
 class Evil:
@@ -83,9 +91,14 @@ class Evil:
 @pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
 def test_an_altered_cifar_batch_is_refused_and_not_opened(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    folder, content = tmp_path / CIFAR10.base_folder, pickle.dumps({"data": [], "labels": [], "label_names": []})
+    folder, content = (
+        tmp_path / CIFAR10.base_folder,
+        pickle.dumps({"data": [], "labels": [], "label_names": []}),
+    )
     folder.mkdir()
-    parts = [part for part, _ in CIFAR10.train_list + CIFAR10.test_list] + [CIFAR10.meta["filename"]]
+    parts = [part for part, _ in CIFAR10.train_list + CIFAR10.test_list] + [
+        CIFAR10.meta["filename"]
+    ]
     for part in parts:
         (folder / part).write_bytes(content)
     good = hashlib.md5(content).hexdigest()  # for this test, these are the originals
@@ -93,7 +106,9 @@ def test_an_altered_cifar_batch_is_refused_and_not_opened(tmp_path, monkeypatch,
     monkeypatch.setattr(CIFAR10, "test_list", [[parts[5], good]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": good})
     (folder / name).write_bytes(pickle.dumps(Evil()))
-    assert f"{folder / name}: damaged, its MD5 checksum is wrong; delete it" in refusal(tmp_path, "cifar10")
+    assert f"{folder / name}: damaged, its MD5 checksum is wrong; delete it" in refusal(
+        tmp_path, "cifar10"
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -106,16 +121,34 @@ def photos(tmp_path):
 
 
 def train_on(photos, *more, prepare=()):
-    data = ("--data", "FolderDataModule", "--data.root", photos, "--data.image_size", "8", "--data.patch_size", "4")
+    data = (
+        "--data",
+        "FolderDataModule",
+        "--data.root",
+        photos,
+        "--data.image_size",
+        "8",
+        "--data.patch_size",
+        "4",
+    )
     model = "--model.stem_layers 0 --model.width 8 --model.depth 1 --model.heads 1".split()
-    config = ("--config", "configs/digits.yaml", "--runs", photos.parent / "runs", "--trainer.accelerator", "cpu")
+    config = (
+        "--config",
+        "configs/digits.yaml",
+        "--runs",
+        photos.parent / "runs",
+        "--trainer.accelerator",
+        "cpu",
+    )
     few = ("--trainer.max_epochs", "1", "--data.batch_size", "8", "--data.augment.mixup", "0")
     return train(*config, *data, *model, *few, *more, prepare=prepare)
 
 
 def spoil(photos) -> list:
     """Damage four images, each in another way."""
-    names = [photos / "train" / name for name in ("cat/3.png", "dog/0.png", "dog/7.png", "eel/5.png")]
+    names = [
+        photos / "train" / name for name in ("cat/3.png", "dog/0.png", "dog/7.png", "eel/5.png")
+    ]
     names[0].write_bytes(names[0].read_bytes()[:40])
     names[1].write_bytes(b"")
     names[2].unlink()
@@ -128,7 +161,10 @@ def spoil(photos) -> list:
 def test_all_damaged_images_are_named_at_once(photos):
     names = spoil(photos)
     error = train_on(photos).error
-    assert f"{photos / 'train'}: 4 image(s) cannot be read" in error and "--data.skip_broken true" in error
+    assert (
+        f"{photos / 'train'}: 4 image(s) cannot be read" in error
+        and "--data.skip_broken true" in error
+    )
     assert all(str(name) in error for name in names)
 
 
@@ -138,7 +174,10 @@ def test_damaged_images_are_left_out_on_demand(photos, workers):
     for _ in range(2):  # from the files, and from the cache
         ended = train_on(photos, "--data.skip_broken", "true", "--data.workers", workers)
         assert ended.code == 0, ended
-        assert "train: 4 damaged image(s) left out" in ended.text and "29 train, 3 val, 9 test images" in ended.text
+        assert (
+            "train: 4 damaged image(s) left out" in ended.text
+            and "29 train, 3 val, 9 test images" in ended.text
+        )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
@@ -146,7 +185,10 @@ def test_damaged_images_are_left_out_on_demand(photos, workers):
 def test_a_folder_without_permission_is_named(photos, name):
     prepare = as_another_user(photos)
     (photos / name).chmod(0)
-    assert str(photos / name) in (error := train_on(photos, prepare=prepare).error) and "permissions" in error
+    assert (
+        str(photos / name) in (error := train_on(photos, prepare=prepare).error)
+        and "permissions" in error
+    )
     (photos / name).chmod(0o755)
 
 
@@ -184,8 +226,17 @@ def test_folders_that_make_no_dataset(photos, what, said, remedy):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_vanishes_during_the_training_is_one_line(photos, workers):
-    images = ImageSet(torch.empty(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(1).long(), [str(photos / "gone.png")])
-    loader = DataLoader(images, batch_sampler=[torch.tensor([0])], collate_fn=lambda batch: batch, num_workers=workers)
+    images = ImageSet(
+        torch.empty(0, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(1).long(),
+        [str(photos / "gone.png")],
+    )
+    loader = DataLoader(
+        images,
+        batch_sampler=[torch.tensor([0])],
+        collate_fn=lambda batch: batch,
+        num_workers=workers,
+    )
     with pytest.raises(InputError) as caught:
         list(loader)
     assert str(caught.value) == f"{photos / 'gone.png'}: there is no such file; check the path"
@@ -194,13 +245,17 @@ def test_an_image_that_vanishes_during_the_training_is_one_line(photos, workers)
 # A full disk ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [20_000, 3_000])  # too little for a checkpoint; for TensorBoard's events, too
+@pytest.mark.parametrize(
+    "size", [20_000, 3_000]
+)  # too little for a checkpoint; for TensorBoard's events, too
 def test_no_room_for_a_checkpoint(tmp_path, size):
     """No file may grow larger than this from step 14 on; as on a full disk, writing fails half way."""
     limit = (at_step, 14, resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
     ended = train(*tiny(tmp_path), prepare=limit)
     run = tmp_path / "digits" / "version_0"
-    assert str(run) in ended.error and "make room, then" in ended.error and "--resume" in ended.error
+    assert (
+        str(run) in ended.error and "make room, then" in ended.error and "--resume" in ended.error
+    )
     if size == 20_000:
         assert "the disk has" in ended.error and "the one before it is intact" in ended.error
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 10
@@ -213,7 +268,10 @@ def test_no_room_for_a_large_tensor(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(InputError, match="File too large.*make room"), open_atomically(tmp_path / "x") as file:
+        with (
+            pytest.raises(InputError, match="File too large.*make room"),
+            open_atomically(tmp_path / "x") as file,
+        ):
             torch.save(torch.zeros(30_000), file)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -221,15 +279,22 @@ def test_no_room_for_a_large_tensor(tmp_path):
 
 
 def test_no_room_for_anything(tmp_path):
-    error = train(*tiny(tmp_path), prepare=(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))).error
-    assert f"{tmp_path / 'digits' / 'version_0' / 'config.yaml'}: could not be written (File too large)" in error
+    error = train(
+        *tiny(tmp_path), prepare=(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))
+    ).error
+    assert (
+        f"{tmp_path / 'digits' / 'version_0' / 'config.yaml'}: could not be written (File too large)"
+        in error
+    )
 
 
 def test_no_room_for_the_decoded_images(photos):
     """They are kept for the next start alone: the training goes on."""
     limit = (resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
     ended = train_on(photos, "--data.image_size", "64", "--data.patch_size", "16", prepare=limit)
-    assert ended.code == 0 and "the decoded images could not be kept for the next run" in ended.text, ended
+    assert (
+        ended.code == 0 and "the decoded images could not be kept for the next run" in ended.text
+    ), ended
     assert not list(photos.rglob("*.tmp"))
 
 
@@ -240,7 +305,9 @@ def test_what_came_first_is_what_is_said(capsys):
             raise InputError("last.ckpt: no room; make some")
         finally:
             raise OSError(errno.ENOSPC, "No space left on device")
-    assert end.value.code == 2 and capsys.readouterr().err == "error: last.ckpt: no room; make some\n"
+    assert (
+        end.value.code == 2 and capsys.readouterr().err == "error: last.ckpt: no room; make some\n"
+    )
 
 
 @contextlib.contextmanager
@@ -248,7 +315,11 @@ def small_disk(folder, kilobytes: int):
     """A file system of its own, in memory; only root can make one."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    if os.geteuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or not shutil.which("mount")
+        or subprocess.run(command, capture_output=True).returncode
+    ):
         pytest.skip("it takes root, and the right to mount, to make a disk")
     try:
         yield folder
@@ -265,7 +336,15 @@ def test_a_full_disk(tmp_path):
         os.truncate(filler, filler.stat().st_size - 60_000)  # room for all but a checkpoint
         before = load_checkpoint(made / "checkpoints" / "last.ckpt")
         error = train("--resume", made, "--trainer.max_epochs", "3").error
-        assert "best.ckpt: could not be written (No space left on device): the disk has 0.0" in error
-        assert load_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == before["global_step"]
+        assert (
+            "best.ckpt: could not be written (No space left on device): the disk has 0.0" in error
+        )
+        assert (
+            load_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"]
+            == before["global_step"]
+        )
         filler.unlink()
-        assert train("--resume", made, "--trainer.max_epochs", "3").code == 0 and len(read_metrics(made)) == 3
+        assert (
+            train("--resume", made, "--trainer.max_epochs", "3").code == 0
+            and len(read_metrics(made)) == 3
+        )

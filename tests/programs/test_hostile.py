@@ -56,8 +56,13 @@ def test_the_attack_works_on_those_who_let_it(evil, tmp_path):
 def test_no_code_is_run_by_classify_or_resume(digits_run, evil, tmp_path, kind):
     run = shutil.copytree(digits_run, tmp_path / "digits" / "version_0")
     shutil.copy(evil[kind], run / "checkpoints" / "last.ckpt")
-    assert "only plain weights are opened, never code" in classify("x.png", "--ckpt", evil[kind]).error
-    assert "only plain weights are opened, never code" in train("--resume", run, "--trainer.max_epochs", "3").error
+    assert (
+        "only plain weights are opened, never code" in classify("x.png", "--ckpt", evil[kind]).error
+    )
+    assert (
+        "only plain weights are opened, never code"
+        in train("--resume", run, "--trainer.max_epochs", "3").error
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -69,7 +74,11 @@ def test_no_code_is_run_by_init_from(evil, tmp_path, suffix):
 
 
 def test_a_foreign_class_is_refused_even_if_harmless(tmp_path):
-    torch.save({"hyper_parameters": complex(1, 2), "state_dict": os.path}, tmp_path / "x.ckpt", pickle_module=Namer)
+    torch.save(
+        {"hyper_parameters": complex(1, 2), "state_dict": os.path},
+        tmp_path / "x.ckpt",
+        pickle_module=Namer,
+    )
     with pytest.raises(InputError, match="never code"):
         load_checkpoint(tmp_path / "x.ckpt")
 
@@ -128,7 +137,9 @@ def test_300_mutations_of_a_checkpoint(digits_run, tmp_path):
 
 def test_a_single_bit_of_a_weight_is_noticed(digits_run, tmp_path):
     data = (digits_run / "checkpoints" / "best.ckpt").read_bytes()
-    weight = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")["state_dict"]["ema.head.weight"]
+    weight = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")["state_dict"][
+        "ema.head.weight"
+    ]
     place = data.index(weight.numpy().tobytes())
     path = tmp_path / "x.ckpt"
     path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
@@ -186,7 +197,15 @@ def test_data_that_does_not_fit_the_network_is_refused(digits_run, tmp_path, key
 def test_a_whitened_stem_that_would_fill_the_memory_is_refused(digits_run):
     """A few kilobytes of weights that read 8192 pixels: whitening makes 24 channels of every one."""
     images = {"image_size": 8192, "patch_size": None, "channels": 3}
-    others = {"classes": 10, "width": 1, "depth": 1, "heads": 1, "stem_layers": 13, "stem_width": None, "whiten": True}
+    others = {
+        "classes": 10,
+        "width": 1,
+        "depth": 1,
+        "heads": 1,
+        "stem_layers": 13,
+        "stem_width": None,
+        "whiten": True,
+    }
     network = VisionTransformer(**images, **others)
     content = load_checkpoint(digits_run / "checkpoints" / "best.ckpt")
     content["hyper_parameters"]["network"].update(images | others)
@@ -227,9 +246,13 @@ def test_a_small_file_cannot_hold_a_huge_network(digits_run, tmp_path):
     content["hyper_parameters"]["network"]["width"] = 8000
     with torch.device("meta"):
         arguments = content["hyper_parameters"]["network"]
-        network = VisionTransformer(**{key: value for key, value in arguments.items() if key != "kind"})
+        network = VisionTransformer(
+            **{key: value for key, value in arguments.items() if key != "kind"}
+        )
     one = torch.zeros(1)
-    content["state_dict"] = {f"net.{key}": one.expand(value.shape) for key, value in network.state_dict().items()}
+    content["state_dict"] = {
+        f"net.{key}": one.expand(value.shape) for key, value in network.state_dict().items()
+    }
     torch.save(content, tmp_path / "x.ckpt")
     assert (tmp_path / "x.ckpt").stat().st_size < 10**6
     assert not opens(tmp_path / "x.ckpt")
@@ -255,7 +278,8 @@ def test_a_checkpoint_with_a_part_that_makes_no_sense_is_not_resumed(digits_run,
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "model: [1, 2", "- a\n- b", "a: &x [*x]", "\0\1\2", "model: {class_path: os.system}"]
+    "text",
+    ["", "{", "model: [1, 2", "- a\n- b", "a: &x [*x]", "\0\1\2", "model: {class_path: os.system}"],
 )
 def test_a_damaged_config_is_one_line(digits_run, tmp_path, text):
     run = shutil.copytree(digits_run, tmp_path / "digits" / "version_0")
@@ -263,7 +287,9 @@ def test_a_damaged_config_is_one_line(digits_run, tmp_path, text):
     assert call(main, "--resume", run).error
 
 
-@pytest.mark.parametrize("name", ["missing.ckpt", "", "/dev/zero", "/dev/null", "fifo", "empty.ckpt", "text.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["missing.ckpt", "", "/dev/zero", "/dev/null", "fifo", "empty.ckpt", "text.ckpt"]
+)
 def test_what_is_not_a_checkpoint_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "empty.ckpt").touch()

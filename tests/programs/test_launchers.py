@@ -17,10 +17,18 @@ from src.data.datasets import read_digits
 from src.inference.predictor import Predictor
 from src.runs.checkpoint import load_checkpoint
 from src.runs.results import read_metrics
-from src.training.log import TAGS
+from src.training.epoch_log import TAGS
 
 TWO = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "64")
-TWO_NODES = ("--trainer.strategy", "ddp", "--trainer.num_nodes", "2", "--trainer.devices", "1", *TWO[4:])
+TWO_NODES = (
+    "--trainer.strategy",
+    "ddp",
+    "--trainer.num_nodes",
+    "2",
+    "--trainer.devices",
+    "1",
+    *TWO[4:],
+)
 TORCHRUN = [torchrun(rank, 2) for rank in range(2)]
 SLURM = [slurm(rank, 2) for rank in range(2)]
 PLAIN = """--data.augment.rotate 0 --data.augment.resized_crop 0 --data.augment.mixup 0
@@ -38,7 +46,10 @@ def last(run: Path) -> dict:
 
 def metrics(run: Path) -> list[dict]:
     """Rows of metrics.csv, but for the speed."""
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in read_metrics(run)]
+    return [
+        {key: value for key, value in row.items() if key != "images_per_second"}
+        for row in read_metrics(run)
+    ]
 
 
 def codes(ended: list[Ended]) -> list[int]:
@@ -55,7 +66,14 @@ def assert_same(a: Path, b: Path) -> None:
         assert differences(*(load_checkpoint(run / "checkpoints" / name) for run in (a, b))) == []
     assert metrics(a) == metrics(b)
     tests = [json.loads((run / "results.json").read_text()) for run in (a, b)]
-    for key in ("epochs", "images_seen", "val_accuracy", "test_accuracy", "test_loss", "test_images"):
+    for key in (
+        "epochs",
+        "images_seen",
+        "val_accuracy",
+        "test_accuracy",
+        "test_loss",
+        "test_images",
+    ):
         assert tests[0][key] == tests[1][key], key
 
 
@@ -96,8 +114,14 @@ def test_every_launcher_trains_the_same_run(undisturbed, tmp_path, environments,
 def test_the_test_is_exact_over_all_images(undisturbed):
     found = json.loads((undisturbed / "results.json").read_text())
     images, labels = read_digits("test")  # 359: one more for the first process than for the second
-    predicted = Predictor(undisturbed / "checkpoints" / found["checkpoint"], "cpu").probabilities(images).argmax(1)
-    assert found["test_accuracy"] == pytest.approx(float((predicted == labels).double().mean()), abs=1e-7)
+    predicted = (
+        Predictor(undisturbed / "checkpoints" / found["checkpoint"], "cpu")
+        .probabilities(images)
+        .argmax(1)
+    )
+    assert found["test_accuracy"] == pytest.approx(
+        float((predicted == labels).double().mean()), abs=1e-7
+    )
     assert found["test_images"] == 359 and found["images_seen"] == 3 * STEPS * 128
 
 
@@ -118,7 +142,9 @@ def test_torchrun_itself_goes_on_with_a_run_that_was_killed(undisturbed, tmp_pat
 
 @pytest.mark.parametrize(("step", "who"), [(4, (0,)), (10, (1,)), (17, (0, 1))])
 def test_a_signal_to_any_of_them_stops_all(undisturbed, tmp_path, step, who):
-    ended = launch(tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop_at(step) if rank in who else ())
+    ended = launch(
+        tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop_at(step) if rank in who else ()
+    )
     assert codes(ended) == [143, 143] and "Stopped by SIGTERM." in ended[0].text, texts(ended)
     run = run_in(tmp_path)
     assert last(run)["global_step"] == step
@@ -148,11 +174,14 @@ def with_slurms_command(folder: Path, step: int, **environment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "job"), [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}, "4700_3")]
+    ("more", "job"),
+    [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}, "4700_3")],
 )
 def test_slurms_signal_saves_and_queues_the_job_again(undisturbed, tmp_path, more, job):
     environments = [slurm(rank, 2) | more for rank in range(2)]
-    ended = launch(tiny(tmp_path, *TWO), environments, lambda rank: (with_slurms_command, tmp_path, 14))
+    ended = launch(
+        tiny(tmp_path, *TWO), environments, lambda rank: (with_slurms_command, tmp_path, 14)
+    )
     assert codes(ended) == [138, 138] and "Stopped by SIGUSR1." in ended[0].text, texts(ended)
     assert (tmp_path / "asked").read_text() == f"requeue {job}\n"
     ended = launch(["--resume", "--name", "digits", "--runs", tmp_path], environments)
@@ -162,7 +191,11 @@ def test_slurms_signal_saves_and_queues_the_job_again(undisturbed, tmp_path, mor
 
 def test_without_slurm_its_signal_stops_as_any_other(tmp_path):
     ended = train(*tiny(tmp_path), prepare=stop_at(4, signal.SIGUSR1))
-    assert ended.code == 138 and "Stopped by SIGUSR1." in ended.text and last(run_in(tmp_path))["global_step"] == 4
+    assert (
+        ended.code == 138
+        and "Stopped by SIGUSR1." in ended.text
+        and last(run_in(tmp_path))["global_step"] == 4
+    )
 
 
 # Another number of processes -------------------------------------------------------------------------------------
@@ -174,7 +207,9 @@ def assert_close(a: Path, b: Path) -> None:
     Weights need not be: Adam makes whole steps of rounding errors where a gradient is zero, as that of a key's bias.
     """
     curves = [EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload() for run in (a, b)]
-    ours, theirs = ({e.step: e.value for e in curve.Scalars(TAGS["train_loss_step"])} for curve in curves)
+    ours, theirs = (
+        {e.step: e.value for e in curve.Scalars(TAGS["train_loss_step"])} for curve in curves
+    )
     assert ours.keys() == theirs.keys() == set(range(3 * STEPS))
     assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-5
     for ours, theirs in zip(metrics(a), metrics(b), strict=True):
@@ -191,8 +226,13 @@ def test_two_processes_with_half_the_batch_learn_the_same(one_process, tmp_path)
 def test_begun_on_two_and_resumed_on_one(one_process, tmp_path):
     launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN, lambda rank: stop_at(14))
     resumed = train("--resume", run_in(tmp_path), "--trainer.devices", "1")
-    assert resumed.code == 0 and "the batch stays 128 images: 128 on each of 1 device(s)" in resumed.text
-    assert "batch_size: 128\n" in (run_in(tmp_path) / "config.yaml").read_text(), "which alone repeats the run"
+    assert (
+        resumed.code == 0
+        and "the batch stays 128 images: 128 on each of 1 device(s)" in resumed.text
+    )
+    assert "batch_size: 128\n" in (run_in(tmp_path) / "config.yaml").read_text(), (
+        "which alone repeats the run"
+    )
     assert_close(run_in(tmp_path), one_process)
 
 
@@ -203,13 +243,19 @@ def test_begun_on_one_and_resumed_on_two_and_then_on_one(one_process, tmp_path):
     assert codes(ended) == [143, 143] and "64 on each of 2 device(s)" in ended[0].text, texts(ended)
     assert train("--resume", run_in(tmp_path), "--trainer.devices", "1").code == 0
     assert_close(run_in(tmp_path), one_process)
-    assert json.loads((run_in(tmp_path) / "results.json").read_text())["images_seen"] == 3 * STEPS * 128
+    assert (
+        json.loads((run_in(tmp_path) / "results.json").read_text())["images_seen"]
+        == 3 * STEPS * 128
+    )
 
 
 def test_a_batch_that_does_not_divide(tmp_path):
     assert train(*tiny(tmp_path, "--data.batch_size", "65"), prepare=stop_at(4)).code == 143
     ended = launch(["--resume", run_in(tmp_path), "--trainer.devices", "2"], TORCHRUN)
-    assert "a batch of this run has 65 images, which cannot be divided among 2 processes" in ended[0].error
+    assert (
+        "a batch of this run has 65 images, which cannot be divided among 2 processes"
+        in ended[0].error
+    )
 
 
 # Data ------------------------------------------------------------------------------------------------------------
@@ -248,7 +294,11 @@ def test_a_mistake_of_the_data_is_said_once_and_ends_all(tmp_path):
     photos = class_folders(tmp_path / "photos", ("cat", "dog"), (20, 20), train=8)
     (photos / "train" / "cat" / "0.png").write_text("not an image")
     ended = launch(folder_flags(photos, tmp_path / "runs"), TORCHRUN)
-    assert "1 image(s) cannot be read" in ended[0].error and codes(ended) == [2, 2] and not ended[1].text
+    assert (
+        "1 image(s) cannot be read" in ended[0].error
+        and codes(ended) == [2, 2]
+        and not ended[1].text
+    )
     assert not list((tmp_path / "runs").rglob("version_*"))
 
 
@@ -261,7 +311,11 @@ def test_a_run_that_another_job_trains_is_refused_by_all(undisturbed, tmp_path):
     ended = launch(flags, TORCHRUN)
     for process in first:
         process.process.kill()
-    assert "another process is training this run" in ended[0].error and codes(ended) == [2, 2] and not ended[1].text
+    assert (
+        "another process is training this run" in ended[0].error
+        and codes(ended) == [2, 2]
+        and not ended[1].text
+    )
 
 
 def _stopped(pid: int) -> bool:
@@ -271,12 +325,17 @@ def _stopped(pid: int) -> bool:
 @pytest.mark.parametrize("environments", [TORCHRUN, SLURM], ids=["torchrun", "slurm"])
 def test_forgotten_devices(tmp_path, environments):
     for one in launch(tiny(tmp_path, "--trainer.devices", "1"), environments):
-        assert "2 processes were started, but trainer.devices times trainer.num_nodes is 1" in one.error
+        assert (
+            "2 processes were started, but trainer.devices times trainer.num_nodes is 1"
+            in one.error
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_numbers_that_do_not_fit_slurms(tmp_path):
-    environments = [slurm(rank, 2) | {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"} for rank in range(2)]
+    environments = [
+        slurm(rank, 2) | {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"} for rank in range(2)
+    ]
     for one in launch(tiny(tmp_path, *TWO), environments):
         assert "error: trainer: " in one.error and "--ntasks-per-node=1" in one.error
 
@@ -302,10 +361,18 @@ def test_a_process_that_cannot_reach_the_first(tmp_path):
     port = free_port()
     (alone,) = start(tiny(tmp_path, *TWO), TORCHRUN[1:], lambda rank: (impatient,), port)
     error = alone.end(60).error
-    assert f"process 1 of 2 did not meet the others at 127.0.0.1:{port} (" in error and "check MASTER_ADDR" in error
+    assert (
+        f"process 1 of 2 did not meet the others at 127.0.0.1:{port} (" in error
+        and "check MASTER_ADDR" in error
+    )
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path):
-    ended = launch(tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop_at(14, signal.SIGKILL) if rank else ())
+    ended = launch(
+        tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop_at(14, signal.SIGKILL) if rank else ()
+    )
     assert "another process of this training has ended" in ended[0].error and ended[1].code == -9
-    assert f"{run_in(tmp_path) / 'checkpoints' / 'last.ckpt'} is intact; go on with --resume" in ended[0].error
+    assert (
+        f"{run_in(tmp_path) / 'checkpoints' / 'last.ckpt'} is intact; go on with --resume"
+        in ended[0].error
+    )

@@ -21,7 +21,11 @@ def test_mnist_vit_and_cnn():
     assert vit.side**2 == 16 and len(vit.blocks) == 4
     cnn = model_of("mnist_cnn", MNISTDataModule(patch_size=None).description).net
     widths = [layer.out_channels for layer in cnn.layers if isinstance(layer, torch.nn.Conv2d)]
-    linear = [(layer.in_features, layer.out_features) for layer in cnn.layers if isinstance(layer, torch.nn.Linear)]
+    linear = [
+        (layer.in_features, layer.out_features)
+        for layer in cnn.layers
+        if isinstance(layer, torch.nn.Linear)
+    ]
     assert widths == [32, 64] and linear == [(9216, 128), (128, 10)]
 
 
@@ -44,13 +48,19 @@ def test_cifar10_tutorial_keeps_architecture_and_schedule():
     model = model_of("cifar10_tutorial", CIFAR10DataModule(patch_size=4).description)
     assert len(model.net.blocks) == 6 and model.net.head.in_features == 512
     assert model.net.blocks[0].attention.heads == 8
-    assert (model.hparams.lr, model.hparams.min_lr, model.hparams.weight_decay) == (1e-4, 2.5e-5, 1e-6)
+    assert (model.hparams.lr, model.hparams.min_lr, model.hparams.weight_decay) == (
+        1e-4,
+        2.5e-5,
+        1e-6,
+    )
 
 
 def test_cifar100_encoder_fits_the_finetuning_config(tmp_path):
     first = model_of("cifar100_cpu", CIFAR100DataModule(patch_size=None).description)
     second = model_of("cifar10_finetune", CIFAR10DataModule(patch_size=None).description)
-    encoder = {key: value for key, value in first.net.state_dict().items() if not key.startswith("head")}
+    encoder = {
+        key: value for key, value in first.net.state_dict().items() if not key.startswith("head")
+    }
     missing, unexpected = second.net.load_state_dict(encoder, strict=False)
     assert not unexpected and set(missing) == {"head.weight", "head.bias"}
     write_up = model_of("cifar100", CIFAR100DataModule(patch_size=4).description).net
@@ -64,7 +74,10 @@ def settings(*names) -> list[dict]:
 
 def test_cifar100_on_a_laptop_is_the_recipe_of_cifar10_but_for_the_images():
     both = settings("cifar10_cpu", "cifar100_cpu")
-    assert [keys["data"].pop("class_path") for keys in both] == ["CIFAR10DataModule", "CIFAR100DataModule"]
+    assert [keys["data"].pop("class_path") for keys in both] == [
+        "CIFAR10DataModule",
+        "CIFAR100DataModule",
+    ]
     assert both[0] == both[1]
 
 
@@ -77,7 +90,15 @@ def test_an_evening_of_cifar10_is_its_recipe_with_thrice_the_passes_over_all_ima
 
 
 def test_finetuning_starts_from_a_run_and_can_freeze_the_encoder(digits_run, tmp_path):
-    tuned = run(tmp_path, "--model.init_from", digits_run, "--model.freeze", "encoder", "--model.ema_decay", 0)
+    tuned = run(
+        tmp_path,
+        "--model.init_from",
+        digits_run,
+        "--model.freeze",
+        "encoder",
+        "--model.ema_decay",
+        0,
+    )
     start, averaged = network_weights(load_checkpoint(digits_run / "checkpoints" / "best.ckpt"))
     weights, _ = network_weights(load_checkpoint(tuned / "checkpoints" / "last.ckpt"))
     assert averaged

@@ -12,7 +12,11 @@ from src.training.classifier import CNN
 @pytest.fixture(scope="module")
 def content():
     module = CNN(DigitsDataModule(patch_size=None).description)
-    return {"format": FORMAT, "hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+    return {
+        "format": FORMAT,
+        "hyper_parameters": dict(module.hparams),
+        "state_dict": module.state_dict(),
+    }
 
 
 def error_of(path, content):
@@ -29,7 +33,9 @@ def test_train_py_writes_the_format(digits_run):
 
 def test_this_format_is_read(tmp_path, content):
     torch.save(content, tmp_path / "net.ckpt")
-    assert load_checkpoint(tmp_path / "net.ckpt")["state_dict"].keys() == content["state_dict"].keys()
+    assert (
+        load_checkpoint(tmp_path / "net.ckpt")["state_dict"].keys() == content["state_dict"].keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,5 +58,8 @@ def test_a_checkpoint_of_before_formats_is_refused_whatever_else_has_changed(tmp
 
 
 def test_a_checkpoint_of_another_program_is_none_of_ours(tmp_path, content):
-    other = {"hyper_parameters": {"lr": 0.1, "dataset": "mnist"}, "state_dict": content["state_dict"]}
+    other = {
+        "hyper_parameters": {"lr": 0.1, "dataset": "mnist"},
+        "state_dict": content["state_dict"],
+    }
     assert "not a checkpoint of this program" in error_of(tmp_path / "net.ckpt", other)

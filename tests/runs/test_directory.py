@@ -14,7 +14,9 @@ def test_a_new_run_gets_the_next_number(tmp_path):
     made = [new_run(tmp_path, name).name for name in ("mnist", "mnist", "new")]
     assert made == ["version_10", "version_11", "version_0"]
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot make a run directory there: .*; choose another --runs"):
+    with pytest.raises(
+        InputError, match="cannot make a run directory there: .*; choose another --runs"
+    ):
         new_run(tmp_path / "file", "x")
 
 
@@ -23,19 +25,27 @@ def test_a_run_without_a_best_checkpoint_stands_for_its_last(tmp_path):
     checkpoints.mkdir()
     for name in ("last.ckpt", "best.ckpt"):
         (checkpoints / name).touch()
-        assert find_checkpoint(str(checkpoints.parent)) == find_checkpoint(None, tmp_path) == checkpoints / name
+        assert (
+            find_checkpoint(str(checkpoints.parent))
+            == find_checkpoint(None, tmp_path)
+            == checkpoints / name
+        )
 
 
 def test_the_folder_of_a_name_stands_for_its_newest_finished_run(tmp_path):
     name = tmp_path / "cifar100_cpu"
-    with pytest.raises(InputError, match="no trained run; train it first: .* configs/cifar100_cpu.yaml"):
+    with pytest.raises(
+        InputError, match="no trained run; train it first: .* configs/cifar100_cpu.yaml"
+    ):
         find_trained(str(name))
     runs = [new_run(tmp_path, name.name) for _ in range(3)]
     for seconds, run in enumerate(runs):
         (run / "checkpoints").mkdir()
         (run / "checkpoints" / "last.ckpt").touch()
         os.utime(run / "checkpoints" / "last.ckpt", (seconds, seconds))
-    with pytest.raises(InputError, match=f"no run there is finished; go on with it: .* --resume {runs[2]}; or give"):
+    with pytest.raises(
+        InputError, match=f"no run there is finished; go on with it: .* --resume {runs[2]}; or give"
+    ):
         find_trained(str(name))
     assert find_trained(str(runs[2])) == runs[2] / "checkpoints" / "last.ckpt"
     for seconds, run in enumerate(runs[:2]):

@@ -18,7 +18,9 @@ def random_images(*shape: int) -> torch.Tensor:
 def pictures(channels: int, count: int = 6) -> torch.Tensor:
     """uint8 [count, channels, 12, 15]: smooth with noise, of differing contrast, the last of one value."""
     source = generator()
-    smooth = F.interpolate(torch.rand(count, channels, 3, 4, generator=source), (12, 15), mode="bilinear")
+    smooth = F.interpolate(
+        torch.rand(count, channels, 3, 4, generator=source), (12, 15), mode="bilinear"
+    )
     noisy = smooth + 0.1 * torch.randn(count, channels, 12, 15, generator=source)
     span = torch.linspace(1, 0, count).view(-1, 1, 1, 1)
     return (255 * (0.3 + span * (noisy - 0.3))).round().clamp(0, 255).to(torch.uint8)
@@ -40,7 +42,9 @@ def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace
     """What `src/loop.py` reads of a trainer that has done so many epochs, and so many batches of the next, on a CPU."""
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))
     batches = SimpleNamespace(current=SimpleNamespace(processed=batch, ready=batch))
-    loop = SimpleNamespace(epoch_progress=epochs, epoch_loop=SimpleNamespace(batch_progress=batches))
+    loop = SimpleNamespace(
+        epoch_progress=epochs, epoch_loop=SimpleNamespace(batch_progress=batches)
+    )
     where = SimpleNamespace(root_device=torch.device("cpu"))
     place = {"world_size": world, "global_rank": rank, "strategy": where}
     return SimpleNamespace(**place, training=training, fit_loop=loop, overfit_batches=0)

@@ -9,7 +9,11 @@ READS = {
     *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.bincount),
     *(aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.is_nonzero, aten.item),
 }
-CALLS = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}  # on the CPU these dispatch nothing
+CALLS = {
+    torch.Tensor.tolist,
+    torch.Tensor.cpu,
+    torch.Tensor.numpy,
+}  # on the CPU these dispatch nothing
 
 
 class HostReads(TorchDispatchMode):
@@ -36,7 +40,10 @@ class HostReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        packet, tensor = operation.overloadpacket, next((a for a in args if isinstance(a, torch.Tensor)), None)
+        packet, tensor = (
+            operation.overloadpacket,
+            next((a for a in args if isinstance(a, torch.Tensor)), None),
+        )
         by_mask = packet in (aten.index, aten.index_put, aten.index_put_) and any(
             i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
         )

@@ -15,7 +15,12 @@ def free_port() -> int:
 def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
     """What torchrun sets for process `rank` of all, when each node has the same number of processes."""
     local = processes // nodes
-    numbers = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
+    numbers = {
+        "RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_RANK": rank % local,
+        "LOCAL_WORLD_SIZE": local,
+    }
     return {key: str(value) for key, value in (numbers | {"GROUP_RANK": rank // local}).items()} | {
         "TORCHELASTIC_RUN_ID": "none"
     }
@@ -24,7 +29,12 @@ def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
 def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
     """What srun sets for task `rank` of all."""
     local = processes // nodes
-    numbers = {"SLURM_PROCID": rank, "SLURM_NTASKS": processes, "SLURM_LOCALID": rank % local, "SLURM_JOB_ID": 4711}
+    numbers = {
+        "SLURM_PROCID": rank,
+        "SLURM_NTASKS": processes,
+        "SLURM_LOCALID": rank % local,
+        "SLURM_JOB_ID": 4711,
+    }
     numbers |= {
         "SLURM_STEP_NUM_TASKS": processes,
         "SLURM_NODEID": rank // local,
@@ -34,7 +44,9 @@ def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
     return {key: str(value) for key, value in numbers.items()} | {"SLURM_JOB_NAME": "train"}
 
 
-def start(args: list, environments: list[dict], prepare=None, port: int | None = None) -> list[Running]:
+def start(
+    args: list, environments: list[dict], prepare=None, port: int | None = None
+) -> list[Running]:
     """A process for each environment; `prepare(rank)` gives what `Running` is to call in it, or ()."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
     processes = []

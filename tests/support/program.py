@@ -23,10 +23,18 @@ from src.errors import exit_on_input_error
 
 ROOT = Path(__file__).parents[2]
 os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}  # whatever the shell says
-os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which imports the modules of the line after the next
+os.environ["PYTHONPATH"] = str(
+    ROOT
+)  # for the server, which imports the modules of the line after the next
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(
-    ["src.cli.parser", "src.training.test", "src.inference.predictor", "sklearn.datasets", "torch.utils.tensorboard"]
+    [
+        "src.cli.parser",
+        "src.training.test",
+        "src.inference.predictor",
+        "sklearn.datasets",
+        "torch.utils.tensorboard",
+    ]
 )
 
 # Everything that could make a resumed run differ: dropouts, augmentation, averaging, validation, early stopping.
@@ -69,7 +77,9 @@ class Running:
 
     def __init__(self, *args, script: str = "train.py", prepare: tuple = ()):
         self.folder = Path(tempfile.mkdtemp())
-        self.process = forks.Process(target=_main, args=(script, [str(a) for a in args], self.folder, prepare))
+        self.process = forks.Process(
+            target=_main, args=(script, [str(a) for a in args], self.folder, prepare)
+        )
         self.process.start()
 
     def end(self, timeout: float = 120) -> Ended:
@@ -78,7 +88,9 @@ class Running:
         if late:
             self.process.kill()
             self.process.join()
-        ended = Ended(self.process.exitcode, *((self.folder / name).read_text() for name in ("1", "2")))
+        ended = Ended(
+            self.process.exitcode, *((self.folder / name).read_text() for name in ("1", "2"))
+        )
         shutil.rmtree(self.folder)
         assert not late, f"not ended after {timeout} s: {ended}"
         return ended
@@ -86,11 +98,15 @@ class Running:
 
 def _main(script: str, args: list[str], folder: Path, prepare: tuple) -> None:
     os.chdir(ROOT)
-    multiprocessing.set_start_method(None, force=True)  # the program's workers start as they do by default
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # the program's workers start as they do by default
     for number in (1, 2):
         os.dup2(os.open(folder / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")  # as Python's own
+    sys.stderr = os.fdopen(
+        os.dup(2), "w", buffering=1, errors="backslashreplace"
+    )  # as Python's own
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 1
     try:
@@ -158,7 +174,7 @@ def run(runs: Path, *more, epochs: int = 2, model: list[str] = VIT, prepare: tup
 
 def at_step(step: int, action, *args) -> None:
     """For `prepare`: the process calls `action(*args)` when it has done so many steps."""
-    from src.training.stop import Stop
+    from src.training.stopping import Stop
 
     usual = Stop.on_train_batch_end
 
@@ -196,7 +212,9 @@ def validate_as(*accuracies: float) -> None:
     from src.training.classifier import Classifier
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({"val_loss": self.eval_loss.compute(), "val_accuracy": accuracies[self.current_epoch]})
+        self.log_dict(
+            {"val_loss": self.eval_loss.compute(), "val_accuracy": accuracies[self.current_epoch]}
+        )
         self.eval_loss.reset()
         self.eval_accuracy.reset()
 
@@ -229,5 +247,7 @@ def differences(a, b, path: str = "") -> list[str]:
         a, b = dict(enumerate(a)), dict(enumerate(b))
     if isinstance(a, dict):
         missing = [f"{path}.{key}" for key in a.keys() ^ b.keys()]
-        return missing + [d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{path}.{key}")]
+        return missing + [
+            d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{path}.{key}")
+        ]
     return [] if (a.equal(b) if hasattr(a, "equal") else a == b) else [path]

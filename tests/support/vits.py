@@ -5,9 +5,9 @@ import torch
 from torchvision import models
 
 from src.errors import InputError
+from src.extras.weights.load_encoder import load_encoder
 from src.models.vit import VisionTransformer
 from src.runs.checkpoint import FORMAT
-from src.training.pretrained import load_encoder
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 
@@ -26,20 +26,31 @@ def patchify(images, patch_size):
     """[B, C, H, W] -> [B, N, P*P*C] by loops over the grid, channel last."""
     side = range(0, images.shape[2], patch_size)
     rows = [
-        images[:, :, y : y + patch_size, x : x + patch_size].permute(0, 2, 3, 1).flatten(1) for y in side for x in side
+        images[:, :, y : y + patch_size, x : x + patch_size].permute(0, 2, 3, 1).flatten(1)
+        for y in side
+        for x in side
     ]
     return torch.stack(rows, dim=1)
 
 
 def ours(image_size=24, patch_size=8, classes=7, channels=3, **options):
-    shape = {"image_size": image_size, "patch_size": patch_size, "channels": channels, "classes": classes}
+    shape = {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "channels": channels,
+        "classes": classes,
+    }
     return randomize(VisionTransformer(**shape, **SMALL | options)).eval()
 
 
-def torchvision_vit(image_size=24, patch_size=8, classes=7, width=32, depth=2, heads=4, mlp_ratio=2):
+def torchvision_vit(
+    image_size=24, patch_size=8, classes=7, width=32, depth=2, heads=4, mlp_ratio=2
+):
     hidden = width * mlp_ratio
     return randomize(
-        models.VisionTransformer(image_size, patch_size, depth, heads, width, hidden, num_classes=classes)
+        models.VisionTransformer(
+            image_size, patch_size, depth, heads, width, hidden, num_classes=classes
+        )
     ).eval()
 
 
@@ -55,7 +66,9 @@ def small_timm(image_size=24, classes=7, **options):
 
 @torch.no_grad()
 def assert_same_logits(network, other, patch_size, image_size, channels=3, batch=1):
-    images = torch.randn(batch, channels, image_size, image_size, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(
+        batch, channels, image_size, image_size, generator=torch.Generator().manual_seed(1)
+    )
     expected, got = other(images), network(patchify(images, patch_size))
     assert expected.std() > 0.1, "logits without spread would prove nothing"
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)

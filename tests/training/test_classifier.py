@@ -28,8 +28,12 @@ class Weights(Callback):
 def trained(steps: int, clip: float | None = None, **options) -> tuple[ViT, list[torch.Tensor]]:
     """A small network after so many steps on digits, and its weights before and after each."""
     data, weights = DigitsDataModule(patch_size=None, batch_size=64), Weights()
-    model = ViT(data.description, width=8, depth=1, heads=1, stem_layers=2, warmup_epochs=0, **options)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    model = ViT(
+        data.description, width=8, depth=1, heads=1, stem_layers=2, warmup_epochs=0, **options
+    )
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, limit_train_batches=steps, limit_val_batches=0, gradient_clip_val=clip,
         use_distributed_sampler=False, callbacks=[weights], **quiet,
@@ -45,7 +49,9 @@ def test_the_average_of_the_weights_by_hand():
     found = torch.nn.utils.parameters_to_vector(model.ema.parameters())
     torch.testing.assert_close(found, average, atol=1e-6, rtol=1e-5)
     assert (found - second).norm() > 1e-3
-    for ours, theirs in zip(model.ema.buffers(), model.net.buffers(), strict=True):  # batch norm's statistics
+    for ours, theirs in zip(
+        model.ema.buffers(), model.net.buffers(), strict=True
+    ):  # batch norm's statistics
         assert torch.equal(ours, theirs)
 
 
@@ -65,14 +71,25 @@ def test_a_frozen_stem_keeps_its_statistics(whiten):
     before = {key: value.clone() for key, value in frozen.net.state_dict().items()}
     frozen.net(torch.randn(4, 1, 8, 8)).sum().backward()
     assert all(torch.equal(before[key], value) for key, value in frozen.net.state_dict().items())
-    assert frozen.net.head.weight.grad is not None and frozen.net.embed.stages[0].conv1.weight.grad is None
+    assert (
+        frozen.net.head.weight.grad is not None
+        and frozen.net.embed.stages[0].conv1.weight.grad is None
+    )
 
 
 def test_every_option_of_network_and_training_is_a_flag_with_help():
-    shown = re.findall(r"^  --model\.(\w+) \S+\s+(.+(?:\n {20,}.+)*)", train("--model.help", "ViT").out, re.MULTILINE)
+    shown = re.findall(
+        r"^  --model\.(\w+) \S+\s+(.+(?:\n {20,}.+)*)",
+        train("--model.help", "ViT").out,
+        re.MULTILINE,
+    )
     options = {name: " ".join(text.split()) for name, text in shown}
     network = inspect.signature(VisionTransformer).parameters.keys() - set(FROM_DATA)
-    assert options.keys() == {"dataset", "init_from", "freeze"} | network | {field.name for field in fields(Training)}
-    assert all(re.match(r"\S+ \S+ .*\((required, )?type: ", text) for text in options.values()), options
+    assert options.keys() == {"dataset", "init_from", "freeze"} | network | {
+        field.name for field in fields(Training)
+    }
+    assert all(re.match(r"\S+ \S+ .*\((required, )?type: ", text) for text in options.values()), (
+        options
+    )
     assert options["mlp_ratio"].endswith("(type: float, default: 4.0)")
     assert options["beta2"].endswith("(type: float, default: 0.999)")

@@ -12,7 +12,14 @@ STEM = """--model.stem_layers 2 --model.whiten true --data.patch_size null --mod
 MUON = ["--model.optimizer", "muon"]
 NETWORKS = {
     "class token, no average": [*VIT, "--model.ema_decay", "0"],
-    "mean, averaged, soft targets": [*VIT, *MUON, "--model.pool", "mean", "--data.augment.cutmix", "1"],
+    "mean, averaged, soft targets": [
+        *VIT,
+        *MUON,
+        "--model.pool",
+        "mean",
+        "--data.augment.cutmix",
+        "1",
+    ],
     "stem, sequence pooling": [*STEM, *MUON, "--model.pool", "sequence"],
     "ensemble": [*VIT, "--model.ensemble", "2"],
 }
@@ -22,7 +29,9 @@ NETWORKS = {
 def test_one_graph_and_no_break_in_three_epochs_with_validation(network, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     usual = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: usual(net, backend="eager"))  # it counts, and is fast
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda net: usual(net, backend="eager")
+    )  # it counts, and is fast
     torch._dynamo.reset()
     counters.clear()
     flags = ["--model.compile", "true", "--trainer.limit_train_batches", "3"]

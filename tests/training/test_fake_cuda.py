@@ -23,7 +23,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 CUDA = torch.device("cuda", 0)
 BATCH = 16
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
-pytestmark = pytest.mark.skipif(OLD, reason="before torch 2.10 even tensors without memory ask for a CUDA driver")
+pytestmark = pytest.mark.skipif(
+    OLD, reason="before torch 2.10 even tensors without memory ask for a CUDA driver"
+)
 
 
 class CudaGenerator(torch.Generator):
@@ -45,8 +47,12 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
     monkeypatch.setattr(torch, "Generator", CudaGenerator)
-    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)  # for copied networks
-    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda weight, std: weight)  # it looks at what it has drawn
+    monkeypatch.setattr(
+        FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False
+    )  # for copied networks
+    monkeypatch.setattr(
+        torch.nn.init, "trunc_normal_", lambda weight, std: weight
+    )  # it looks at what it has drawn
     with FakeTensorMode():
         yield
 
@@ -70,7 +76,9 @@ def built(config, folder):
     """The data module and the model, on whatever is the default device, tied to a trainer."""
     parts = settings(config, folder)
     data, model = parts.data, parts.model
-    model.trainer = data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.trainer = data.trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False
+    )
     data.trainer.training = True
     model.on_train_epoch_start()
     return data, model
@@ -78,7 +86,9 @@ def built(config, folder):
 
 def images_of(data):
     shape = (2 * BATCH, data.info.channels, data.info.image_size, data.info.image_size)
-    return ImageSet(torch.zeros(shape, dtype=torch.uint8), torch.zeros(2 * BATCH, dtype=torch.int64))
+    return ImageSet(
+        torch.zeros(shape, dtype=torch.uint8), torch.zeros(2 * BATCH, dtype=torch.int64)
+    )
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -87,7 +97,9 @@ def test_training_evaluation_and_prediction(config, tmp_path, monkeypatch):
     with torch.device("meta"):
         data, model = built(config, tmp_path)
         shape = (BATCH, data.info.channels, data.info.image_size, data.info.image_size)
-        model.training_step((data.patchify(torch.zeros(shape)), torch.zeros(BATCH, dtype=torch.int64)), 0).backward()
+        model.training_step(
+            (data.patchify(torch.zeros(shape)), torch.zeros(BATCH, dtype=torch.int64)), 0
+        ).backward()
         shapes = {name: p.grad.shape for name, p in model.net.named_parameters() if p.requires_grad}
     with fake_cuda(monkeypatch):
         with torch.device(CUDA):
@@ -106,7 +118,9 @@ def train_two_steps(data, model, optimizer, shapes):
     model.total_steps, model.warmup_steps = 10, 2
     batches = iter(InMemoryBatches(images_of(data).to(CUDA), torch.arange(2 * BATCH).split(BATCH)))
     for step in range(2):
-        with HostReads(ignore=lambda value: value.device.type == "cpu") as reads:  # Muon counts its steps there
+        with HostReads(
+            ignore=lambda value: value.device.type == "cpu"
+        ) as reads:  # Muon counts its steps there
             batch = data.on_after_batch_transfer(next(batches), 0)
             with autocast():
                 loss = model.training_step(batch, step)
@@ -127,7 +141,10 @@ def evaluate_and_predict(data, model):
     classifier = ImageClassifier(model.eval_net, data.info.mean, data.info.std).eval()
     with HostReads() as reads, torch.inference_mode():
         probabilities = classifier(images).cpu()
-    assert probabilities.shape == (BATCH, len(data.info.classes)) and probabilities.dtype == torch.float32
+    assert (
+        probabilities.shape == (BATCH, len(data.info.classes))
+        and probabilities.dtype == torch.float32
+    )
     assert len(reads.found) == 1, "the probabilities come back"
 
 

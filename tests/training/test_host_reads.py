@@ -7,7 +7,7 @@ from program import ROOT, STEPS, call, tiny
 
 from src.data.datasets import DATASETS
 from src.training.classifier import Classifier
-from src.training.mean import Mean
+from src.training.running_mean import Mean
 from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
 from train import main
@@ -24,12 +24,16 @@ class ReadsOfSteps(HostReads):
     """Reads by optimizer step: from its batch's start until the next one's, the fetching of that batch included."""
 
     def __init__(self, monkeypatch):
-        super().__init__(ignore=lambda value: value is not None and value.data_ptr() in self.counters)
+        super().__init__(
+            ignore=lambda value: value is not None and value.data_ptr() in self.counters
+        )
         self.counters, self.by_step, self.step = set(), {}, None
         patched = ("on_train_batch_start", "on_validation_start", "on_train_epoch_end")
         for name, after in zip(patched, (self.begin, self.end, self.end), strict=True):
             usual = getattr(Classifier, name)
-            monkeypatch.setattr(Classifier, name, lambda m, *a, u=usual, do=after: (do(m), u(m, *a))[1])
+            monkeypatch.setattr(
+                Classifier, name, lambda m, *a, u=usual, do=after: (do(m), u(m, *a))[1]
+            )
 
     def begin(self, module):
         """The optimizer counts its steps in tensors that lie on the CPU: reading them waits for nothing."""
@@ -57,7 +61,9 @@ def test_a_step_reads_nothing_back_with_everything_on(optimizer, tmp_path, monke
     logging = [reads.by_step.pop(step) for step in range(LOG_EVERY - 1, STEPS, LOG_EVERY)]
     assert reads.by_step.pop(STEPS - 1) == ["tolist"], "whether all losses of the epoch are finite"
     assert not any(reads.by_step.values()), reads.by_step
-    assert len(first) < 100 and all(0 < len(found) <= 7 for found in logging), "the curves are read there"
+    assert len(first) < 100 and all(0 < len(found) <= 7 for found in logging), (
+        "the curves are read there"
+    )
 
 
 def test_augmentation_of_color_images_reads_nothing_back():

@@ -37,19 +37,25 @@ def quiet(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(num_workers|many workers|LeafSpec|logging interval|treespec).*")
+        warnings.filterwarnings(
+            "ignore", ".*(num_workers|many workers|LeafSpec|logging interval|treespec).*"
+        )
         yield
 
 
 def trainer(**settings):
-    settings = dict(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False) | settings
+    settings = (
+        dict(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False) | settings
+    )
     return pl.Trainer(**settings, enable_progress_bar=False, enable_model_summary=False)
 
 
 def pairs(split="train", count=256, inputs=None, targets=None):
     """The first of scikit-learn's digits: a dataset of (image, label)."""
     images, labels = (part[:count] for part in read_digits(split))
-    return TensorDataset(inputs(images) if inputs else images, targets(labels) if targets else labels)
+    return TensorDataset(
+        inputs(images) if inputs else images, targets(labels) if targets else labels
+    )
 
 
 def loader(**changes):
@@ -65,7 +71,9 @@ def small(**changes):
 
 def test_what_someone_who_knows_lightning_writes(tmp_path):
     pl.seed_everything(0)
-    train, val, test = (DataLoader(pairs(*part), 64) for part in (("train", 1024), ("test", 180), ("test", 359)))
+    train, val, test = (
+        DataLoader(pairs(*part), 64) for part in (("train", 1024), ("test", 180), ("test", 359))
+    )
     model = ViT(OWN, width=32, depth=2, heads=4, lr=5e-3)
     best = ModelCheckpoint(monitor="val_accuracy", mode="max")
     fit = trainer(
@@ -83,7 +91,9 @@ def test_what_someone_who_knows_lightning_writes(tmp_path):
     assert float((probabilities.argmax(1) == labels).double().mean()) == pytest.approx(
         tested["test_accuracy"], abs=1e-6
     )
-    assert (probabilities - Predictor(best.best_model_path, "cpu").probabilities(images)).abs().max() < 1e-6
+    assert (
+        probabilities - Predictor(best.best_model_path, "cpu").probabilities(images)
+    ).abs().max() < 1e-6
     (row, *_) = csv.DictReader(open(tmp_path / "lightning_logs" / "version_0" / "metrics.csv"))
     assert {"val_accuracy", "train_loss", "images_per_second"} <= row.keys()
     assert "width: 32" in (tmp_path / "lightning_logs" / "version_0" / "hparams.yaml").read_text()
@@ -97,7 +107,12 @@ def test_images_and_patches_of_any_kind_are_the_same_to_it():
     """mean 0 and std 1, the default, make of uint8 images what torchvision's ToTensor does."""
     model, accuracies = small(), []
     torch.nn.init.normal_(model.net.head.weight)
-    kinds = (None, scaled, lambda images: scaled(images).double(), lambda images: patchify(scaled(images), 2))
+    kinds = (
+        None,
+        scaled,
+        lambda images: scaled(images).double(),
+        lambda images: patchify(scaled(images), 2),
+    )
     for inputs in kinds:
         (found,) = trainer().validate(model, loader(inputs=inputs), verbose=False)
         accuracies.append(found)
@@ -122,7 +137,9 @@ def test_soft_labels_train_and_are_validated():
         pl.seed_everything(0)
         model, fit = small(), trainer()
         fit.fit(model, data, data)
-        losses.append([float(fit.callback_metrics[key]) for key in ("train_loss", "val_loss", "val_accuracy")])
+        losses.append(
+            [float(fit.callback_metrics[key]) for key in ("train_loss", "val_loss", "val_accuracy")]
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -167,7 +184,9 @@ def test_what_does_not_fit_is_said(data, said):
 def test_a_cnn_takes_images_alone():
     model = CNN(dict(classes=10, image_size=8, channels=1))
     trainer(fast_dev_run=True).fit(model, loader(), loader())
-    with pytest.raises(InputError, match=re.escape("must be uint8 or float images [B, 1, 8, 8], not")):
+    with pytest.raises(
+        InputError, match=re.escape("must be uint8 or float images [B, 1, 8, 8], not")
+    ):
         trainer(fast_dev_run=True).fit(model, loader(inputs=lambda x: patchify(scaled(x), 2)))
 
 
@@ -214,7 +233,9 @@ def test_a_data_module_serves_all_that_a_trainer_does(digits):
     assert fit.callback_metrics["val_accuracy"] > 0.15
     fresh = DigitsDataModule()  # each of them, as the first thing that is asked of it
     (validated,) = trainer().validate(model, datamodule=fresh, verbose=False)
-    assert validated["val_accuracy"] == pytest.approx(float(fit.callback_metrics["val_accuracy"]), abs=1e-6)
+    assert validated["val_accuracy"] == pytest.approx(
+        float(fit.callback_metrics["val_accuracy"]), abs=1e-6
+    )
     (tested,) = trainer().test(model, datamodule=DigitsDataModule(), verbose=False)
     probabilities = torch.cat(trainer().predict(model, datamodule=DigitsDataModule()))
     _, labels = read_digits("test")
@@ -242,10 +263,23 @@ def test_predict_gives_what_classify_py_shows(digits_run, digits):
     probabilities = torch.cat(trainer().predict(model, datamodule=digits))
     assert len(probabilities) == 359
     for index in (0, 17, 358):
-        ended = call(classify, "--ckpt", digits_run, "--index", index, "--json", "--top-k", 10, "--device", "cpu")
+        ended = call(
+            classify,
+            "--ckpt",
+            digits_run,
+            "--index",
+            index,
+            "--json",
+            "--top-k",
+            10,
+            "--device",
+            "cpu",
+        )
         (row,) = json.loads(ended.out)
         shown = {p["index"]: p["probability"] for p in row["predictions"]}
-        assert [shown[k] for k in range(10)] == pytest.approx(probabilities[index].tolist(), abs=1e-6)
+        assert [shown[k] for k in range(10)] == pytest.approx(
+            probabilities[index].tolist(), abs=1e-6
+        )
 
 
 # load_from_checkpoint --------------------------------------------------------------------------------------------
@@ -262,7 +296,9 @@ def saved(tmp_path, model, **changes):
     return tmp_path / "model.ckpt"
 
 
-@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"ensemble": 2}, {"optimizer": "muon"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"ema_decay": 0.9}, {"ensemble": 2}, {"optimizer": "muon"}]
+)
 def test_a_checkpoint_gives_back_the_model(tmp_path, options):
     model = small(**options)
     path = saved(tmp_path, model)
@@ -309,7 +345,9 @@ def test_a_checkpoint_cannot_declare_a_network_that_fills_the_machine(tmp_path):
 
 
 def test_a_file_with_code_in_it_is_refused(tmp_path):
-    torch.save({"state_dict": {}, "hyper_parameters": {"network": math.sqrt}}, tmp_path / "hostile.ckpt")
+    torch.save(
+        {"state_dict": {}, "hyper_parameters": {"network": math.sqrt}}, tmp_path / "hostile.ckpt"
+    )
     with pytest.raises(InputError, match="never code"):
         ViT.load_from_checkpoint(tmp_path / "hostile.ckpt")
 
@@ -320,7 +358,10 @@ def test_the_stock_trainer_goes_on_from_a_checkpoint(tmp_path):
         pl.seed_everything(0)
         path = None
         for epochs in stops:
-            model, fit = small(dropout=0.2, warmup_epochs=0, min_lr=1e-2), trainer(max_epochs=epochs)
+            model, fit = (
+                small(dropout=0.2, warmup_epochs=0, min_lr=1e-2),
+                trainer(max_epochs=epochs),
+            )
             fit.fit(model, loader(), ckpt_path=path, weights_only=True)
             fit.save_checkpoint(path := tmp_path / f"{epochs}.ckpt")
         states.append(model.state_dict())
@@ -348,7 +389,10 @@ class Seen(Callback):
 
 def test_overfit_batches_trains_on_the_same_images_in_every_epoch(digits):
     seen = Seen()
-    model, fit = ViT(digits.description, **SMALL), trainer(max_epochs=3, overfit_batches=2, callbacks=[seen])
+    model, fit = (
+        ViT(digits.description, **SMALL),
+        trainer(max_epochs=3, overfit_batches=2, callbacks=[seen]),
+    )
     fit.fit(model, datamodule=digits)
     first, *others = seen.epochs
     assert len(first) == 2 and all(other == first for other in others)
@@ -363,9 +407,14 @@ def test_fast_dev_run_and_limits_hold(digits):
     trainer(fast_dev_run=True, callbacks=[seen]).fit(model, datamodule=digits)
     assert [len(epoch) for epoch in seen.epochs] == [1] and seen.validated == 1
     digits, seen = DigitsDataModule(batch_size=64, eval_batch_size=20), Seen()
-    limited = trainer(limit_train_batches=3, limit_val_batches=2, limit_predict_batches=4, callbacks=[seen])
+    limited = trainer(
+        limit_train_batches=3, limit_val_batches=2, limit_predict_batches=4, callbacks=[seen]
+    )
     limited.fit(model, datamodule=digits)
-    assert [len(epoch) for epoch in seen.epochs] == [3, 3] and seen.validated == 2 + 2 * 2  # with the sanity check
+    assert [len(epoch) for epoch in seen.epochs] == [
+        3,
+        3,
+    ] and seen.validated == 2 + 2 * 2  # with the sanity check
     assert len(torch.cat(limited.predict(model, datamodule=digits))) == 4 * 20
 
 
@@ -383,13 +432,20 @@ def test_several_loggers_and_a_profiler_at_once(tmp_path, digits):
 def test_max_steps_and_max_time_end_the_schedule_too():
     rates = []
     for epochs, steps in ((-1, 6), (2, 100), (100, 6)):
-        model, fit = small(warmup_epochs=0, min_lr=1e-5), trainer(max_epochs=epochs, max_steps=steps)
+        model, fit = (
+            small(warmup_epochs=0, min_lr=1e-5),
+            trainer(max_epochs=epochs, max_steps=steps),
+        )
         fit.fit(model, loader())
         rates.append((model.total_steps, model.lr_now))
-    assert [steps for steps, _ in rates] == [6, 8, 6] and all(rate == pytest.approx(1e-5) for _, rate in rates)
+    assert [steps for steps, _ in rates] == [6, 8, 6] and all(
+        rate == pytest.approx(1e-5) for _, rate in rates
+    )
     model, fit = small(warmup_epochs=0), trainer(max_epochs=-1, max_time={"seconds": 1})
     fit.fit(model, loader())
-    assert model.total_steps == math.inf and model.lr_now == pytest.approx(1e-2), "it cannot know when to fall"
+    assert model.total_steps == math.inf and model.lr_now == pytest.approx(1e-2), (
+        "it cannot know when to fall"
+    )
 
 
 def test_a_warm_up_in_steps_does_not_know_of_epochs():
@@ -399,7 +455,9 @@ def test_a_warm_up_in_steps_does_not_know_of_epochs():
 
     for epochs in (2, 3):  # of 4 steps
         rates = []
-        trainer(max_epochs=epochs, callbacks=[Rates()]).fit(small(warmup_steps=3, warmup_epochs=9), loader())
+        trainer(max_epochs=epochs, callbacks=[Rates()]).fit(
+            small(warmup_steps=3, warmup_epochs=9), loader()
+        )
         assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01]) and rates[4] < 0.01
 
 
@@ -427,7 +485,9 @@ def test_gradients_are_clipped_as_the_trainer_says():
     clip = trainer(gradient_clip_val=1e-3, callbacks=[largest])
     clip.fit(small(), loader())
     assert largest.norm == pytest.approx(1e-3, rel=1e-3)
-    trainer(gradient_clip_val=1e-5, gradient_clip_algorithm="value", callbacks=[largest]).fit(small(), loader())
+    trainer(gradient_clip_val=1e-5, gradient_clip_algorithm="value", callbacks=[largest]).fit(
+        small(), loader()
+    )
     assert largest.value == pytest.approx(1e-5, rel=1e-3) and largest.norm > 1e-4
 
 
@@ -453,14 +513,20 @@ def test_loggers_of_the_user_come_after_ours(tmp_path):
         rows = list(csv.DictReader(file))
     with open(made / "metrics.csv") as file:
         ours = [float(row["val_accuracy"]) for row in csv.DictReader(file)]
-    assert [float(row["val_accuracy"]) for row in rows if row["val_accuracy"]] == pytest.approx(ours, abs=1e-4)
+    assert [float(row["val_accuracy"]) for row in rows if row["val_accuracy"]] == pytest.approx(
+        ours, abs=1e-4
+    )
     assert [row["test_accuracy"] for row in rows if row["test_accuracy"]]
     assert "width: 8" in (theirs / "hparams.yaml").read_text()
 
 
 def test_no_logger_means_none(tmp_path):
     made = run(tmp_path, "--trainer.logger", "false", epochs=1)
-    assert not list(made.glob("events.*")) and (made / "results.json").is_file() and (made / "metrics.csv").is_file()
+    assert (
+        not list(made.glob("events.*"))
+        and (made / "results.json").is_file()
+        and (made / "metrics.csv").is_file()
+    )
 
 
 def test_a_run_may_be_resumed_with_another_logger(tmp_path):
@@ -472,11 +538,18 @@ def test_a_run_may_be_resumed_with_another_logger(tmp_path):
 
 def test_a_profiler_is_heard(tmp_path):
     ended = train(*tiny(tmp_path, "--trainer.profiler", "simple", epochs=1))
-    assert ended.code == 0 and "FIT Profiler Report" in ended.err and "run_training_batch" in ended.err
+    assert (
+        ended.code == 0 and "FIT Profiler Report" in ended.err and "run_training_batch" in ended.err
+    )
 
 
 def test_callbacks_of_the_user_are_called(tmp_path):
-    callback = ["--trainer.callbacks", "LearningRateMonitor", "--trainer.callbacks.logging_interval", "step"]
+    callback = [
+        "--trainer.callbacks",
+        "LearningRateMonitor",
+        "--trainer.callbacks.logging_interval",
+        "step",
+    ]
     made = run(tmp_path, *callback, *LOGGER, tmp_path / "logs", epochs=1)
     (theirs,) = (tmp_path / "logs" / "lightning_logs").iterdir()
     assert "learning_rate" in (theirs / "metrics.csv").read_text() and made.is_dir()
@@ -484,7 +557,9 @@ def test_callbacks_of_the_user_are_called(tmp_path):
 
 @pytest.mark.parametrize("key", ["data.seed", "model.seed"])
 def test_there_is_one_seed(tmp_path, key):
-    assert f"error: {key}: follows from the seed of all" in train(*tiny(tmp_path, f"--{key}", 3)).error
+    assert (
+        f"error: {key}: follows from the seed of all" in train(*tiny(tmp_path, f"--{key}", 3)).error
+    )
     made = run(tmp_path, "--seed_everything", 3, epochs=1)
     hparams = torch.load(made / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert hparams["seed"] == 3
@@ -494,7 +569,10 @@ def test_a_run_from_before_the_seed_was_a_hyperparameter_goes_on(tmp_path):
     made = run(tmp_path, epochs=1)
     content = torch.load(made / "checkpoints" / "last.ckpt", weights_only=True)
     del content["hyper_parameters"]["seed"]
-    del content["callbacks"]["Checkpoints"]["global_batch"], content["callbacks"]["Checkpoints"]["images"]
+    del (
+        content["callbacks"]["Checkpoints"]["global_batch"],
+        content["callbacks"]["Checkpoints"]["images"],
+    )
     torch.save(content, made / "checkpoints" / "last.ckpt")
     assert train("--resume", made, "--trainer.max_epochs", 2).code == 0
 
@@ -508,8 +586,12 @@ PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 def test_the_python_of_the_readme_runs(code, tmp_path, monkeypatch):
     """On a short budget: four batches an epoch."""
     usual = pl.Trainer.__init__
-    few = dict(limit_train_batches=4, limit_val_batches=1, limit_test_batches=1, limit_predict_batches=1)
-    monkeypatch.setattr(pl.Trainer, "__init__", lambda self, **settings: usual(self, **settings | few))
+    few = dict(
+        limit_train_batches=4, limit_val_batches=1, limit_test_batches=1, limit_predict_batches=1
+    )
+    monkeypatch.setattr(
+        pl.Trainer, "__init__", lambda self, **settings: usual(self, **settings | few)
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(code, "README.md", "exec"), {})
 

@@ -22,7 +22,9 @@ def vit(pool="cls", positions="learned", stem_layers=0, classes=10, whiten=False
 
 
 VITS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2], [0, 10]))
-NETWORKS = {"-".join(map(str, options)): (lambda options=options: vit(*options)) for options in VITS}
+NETWORKS = {
+    "-".join(map(str, options)): (lambda options=options: vit(*options)) for options in VITS
+}
 NETWORKS["cnn"] = lambda: ConvNet(image_size=28, channels=1, classes=10)
 
 
@@ -57,9 +59,14 @@ def test_the_groups_of_a_vit_by_name():
     layers = ["attention.qkv", "attention.out", "mlp.0", "mlp.3"]
     blocks = [f"blocks.{i}.{layer}.weight" for i in range(2) for layer in layers]
     assert names_of(decayed, network) == {"embed.weight", "head.weight", *blocks}
-    assert {"class_token", "positions", "norm.weight", "norm.bias", "blocks.1.norm2.weight", "head.bias"} <= names_of(
-        plain, network
-    )
+    assert {
+        "class_token",
+        "positions",
+        "norm.weight",
+        "norm.bias",
+        "blocks.1.norm2.weight",
+        "head.bias",
+    } <= names_of(plain, network)
 
 
 def test_frozen_parameters_are_left_out_and_empty_groups_too():
@@ -68,7 +75,9 @@ def test_frozen_parameters_are_left_out_and_empty_groups_too():
     assert parameter_groups(network, 0.05) == []
     network.head.requires_grad_(True)
     decayed, plain = parameter_groups(network, 0.05)
-    assert names_of(decayed, network) == {"head.weight"} and names_of(plain, network) == {"head.bias"}
+    assert names_of(decayed, network) == {"head.weight"} and names_of(plain, network) == {
+        "head.bias"
+    }
     network.head.bias.requires_grad_(False)
     [only] = parameter_groups(network, 0.05)
     assert names_of(only, network) == {"head.weight"} and only["weight_decay"] == 0.05
@@ -99,7 +108,10 @@ def test_muon_takes_hidden_matrices_and_the_other_groups_keep_the_rest(name):
     if name == "cnn":
         assert hidden == {"layers.2.weight", "layers.7.weight"}
     else:
-        assert not any(key.startswith(("head", "positions", "sequence_pool", "embed.stages.0.conv1")) for key in hidden)
+        assert not any(
+            key.startswith(("head", "positions", "sequence_pool", "embed.stages.0.conv1"))
+            for key in hidden
+        )
         assert "embed.weight" not in hidden and "blocks.0.attention.qkv.weight" in hidden
         assert ("embed.stages.1.conv1.weight" in hidden) == isinstance(network.embed, ConvStem)
 
@@ -112,7 +124,9 @@ def test_muon_takes_the_first_convolution_behind_a_whitening():
 
 def test_muon_keeps_first_and_last_matrix_of_every_network_of_an_ensemble():
     single, ensemble = vit(), Ensemble([vit(), vit()])
-    alone, together = (names_of(muon_groups(network, 0.05)[0], network) for network in (single, ensemble))
+    alone, together = (
+        names_of(muon_groups(network, 0.05)[0], network) for network in (single, ensemble)
+    )
     assert together == {f"networks.{i}.{name}" for i in range(2) for name in alone}
 
 
@@ -121,12 +135,16 @@ def test_muon_leaves_frozen_parameters_out():
     network.requires_grad_(False)
     network.head.requires_grad_(True)
     decayed, plain = muon_groups(network, 0.05)
-    assert names_of(decayed, network) == {"head.weight"} and names_of(plain, network) == {"head.bias"}
+    assert names_of(decayed, network) == {"head.weight"} and names_of(plain, network) == {
+        "head.bias"
+    }
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (2, 96, 32), (1, 16, 64), (3, 24, 40)])
 def test_orthogonalize(shape):
-    singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+    singular = torch.linalg.svdvals(
+        orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    )
     assert singular.min() > 0.6 and singular.max() < 1.2
 
 
@@ -219,9 +237,13 @@ def test_learning_rate_rises_then_falls():
     assert all(a > b for a, b in itertools.pairwise(rates[20:]))
 
 
-@pytest.mark.parametrize(("total_steps", "warmup_steps"), [(10, 0), (1, 0), (2, 1), (10, 9), (10, 10), (10, 30)])
+@pytest.mark.parametrize(
+    ("total_steps", "warmup_steps"), [(10, 0), (1, 0), (2, 1), (10, 9), (10, 10), (10, 30)]
+)
 def test_short_runs(total_steps, warmup_steps):
-    rates = [learning_rate(step, total_steps, warmup_steps, 0.1, 0.0) for step in range(total_steps)]
+    rates = [
+        learning_rate(step, total_steps, warmup_steps, 0.1, 0.0) for step in range(total_steps)
+    ]
     assert all(0 <= rate <= 0.1 for rate in rates) and rates[0] > 0
     if warmup_steps < total_steps:
         assert rates[warmup_steps] == pytest.approx(0.1)

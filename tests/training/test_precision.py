@@ -27,17 +27,29 @@ def test_a_cpu_trains_in_bf16_where_it_has_the_instructions(cpu, accelerator):
 
 def test_cuda_decides_by_itself_and_mps_stays_with_32_bit(cpu, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert precision.automatic_precision("auto") == precision.automatic_precision("mps") == "32-true"
+    assert (
+        precision.automatic_precision("auto") == precision.automatic_precision("mps") == "32-true"
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for fast, expected in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
-        assert precision.automatic_precision("auto") == precision.automatic_precision("cuda") == expected
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast
+        )
+        assert (
+            precision.automatic_precision("auto")
+            == precision.automatic_precision("cuda")
+            == expected
+        )
     assert precision.automatic_precision("cpu") == cpu
 
 
 def test_the_config_of_a_run_names_what_was_chosen(cpu, tmp_path):
     """So that the run keeps it when it is resumed on a machine that would choose otherwise."""
     settings = parse([str(a) for a in tiny(tmp_path, "--trainer.precision", "auto")])
-    assert yaml.safe_load(settings.config)["trainer"]["precision"] == settings.trainer["precision"] == cpu
+    assert (
+        yaml.safe_load(settings.config)["trainer"]["precision"]
+        == settings.trainer["precision"]
+        == cpu
+    )
     settings = parse([str(a) for a in tiny(tmp_path, "--trainer.precision", "16-mixed")])
     assert yaml.safe_load(settings.config)["trainer"]["precision"] == "16-mixed"

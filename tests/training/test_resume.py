@@ -22,9 +22,15 @@ HYBRID = "--model.stem_layers 2 --model.whiten true --data.patch_size null".spli
 SETTINGS = {
     "": (),
     "workers": ("--data.workers", "2"),
-    "accumulate": ("--trainer.accumulate_grad_batches", "3"),  # steps end in the middle of an epoch's batches
+    "accumulate": (
+        "--trainer.accumulate_grad_batches",
+        "3",
+    ),  # steps end in the middle of an epoch's batches
     "part": ("--trainer.limit_train_batches", "7"),
-    "seldom": ("--trainer.check_val_every_n_epoch", "2"),  # the last epoch of three validates nothing
+    "seldom": (
+        "--trainer.check_val_every_n_epoch",
+        "2",
+    ),  # the last epoch of three validates nothing
     "often": ("--trainer.val_check_interval", "0.4"),  # after batches 4 and 8, not after 10
     "all": ("--data.val_fraction", "0", "--patience", "null"),
     "hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble", "2"],
@@ -62,7 +68,10 @@ def scalars(run) -> dict[str, list]:
 
 def metrics(run) -> list[dict]:
     """Rows of metrics.csv, but for the speed."""
-    return [{key: v for key, v in row.items() if key != "images_per_second"} for row in read_metrics(run)]
+    return [
+        {key: v for key, v in row.items() if key != "images_per_second"}
+        for row in read_metrics(run)
+    ]
 
 
 def assert_same(a, b) -> None:
@@ -74,14 +83,38 @@ def assert_same(a, b) -> None:
     assert metrics(a) == metrics(b)
     assert scalars(a) == scalars(b)
     results = [json.loads((run / "results.json").read_text()) for run in (a, b)]
-    for key in ("epochs", "images_seen", "val_accuracy", "test_accuracy", "test_loss", "checkpoint_epoch"):
+    for key in (
+        "epochs",
+        "images_seen",
+        "val_accuracy",
+        "test_accuracy",
+        "test_loss",
+        "checkpoint_epoch",
+    ):
         assert results[0][key] == results[1][key], key
 
 
 @pytest.mark.parametrize(
     ("key", "step"),
-    [("", 1), ("", 10), ("", 17), ("", 29), ("workers", 10), ("workers", 14), ("accumulate", 2), ("accumulate", 4)]
-    + [("part", 7), ("seldom", 20), ("often", 8), ("often", 18), ("all", 13), ("impatient", 12), ("hybrids", 14)],
+    [
+        ("", 1),
+        ("", 10),
+        ("", 17),
+        ("", 29),
+        ("workers", 10),
+        ("workers", 14),
+        ("accumulate", 2),
+        ("accumulate", 4),
+    ]
+    + [
+        ("part", 7),
+        ("seldom", 20),
+        ("often", 8),
+        ("often", 18),
+        ("all", 13),
+        ("impatient", 12),
+        ("hybrids", 14),
+    ],
 )
 def test_stopped_and_resumed(undisturbed, tmp_path, key, step):
     stopped = train(*tiny(tmp_path, *SETTINGS[key]), prepare=prepared(key, stop_at(step)))
@@ -107,17 +140,25 @@ def test_resumed_several_times(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     assert train(*tiny(tmp_path), prepare=stop_at(3)).code == 143
     stops = ((9, signal.SIGINT, 130), (10, signal.SIGTERM, 143), (24, signal.SIGTERM, 143))
-    paths = (run, run.parent, run / "checkpoints")  # the folder of all runs of a name is its newest run
+    paths = (
+        run,
+        run.parent,
+        run / "checkpoints",
+    )  # the folder of all runs of a name is its newest run
     for (step, number, code), path in zip(stops, paths, strict=True):
         assert train("--resume", path, prepare=stop_at(step, number)).code == code
-    assert train("--resume", "--runs", tmp_path, "--name", "digits").code == 0  # the newest of that name
+    assert (
+        train("--resume", "--runs", tmp_path, "--name", "digits").code == 0
+    )  # the newest of that name
     assert_same(run, undisturbed())
 
 
 def test_killed_between_two_checkpoints(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     every = ("--checkpoint_every_n_steps", "3")
-    assert train(*tiny(tmp_path, *every), prepare=stop_at(17, signal.SIGKILL)).code == -signal.SIGKILL
+    assert (
+        train(*tiny(tmp_path, *every), prepare=stop_at(17, signal.SIGKILL)).code == -signal.SIGKILL
+    )
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 15
     assert train("--resume", run).code == 0
     checkpoints = [load_checkpoint(r / "checkpoints" / "last.ckpt") for r in (run, undisturbed())]
@@ -136,7 +177,10 @@ def kill_when_written() -> None:
 def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
     run = tmp_path / "digits" / "version_0"
     every = ("--checkpoint_every_n_steps", "4")
-    assert train(*tiny(tmp_path, *every), prepare=(at_step, 15, kill_when_written)).code == -signal.SIGKILL
+    assert (
+        train(*tiny(tmp_path, *every), prepare=(at_step, 15, kill_when_written)).code
+        == -signal.SIGKILL
+    )
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 12
     assert [path.suffix for path in (run / "checkpoints").glob(".*")] == [".tmp"]
     assert train("--resume", run).code == 0
@@ -170,7 +214,9 @@ def test_longer_than_planned(undisturbed, tmp_path):
     assert len(rates) == 4 and rates[2] == rates[3] == 1e-5  # the end of each of the two schedules
     assert [step for step, _ in scalars(run)["steps/loss"]] == list(range(40))
     assert json.loads((run / "results.json").read_text())["epochs"] == 4
-    before, now = (flatten(yaml.safe_load((r / "config.yaml").read_text())) for r in (undisturbed(), run))
+    before, now = (
+        flatten(yaml.safe_load((r / "config.yaml").read_text())) for r in (undisturbed(), run)
+    )
     assert {key for key in now if now[key] != before[key]} == {"trainer.max_epochs", "name"}
     assert now["name"] == "elsewhere"  # it goes by its folder
 
@@ -178,7 +224,16 @@ def test_longer_than_planned(undisturbed, tmp_path):
 def test_images_may_move_but_none_may_come_or_go(tmp_path):
     """Else other images are held out: some of those that the run has learned from."""
     images = class_folders(tmp_path / "here", "ab", (8, 8), train=5)
-    flags = ["--data", "FolderDataModule", "--data.image_size", 8, "--data.val_fraction", 0.2, "--data.batch_size", 4]
+    flags = [
+        "--data",
+        "FolderDataModule",
+        "--data.image_size",
+        8,
+        "--data.val_fraction",
+        0.2,
+        "--data.batch_size",
+        4,
+    ]
     begun = train(*tiny(tmp_path, *flags, "--data.root", images, "--trainer.limit_test_batches", 0))
     assert begun.code == 0, begun
     moved, run = images.rename(tmp_path / "there"), tmp_path / "digits" / "version_0"
@@ -208,21 +263,33 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
     del state["optimizer_states"][0]["state"][0]["exp_avg"]
     state["state_dict"]["net.positions"] = state["state_dict"]["net.positions"][:, 1:].clone()
     torch.save(state, run / "checkpoints" / "last.ckpt")
-    assert "does not fit this run's model" in train("--resume", run, "--trainer.max_epochs", "5").error
+    assert (
+        "does not fit this run's model" in train("--resume", run, "--trainer.max_epochs", "5").error
+    )
     state["hyper_parameters"]["network"]["depth"] = 3
     torch.save(state, run / "checkpoints" / "last.ckpt")
-    assert "network.depth (was 3, now 2)" in train("--resume", run, "--trainer.max_epochs", "5").error
+    assert (
+        "network.depth (was 3, now 2)" in train("--resume", run, "--trainer.max_epochs", "5").error
+    )
 
 
 def listing(run) -> dict:
-    return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in run.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_finished(undisturbed, tmp_path):
     run = copy(undisturbed(), tmp_path)
     before = listing(run)
     resumed = train("--resume", run)
-    assert resumed.code == 0 and "Nothing to do" in resumed.out and "--trainer.max_epochs 6" in resumed.out
+    assert (
+        resumed.code == 0
+        and "Nothing to do" in resumed.out
+        and "--trainer.max_epochs 6" in resumed.out
+    )
     assert listing(run) == before
 
 
@@ -265,13 +332,22 @@ def test_what_can_be_resumed(digits_run, tmp_path, monkeypatch):
     run = copy(digits_run, tmp_path)
     monkeypatch.chdir(run)
     assert find_run(".", tmp_path, "")[0] == run
-    assert find_run("checkpoints/best.ckpt", tmp_path, "") == (run, run / "checkpoints" / "best.ckpt")
-    with pytest.raises(InputError, match=f"folder of runs by name; give --resume one of these: {run.parent}$"):
+    assert find_run("checkpoints/best.ckpt", tmp_path, "") == (
+        run,
+        run / "checkpoints" / "best.ckpt",
+    )
+    with pytest.raises(
+        InputError, match=f"folder of runs by name; give --resume one of these: {run.parent}$"
+    ):
         find_run(str(run.parents[1]), tmp_path, "")
-    with pytest.raises(InputError, match=f"folder of runs by name; give --ckpt one of these: {run.parent}$"):
+    with pytest.raises(
+        InputError, match=f"folder of runs by name; give --ckpt one of these: {run.parent}$"
+    ):
         find_checkpoint(str(run.parents[1]))
     (run / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(InputError, match="stopped before its first; begin again with python train.py --config"):
+    with pytest.raises(
+        InputError, match="stopped before its first; begin again with python train.py --config"
+    ):
         find_run(str(run), tmp_path, "")
     with pytest.raises(InputError, match="no run named 'x' has a checkpoint"):
         find_run("", tmp_path, "x")

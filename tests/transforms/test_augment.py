@@ -16,9 +16,19 @@ from src.transforms.mixing import mix
 from src.transforms.patchify import normalize, patchify
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
-PLAIN = [0.0, 0.0, 0.0], [1 / 255, 1 / 255, 1 / 255]  # mean and std that leave gray levels as they are
+PLAIN = (
+    [0.0, 0.0, 0.0],
+    [1 / 255, 1 / 255, 1 / 255],
+)  # mean and std that leave gray levels as they are
 PLAIN_GRAY = [0.0], [1 / 255]
-EVERYTHING = {"flip": True, "translate": 2, "rotate": 15, "scale": 0.1, "shear": 5, "resized_crop": 0.3}
+EVERYTHING = {
+    "flip": True,
+    "translate": 2,
+    "rotate": 15,
+    "scale": 0.1,
+    "shear": 5,
+    "resized_crop": 0.3,
+}
 EVERYTHING |= {"jitter": 0.2, "hue": 0.1, "erase": 0.5}
 
 
@@ -27,7 +37,10 @@ EVERYTHING |= {"jitter": 0.2, "hue": 0.1, "erase": 0.5}
     [
         ({"translate": -1}, "translate must be between 0 and 1000, got -1"),
         ({"rotate": 181.0}, "rotate must be between 0 and 180, got 181.0"),
-        ({"policy": "autoaugment"}, "policy must be one of none, randaugment, trivialaugment, got autoaugment"),
+        (
+            {"policy": "autoaugment"},
+            "policy must be one of none, randaugment, trivialaugment, got autoaugment",
+        ),
         ({"policy_ops": 0}, "policy_ops must be between 1 and 8, got 0"),
         ({"erase": math.nan}, "erase must be between 0 and 1, got nan"),
         ({"erase_fill": "black"}, "erase_fill must be one of noise, constant, got black"),
@@ -57,14 +70,18 @@ def most(monkeypatch):
     monkeypatch.setattr(module, "Draw", Extreme)
 
     def augment(images, **settings):
-        return Augment(Augmentation(**settings), *[v[: images.shape[1]] for v in PLAIN])(images, generator())
+        return Augment(Augmentation(**settings), *[v[: images.shape[1]] for v in PLAIN])(
+            images, generator()
+        )
 
     return augment
 
 
 def affine(images, angle=0.0, translate=(0, 0), scale=1.0, shear=0.0):
     """torchvision's, which turns clockwise."""
-    return TF.affine(images.float(), angle, translate, scale, [shear, 0.0], TF.InterpolationMode.BILINEAR)
+    return TF.affine(
+        images.float(), angle, translate, scale, [shear, 0.0], TF.InterpolationMode.BILINEAR
+    )
 
 
 def assert_gray_levels_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -74,7 +91,8 @@ def assert_gray_levels_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "angle, scale, shear", [(15, 0, 0), (90, 0, 0), (180, 0, 0), (0, 0.3, 0), (0, 0, 20), (40, 0.2, 10)]
+    "angle, scale, shear",
+    [(15, 0, 0), (90, 0, 0), (180, 0, 0), (0, 0.3, 0), (0, 0, 20), (40, 0.2, 10)],
 )
 def test_rotation_scale_and_shear_equal_torchvision(most, angle, scale, shear, channels):
     images = random_images(6, channels, 12, 15)
@@ -105,7 +123,10 @@ def test_with_everything_off_augment_equals_normalize(shape):
 @pytest.mark.parametrize("size", [(8, 8), (28, 20)])
 @pytest.mark.parametrize("erase_fill", ["noise", "constant"])
 def test_everything_on(channels, policy, size, erase_fill):
-    augment = Augment(Augmentation(**EVERYTHING, policy=policy, erase_fill=erase_fill), *[v[:channels] for v in PLAIN])
+    augment = Augment(
+        Augmentation(**EVERYTHING, policy=policy, erase_fill=erase_fill),
+        *[v[:channels] for v in PLAIN],
+    )
     images = random_images(1, channels, *size).expand(20, -1, -1, -1)
     before = images.clone()
     global_state = torch.get_rng_state()
@@ -137,7 +158,9 @@ def test_augment_refuses_floats():
 def test_exact_copies_are_the_flips_and_translations_of_the_resampling(height, width):
     images = random_images(200, 3, height, width)
     copied = Augment(Augmentation(flip=True, translate=3), *PLAIN)(images, generator())
-    resampled = Augment(Augmentation(flip=True, translate=3, rotate=1e-5), *PLAIN)(images, generator())
+    resampled = Augment(Augmentation(flip=True, translate=3, rotate=1e-5), *PLAIN)(
+        images, generator()
+    )
     assert_gray_levels_close(copied, resampled)
     torch.testing.assert_close(copied, copied.round(), rtol=0, atol=1e-4)
 
@@ -154,7 +177,9 @@ def test_translations_cover_their_range_evenly_and_bring_in_black():
     images = torch.zeros(5000, 1, 7, 7, dtype=torch.uint8)
     images[:, :, 3, 3] = 255
     augment = Augment(Augmentation(translate=2), *PLAIN_GRAY)
-    counts = (augment(images, generator()) > 127)[:, 0, 1:6, 1:6].sum(0)  # [5, 5], one for each translation
+    counts = (augment(images, generator()) > 127)[:, 0, 1:6, 1:6].sum(
+        0
+    )  # [5, 5], one for each translation
     assert counts.sum() == 5000 and counts.min() > 140 and counts.max() < 260
     full = augment(torch.full_like(images, 255), generator()) > 127
     assert full.sum((1, 2, 3)).unique().tolist() == [25, 30, 35, 36, 42, 49]
@@ -196,13 +221,18 @@ def test_erasing_hits_one_rectangle_with_its_probability(fill, batch):
     if fill == "constant":
         assert erased[hit].abs().max() < 1e-6
     else:
-        assert erased.min() > -2.0001 and erased[hit].mean().abs() < 0.05  # uniform from (0 - 0.5) / 0.25 to 2
+        assert (
+            erased.min() > -2.0001 and erased[hit].mean().abs() < 0.05
+        )  # uniform from (0 - 0.5) / 0.25 to 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_everything_runs_on_cuda_without_waiting_for_the_device():
     settings = Augmentation(**EVERYTHING, policy="randaugment", mixup=0.2, cutmix=1.0)
-    images, labels = random_images(64, 3, 32, 32).cuda(), torch.zeros(64, dtype=torch.long, device="cuda")
+    images, labels = (
+        random_images(64, 3, 32, 32).cuda(),
+        torch.zeros(64, dtype=torch.long, device="cuda"),
+    )
     source = torch.Generator("cuda").manual_seed(0)
     augment = Augment(settings, MEAN, STD)
     mix(augment(images, source), labels, 10, settings, source)  # first calls set libraries up

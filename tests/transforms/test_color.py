@@ -24,13 +24,19 @@ CASES = [
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name, strengths, batched, single, tolerance", CASES, ids=[case[0] for case in CASES])
-def test_each_image_has_its_own_strength_as_in_torchvision(name, strengths, batched, single, tolerance, channels):
+@pytest.mark.parametrize(
+    "name, strengths, batched, single, tolerance", CASES, ids=[case[0] for case in CASES]
+)
+def test_each_image_has_its_own_strength_as_in_torchvision(
+    name, strengths, batched, single, tolerance, channels
+):
     images = pictures(channels, len(strengths))
     for shift in range(len(strengths)):  # so that every image meets every strength
         rolled = strengths[shift:] + strengths[:shift]
         ours = batched(images, torch.tensor(rolled))
-        theirs = torch.stack([single(image, strength) for image, strength in zip(images, rolled, strict=True)])
+        theirs = torch.stack(
+            [single(image, strength) for image, strength in zip(images, rolled, strict=True)]
+        )
         difference = (ours.int() - theirs.int()).abs()
         assert ours.dtype == torch.uint8
         assert difference.max() <= tolerance
@@ -45,7 +51,9 @@ def test_operations_without_strength_equal_torchvision(name, channels):
     for images in (pictures(channels), random_images(4, channels, 40, 30)):
         theirs = torch.stack([getattr(TF, name)(image) for image in images])
         difference = (getattr(color, name)(images).int() - theirs.int()).abs()
-        assert difference.max() <= (name == "autocontrast")  # its decimals are cut off; equalize counts in integers
+        assert difference.max() <= (
+            name == "autocontrast"
+        )  # its decimals are cut off; equalize counts in integers
         assert (difference > 0).float().mean() < 0.01
 
 
@@ -53,7 +61,9 @@ def test_operations_take_images_in_channels_last_memory():
     images = pictures(3).contiguous(memory_format=torch.channels_last)
     assert torch.equal(color.equalize(images), color.equalize(images.contiguous()))
     factor = torch.full((len(images),), 1.5)
-    difference = color.sharpness(images, factor).int() - color.sharpness(images.contiguous(), factor).int()
+    difference = (
+        color.sharpness(images, factor).int() - color.sharpness(images.contiguous(), factor).int()
+    )
     assert difference.abs().max() <= 1
 
 

@@ -16,8 +16,12 @@ def test_the_identity_changes_nothing_and_a_whole_pixel_moves_all():
     torch.testing.assert_close(resample(images, affine(draw)), images.float(), rtol=0, atol=0.05)
     moved = resample(images, affine(draw, x0=torch.tensor([0.0, 2.0]), y0=-1.0))
     torch.testing.assert_close(moved[0, :, 1:], images[0, :, :-1].float(), rtol=0, atol=0.05)
-    torch.testing.assert_close(moved[1, :, 1:, :-2], images[1, :, :-1, 2:].float(), rtol=0, atol=0.05)
-    assert moved[:, :, 0].abs().max() < 0.05 and moved[1, :, :, -2:].abs().max() < 0.05, "black comes in"
+    torch.testing.assert_close(
+        moved[1, :, 1:, :-2], images[1, :, :-1, 2:].float(), rtol=0, atol=0.05
+    )
+    assert moved[:, :, 0].abs().max() < 0.05 and moved[1, :, :, -2:].abs().max() < 0.05, (
+        "black comes in"
+    )
 
 
 def test_compose_is_the_matrix_product_of_each_sample():
@@ -28,7 +32,9 @@ def test_compose_is_the_matrix_product_of_each_sample():
 
 def test_a_crop_equals_torchvision_inside_of_it():
     images = random_images(1, 3, 32, 32)
-    draws = iter([0.25, 0.0, 0.25, -0.125])  # area, log ratio, and the place along x and y from -0.5 to 0.5
+    draws = iter(
+        [0.25, 0.0, 0.25, -0.125]
+    )  # area, log ratio, and the place along x and y from -0.5 to 0.5
 
     class Given(Draw):
         def uniform(self, low, high):

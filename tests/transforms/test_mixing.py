@@ -18,7 +18,9 @@ def one_pixel_classes(count: int, size: int = 10) -> tuple[torch.Tensor, torch.T
     return images, labels
 
 
-@pytest.mark.parametrize("settings", [dict(mixup=0.4), dict(cutmix=1.0), dict(mixup=0.4, cutmix=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [dict(mixup=0.4), dict(cutmix=1.0), dict(mixup=0.4, cutmix=1.0)], ids=str
+)
 def test_targets_are_the_shares_of_the_pixels(settings):
     images, labels = one_pixel_classes(200)
     global_state = torch.get_rng_state()
@@ -37,7 +39,9 @@ def test_with_both_on_half_of_the_samples_are_cut():
     mixed, targets = mix(images, labels, 4, Augmentation(mixup=1.0, cutmix=1.0), generator())
     blended = ((mixed > 0.001) & (mixed < 0.999)).flatten(1).any(1)
     told_apart = targets.max(1).values < 0.999  # partners of the same class leave no trace
-    assert 0.45 < blended[told_apart].float().mean() < 0.6  # CutMix boxes of no area leave none either
+    assert (
+        0.45 < blended[told_apart].float().mean() < 0.6
+    )  # CutMix boxes of no area leave none either
 
 
 def test_cutmix_pastes_one_box():

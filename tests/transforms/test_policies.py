@@ -11,7 +11,15 @@ from torchvision.transforms import v2
 from src.randomness import Draw
 from src.transforms import color
 from src.transforms.geometry import affine, resample
-from src.transforms.policies import LIMITS, OPERATIONS, Deal, Limits, apply_colors, deal_out, geometry
+from src.transforms.policies import (
+    LIMITS,
+    OPERATIONS,
+    Deal,
+    Limits,
+    apply_colors,
+    deal_out,
+    geometry,
+)
 
 
 def only(name: str, size: int, magnitude: float, sign: int, limits: Limits) -> Deal:
@@ -21,17 +29,23 @@ def only(name: str, size: int, magnitude: float, sign: int, limits: Limits) -> D
     slots[index] = torch.arange(size)
     place = index * size + torch.arange(size)
     strength = torch.ones(size)
-    return Deal(limits, torch.full((size,), index), slots, place, strength * magnitude, strength * sign)
+    return Deal(
+        limits, torch.full((size,), index), slots, place, strength * magnitude, strength * sign
+    )
 
 
 def theirs(reference, name: str, images: torch.Tensor, level: int, sign: int) -> torch.Tensor:
     """The same by an operation of torchvision's policy."""
-    name = {"saturation": "Color", "autocontrast": "AutoContrast"}.get(name, name.title().replace("_", ""))
+    name = {"saturation": "Color", "autocontrast": "AutoContrast"}.get(
+        name, name.title().replace("_", "")
+    )
     magnitudes, signed = reference._AUGMENTATION_SPACE[name]
     values = magnitudes(31, *images.shape[-2:])
     strength = 0.0 if values is None else float(values[level]) * (sign if signed else 1)
     bilinear = TF.InterpolationMode.BILINEAR
-    return reference._apply_image_or_video_transform(images, name, strength, bilinear, {torch.Tensor: None})
+    return reference._apply_image_or_video_transform(
+        images, name, strength, bilinear, {torch.Tensor: None}
+    )
 
 
 POLICIES = [("randaugment", v2.RandAugment()), ("trivialaugment", v2.TrivialAugmentWide())]
@@ -73,7 +87,9 @@ def test_two_deals_follow_one_another():
 def test_every_image_is_dealt_one_operation(size):
     deal = deal_out("randaugment", 9, Draw(size, generator(size)))
     assert deal.slots.flatten()[deal.place].tolist() == list(range(size))
-    assert deal.operation.tolist() == [place // deal.slots.shape[1] for place in deal.place.tolist()]
+    assert deal.operation.tolist() == [
+        place // deal.slots.shape[1] for place in deal.place.tolist()
+    ]
     assert deal.operation.bincount().max() <= deal.slots.shape[1]
     assert deal.magnitude.unique().tolist() == pytest.approx([0.3])
 

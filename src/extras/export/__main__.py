@@ -1,0 +1,7 @@
+import sys
+
+from src.errors import exit_on_input_error
+from src.extras.export.export import main
+
+with exit_on_input_error():
+    main(sys.argv[1:])
