@@ -1,46 +1,223 @@
-"""What a checkpoint says of a model, in plain primitives: the data it is for, its network, and how it is trained."""
+"""The typed descriptions that a checkpoint carries: the dataset, the network, and the training settings.
 
-import inspect
+Each is validated once, when it is constructed. `to_primitives` turns one into plain values for a
+checkpoint, `from_primitives` reads it back.
+"""
+
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from src.errors import InputError
-from src.models.build import NETWORKS
 
-FROM_DATA = (
-    "image_size",
-    "patch_size",
-    "channels",
-    "classes",
-)  # arguments of a network that the dataset decides
+Config = TypeVar("Config")
+
+# Table 1 of the ViT paper; Ti and S from Steiner et al. 2021, "How to train your ViT?",
+# arXiv:2106.10270.
+SIZES = {
+    "Ti": {"width": 192, "depth": 12, "heads": 3},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+}
+Size = Literal["Ti", "S", "B", "L"]
+Pool = Literal["cls", "mean", "sequence"]
+Positions = Literal["learned", "sincos"]
+Optimizer = Literal["muon", "adamw", "adam", "sgd"]
+
+MAX_PARAMETERS = 2 * 10**9  # 32 GB with gradients and moments; a larger network is a typing error
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a network has to know about its dataset.
+
+    Args:
+        classes: names of the classes in the order of the labels, or how many there are.
+        image_size: side of the square images in pixels.
+        channels: 1 for gray, 3 for color.
+        mean: mean of each channel, 0 to 1, by which uint8 images are normalized; 0 by default.
+        std: standard deviation of each channel, likewise; 1 by default.
+        patch_size: side in pixels of the patches that a data module serves; None serves images.
+        name: name of the dataset.
+        module: class of the data module that reads it; None for data of your own.
+        root: folder that the data module reads.
+    """
+
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    patch_size: int | None = None
+    name: str = "own"
+    module: str | None = None
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        names = self.classes
+        if isinstance(names, int):
+            names = tuple(map(str, range(names)))
+        _set(self, "classes", tuple(names))
+        _set(self, "mean", tuple(self.mean or [0.0] * self.channels))
+        _set(self, "std", tuple(self.std or [1.0] * self.channels))
+        if len(self.classes) < 2:
+            found = f"{len(self.classes)} ({', '.join(self.classes)})" if self.classes else "none"
+            raise InputError(f"at least two classes are needed, found {found}; add classes")
+        if self.image_size < 1:
+            raise InputError(f"data.image_size must be at least 1, got {self.image_size}")
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise InputError(
+                f"data.mean {list(self.mean)} and data.std {list(self.std)} must have "
+                f"{self.channels} values each, one per channel, and std must be above 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Architecture of a Vision Transformer.
+
+    Args:
+        size: one of the paper's sizes; sets `width`, `depth` and `heads` unless they are given.
+        width: embedding dimension D.
+        depth: number of blocks.
+        heads: attention heads per block; they must divide `width`.
+        mlp_ratio: hidden width of the MLP as a multiple of `width`.
+        pool: what the head reads: the class token, the mean of all tokens, or CCT's sequence
+            pooling.
+        positions: learned position embeddings, or fixed 2-D sine and cosine.
+        stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images
+            (`data.patch_size: null`) through n convolutional stages, each halving the side.
+        stem_width: channels of the first stage; the others are then as wide as a token. None
+            doubles the width from stage to stage.
+        whiten: start the stem with fixed whitening filters, and use GELU in it instead of ReLU.
+        mirror: average the logits of an image and of its mirror image in evaluation, in twice the
+            time.
+        dropout: dropout after the embedding, the attention projection and both MLP layers.
+        attention_dropout: dropout of the attention weights.
+        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+    """
+
+    kind: ClassVar[str] = "vit"
+
+    size: Size = "Ti"
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    mlp_ratio: float = 4.0
+    pool: Pool = "cls"
+    positions: Positions = "learned"
+    stem_layers: int = 0
+    stem_width: int | None = None
+    whiten: bool = False
+    mirror: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("size", Size), ("pool", Pool), ("positions", Positions)):
+            _check_choice(self, name, get_args(choices))
+        for name, value in SIZES[self.size].items():
+            if getattr(self, name) is None:
+                _set(self, name, value)
+        for name in ("width", "depth", "heads"):
+            _check_least(self, name, 1)
+        _check_least(self, "stem_layers", 0)
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            _check_fraction(self, name)
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        width, depth, heads = self.width, self.depth, self.heads
+        assert width and depth and heads  # set by __post_init__
+        if not math.isfinite(self.mlp_ratio) or round(width * self.mlp_ratio) < 1:
+            raise InputError(
+                f"model.mlp_ratio {self.mlp_ratio} gives no hidden units; use a value above 0, "
+                "for example 4"
+            )
+        parameters = depth * width * (4 * width + 2 * round(width * self.mlp_ratio))
+        if parameters > MAX_PARAMETERS:
+            raise InputError(
+                f"model.width {width}, model.depth {depth} and model.mlp_ratio "
+                f"{self.mlp_ratio:g} give {parameters:.1e} parameters; the limit is "
+                f"{MAX_PARAMETERS:.0e}"
+            )
+        if width % heads:
+            divisors = [str(n) for n in range(1, min(width, 64) + 1) if width % n == 0]
+            raise InputError(
+                f"model.heads {heads} does not divide model.width {width}; choose one of "
+                f"{', '.join(divisors)}"
+            )
+        if self.positions == "sincos" and width % 4:
+            raise InputError(
+                f"model.positions sincos needs a width divisible by 4, got {width}; change "
+                "model.width or use model.positions learned"
+            )
+        if self.whiten and not self.stem_layers:
+            raise InputError(
+                "model.whiten needs a convolutional stem; set model.stem_layers above 0, or "
+                "model.whiten false"
+            )
+        first = self.stem_width
+        if first is not None and (self.stem_layers < 2 or not 1 <= first <= width):
+            raise InputError(
+                f"model.stem_width {first} needs at least two stem_layers and must be from 1 to "
+                f"the width {width}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNConfig:
+    """Architecture of the convolutional baseline.
+
+    Args:
+        dropout: dropout before the first linear layer; twice as much before the second.
+    """
+
+    kind: ClassVar[str] = "cnn"
+
+    dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_fraction(self, "dropout")
+
+
+NetworkConfig = ViTConfig | CNNConfig
+NETWORK_CONFIGS: dict[str, type[ViTConfig] | type[CNNConfig]] = {
+    config.kind: config for config in (ViTConfig, CNNConfig)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
     """How a network is trained.
 
     Args:
-        lr: highest learning rate, reached after the warm-up.
+        lr: peak learning rate, reached at the end of the warm-up.
         min_lr: learning rate of the last step.
-        warmup_epochs: epochs in which the learning rate grows linearly from 0; fractions are welcome.
-        warmup_steps: the same in steps, in place of `warmup_epochs`.
-        optimizer: Muon for hidden matrices and AdamW for the rest (`optim.py`), AdamW alone (Loshchilov & Hutter
-            2019), Adam with L2 decay, or SGD with Nesterov momentum 0.9.
-        weight_decay: decay of matrices; norms, biases, class token and positions never decay.
-        beta2: decay rate of AdamW's and Adam's second moment.
+        warmup_epochs: epochs in which the learning rate grows linearly from 0; may be fractional.
+        warmup_steps: length of the warm-up in steps; overrides `warmup_epochs`.
+        optimizer: Muon for hidden matrices and AdamW for the rest, AdamW alone (Loshchilov &
+            Hutter 2019), Adam with L2 decay, or SGD with Nesterov momentum 0.9.
+        weight_decay: decay of weight matrices; norms, biases, class token and positions never
+            decay.
+        beta2: decay rate of the second moment in AdamW and Adam.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
-        ema_decay: above 0, a moving average of the weights with this decay is validated, tested and classified with.
-        ensemble: networks that share every batch in training and whose probabilities are averaged (`ensemble.py`).
-        compile: compile the network with `torch.compile`; pays in long runs on a GPU.
-        seed: of dropout and all else that is drawn in a step; `train.py` sets it from `seed_everything`.
+        ema_decay: above 0, keep an exponential moving average of the weights with this decay, and
+            validate, test and classify with it.
+        ensemble: number of networks that share every batch in training and whose probabilities
+            are averaged.
+        compile: compile the network with `torch.compile`; pays off in long runs on a GPU.
+        seed: seed of dropout and everything else drawn in a step; `train.py` sets it from
+            `seed_everything`.
     """
 
     lr: float = 1e-3
     min_lr: float = 1e-5
     warmup_epochs: float = 1.0
     warmup_steps: int | None = None
-    optimizer: Literal["muon", "adamw", "adam", "sgd"] = "adamw"
+    optimizer: Optimizer = "adamw"
     weight_decay: float = 0.05
     beta2: float = 0.999
     label_smoothing: float = 0.0
@@ -50,80 +227,78 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf or not 0 <= self.min_lr <= self.lr:
-            raise InputError(
-                f"model.lr {self.lr} and model.min_lr {self.min_lr}: use lr above 0, and min_lr from 0 to lr"
-            )
-        for name in ("warmup_epochs", "warmup_steps", "weight_decay", "seed"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise InputError(f"model.{name} {value}: use 0 or more")
-        if self.lr * self.weight_decay >= 1:
-            product = f"model.lr {self.lr} times model.weight_decay {self.weight_decay}"
-            raise InputError(f"{product} must stay below 1; use smaller ones")
+        _check_choice(self, "optimizer", get_args(Optimizer))
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"model.lr must be above 0, got {self.lr}")
+        if not 0 <= self.min_lr <= self.lr:
+            raise InputError(f"model.min_lr must be from 0 to lr {self.lr}, got {self.min_lr}")
+        for name in ("warmup_epochs", "weight_decay", "seed"):
+            _check_least(self, name, 0)
+        if self.warmup_steps is not None:
+            _check_least(self, "warmup_steps", 0)
         for name in ("label_smoothing", "ema_decay", "beta2"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise InputError(
-                    f"model.{name} {value}: use a value from 0 up to, but not including, 1"
-                )
-        if self.ensemble < 1:
+            _check_fraction(self, name)
+        _check_least(self, "ensemble", 1)
+        if self.lr * self.weight_decay >= 1:
             raise InputError(
-                f"model.ensemble {self.ensemble}: use 1 for a single network, or more for several"
+                f"model.lr {self.lr} times model.weight_decay {self.weight_decay} must be below 1; "
+                "lower one of them"
             )
 
 
-def complete_dataset(given: dict) -> dict:
-    """The dataset as a checkpoint carries it: what is given, and the defaults of the entries that a library user need
-    not give. See `ViT` for the entries.
+@dataclass(frozen=True, kw_only=True)
+class ViTHyperparameters(ViTConfig, TrainingConfig):
+    """Everything that can be set for a `ViT`: its architecture and how it is trained."""
+
+    def __post_init__(self) -> None:
+        ViTConfig.__post_init__(self)
+        TrainingConfig.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNHyperparameters(CNNConfig, TrainingConfig):
+    """Everything that can be set for a `CNN`: its architecture and how it is trained."""
+
+    def __post_init__(self) -> None:
+        CNNConfig.__post_init__(self)
+        TrainingConfig.__post_init__(self)
+
+
+def to_primitives(config: Any, kind: type | None = None) -> dict[str, Any]:
+    """Return a config as strings, numbers and lists.
+
+    Args:
+        config: an instance of a dataclass in this module.
+        kind: a base class of the config; only its fields are returned.
+    """
+    values = {field.name: getattr(config, field.name) for field in fields(kind or config)}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def from_primitives(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Return the inverse of `to_primitives`.
 
     Raises:
-        InputError: an entry is missing, unknown, or does not fit the others.
+        TypeError: a field is unknown, missing or of another type.
+        InputError: a value is out of range.
     """
-    defaults = {
-        "name": "own",
-        "module": None,
-        "root": None,
-        "patch_size": None,
-        "mean": None,
-        "std": None,
-    }
-    needed = ("classes", "image_size", "channels")
-    if missing := [name for name in needed if name not in given]:
-        raise InputError(f"dataset: {', '.join(missing)} is missing; give {', '.join(needed)}")
-    unknown = given.keys() - defaults.keys() - set(needed)
-    if unknown and not given.get("module"):  # a data module knows what it says of itself
-        raise InputError(
-            f"dataset: {', '.join(sorted(unknown))} is unknown; use {', '.join((*needed, *defaults))}"
-        )
-    dataset = defaults | given
-    names, channels = dataset["classes"], dataset["channels"]
-    dataset["classes"] = [str(i) for i in range(names)] if isinstance(names, int) else list(names)
-    dataset["mean"] = list(dataset["mean"] or [0.0] * channels)
-    dataset["std"] = list(dataset["std"] or [1.0] * channels)
-    if len(dataset["classes"]) < 2:
-        raise InputError(
-            f"dataset: classes {names}: it takes two; give their names or their number"
-        )
-    if not len(dataset["mean"]) == len(dataset["std"]) == channels or min(dataset["std"]) <= 0:
-        raise InputError(
-            f"dataset: mean {dataset['mean']} and std {dataset['std']}: give {channels} values, std above 0"
-        )
-    return dataset
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
-def network_defaults(kind: str) -> dict:
-    """Every argument of a network of that kind, with its default."""
-    return {p.name: p.default for p in inspect.signature(NETWORKS[kind]).parameters.values()}
+def _set(config: Any, name: str, value: Any) -> None:
+    object.__setattr__(config, name, value)  # the only way to set a field of a frozen dataclass
 
 
-def complete_network(kind: str, dataset: dict, arguments: dict) -> dict:
-    """Every argument of the network: those given, those that the dataset decides, and the defaults of the others.
+def _check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    if (value := getattr(config, name)) not in choices:
+        raise InputError(f"model.{name} must be one of {', '.join(choices)}, got {value}")
 
-    Raises:
-        TypeError: the network has no such argument.
-    """
-    decided = {name: dataset[name] for name in FROM_DATA} | {"classes": len(dataset["classes"])}
-    defaults = network_defaults(kind)
-    if unknown := arguments.keys() - defaults.keys():
-        raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
-    given = decided | arguments
-    return {"kind": kind} | {name: given.get(name, default) for name, default in defaults.items()}
+
+def _check_least(config: Any, name: str, least: int) -> None:
+    if not (value := getattr(config, name)) >= least:
+        raise InputError(f"model.{name} must be at least {least}, got {value}")
+
+
+def _check_fraction(config: Any, name: str) -> None:
+    if not 0 <= (value := getattr(config, name)) < 1:
+        raise InputError(f"model.{name} must be at least 0 and below 1, got {value}")
