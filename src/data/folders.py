@@ -1,159 +1,119 @@
-"""Folders of images, one folder a class: list them, decode them once, keep what fits in memory and stream the rest."""
+"""Class folders: list them, decode their images once, hold what fits in memory, stream the rest."""
 
 import hashlib
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from src.data.datasets import DatasetInfo
+from src.config import DatasetInfo
+from src.data.image_set import ImageSet
 from src.data.images import EXTENSIONS, read_image
 from src.errors import InputError
 from src.runs.atomic import open_atomically
 
-
-class ImageSet(Dataset):
-    """Images and labels; the first M images are decoded in memory, the others are decoded when asked for.
-
-    Args:
-        images: uint8 [M, C, H, W]; it may be a file mapped into memory, which the processes of a machine share
-        labels: int64 [N], N >= M
-        paths: files of the N - M images that are not in memory
-        rows: int64 [n]: which of the N images the set has; all, if None
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        paths: list[str] | None = None,
-        rows: Tensor | None = None,
-    ):
-        self.held, self.all_labels, self.paths, self.rows = images, labels, paths or [], rows
-
-    def __len__(self) -> int:
-        return len(self.all_labels) if self.rows is None else len(self.rows)
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [n]"""
-        return self.all_labels if self.rows is None else self.all_labels[self.rows]
-
-    @property
-    def images(self) -> Tensor:
-        """uint8: those of the set that are in memory; a copy, unless the set has all."""
-        return self.held if self.rows is None else self.held[self.rows[self.rows < len(self.held)]]
-
-    def __getitems__(self, indices: Tensor | list[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch by one index: int64 [B] -> uint8 [B, C, H, W], int64 [B]."""
-        indices = torch.as_tensor(indices)
-        indices = indices if self.rows is None else self.rows[indices]
-        labels, held = self.all_labels[indices], len(self.held)
-        if not self.paths:
-            return self.held[indices], labels
-        batch = self.held.new_empty(len(indices), *self.held.shape[1:])
-        in_memory = indices < held
-        batch[in_memory] = self.held[indices[in_memory]]
-        channels, size = self.held.shape[1:3]
-        for row in (~in_memory).nonzero().flatten().tolist():
-            batch[row] = read_image(self.paths[int(indices[row]) - held], size, channels)
-        return batch, labels
-
-    def to(self, device: torch.device) -> "ImageSet":
-        """The same set with its decoded images on the device."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.paths)
-
-    def subset(self, indices: Tensor) -> "ImageSet":
-        """The images at sorted int64 `indices`, as a set of its own; none is copied."""
-        rows = indices if self.rows is None else self.rows[indices]
-        return ImageSet(self.held, self.all_labels, self.paths, rows)
+ImageFile = tuple[str, int, int]  # path relative to the folder, size, time of the last change
 
 
 def list_classes(folder: Path) -> list[str]:
-    """Names of the class folders in `folder`, sorted; hidden folders are not classes."""
-    names = sorted(e.name for e in _entries(folder) if e.is_dir() and not e.name.startswith("."))
+    """Return the sorted names of the class folders in `folder`, without hidden ones."""
+    entries = [entry for entry in _entries(folder) if entry.is_dir()]
+    names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     if len(names) < 2:
-        found = f"only the class {names[0]!r}" if names else "no class folder"
+        found = f"1 ({names[0]})" if names else "none"
         raise InputError(
-            f"{folder}: {found} was found, but it takes two classes; put images in {folder}/<class>/*.png"
+            f"{folder}: at least two class folders are needed, found {found}; put images in "
+            f"{folder}/<class>/*.png"
         )
     return names
+
+
+def list_folder(folder: Path, info: DatasetInfo) -> ImageSet:
+    """Return the images of `folder/<class>/*` without decoding any: they are decoded on demand.
+
+    Raises:
+        InputError: the folder's classes differ from the dataset's, or a class is empty.
+    """
+    files, labels = _list_files(folder, info)
+    images = torch.empty(0, info.channels, info.image_size, info.image_size, dtype=torch.uint8)
+    paths = [str(folder / path) for path, _, _ in files]
+    return ImageSet(images, torch.tensor(labels), paths)
 
 
 def read_folder(
     folder: Path, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool
 ) -> ImageSet:
-    """Read `folder/<class>/*` for the dataset's classes. Decoding happens once: the result is kept in the file `cache`.
+    """Decode `folder/<class>/*` once, and keep the result in the file `cache`.
 
     Args:
-        cache: file that keeps the decoded images between runs; it is made anew when a file, or the size, has changed.
-        budget: bytes of decoded images to hold in memory; what is beyond is decoded from its file when it is needed.
-        skip_broken: leave damaged images out and say how many, rather than stop.
+        folder: holds a folder for each of the dataset's classes.
+        info: classes, size and channels of the images.
+        cache: keeps the decoded images between runs; written again if a file or setting changed.
+        budget: bytes of decoded images to hold; the images beyond it are decoded on demand.
+        skip_broken: leave damaged images out and report how many, instead of stopping.
 
     Raises:
-        InputError: classes differ from the folder's, a class is empty, or images are damaged (all of them are named).
+        InputError: the folder's classes differ from the dataset's, a class is empty, or images are
+            damaged; names all of them.
     """
-    found, classes, image_size, channels = (
-        list_classes(folder),
-        list(info.classes),
-        info.image_size,
-        info.channels,
-    )
-    if found != classes:
-        extra, missing = sorted(set(found) - set(classes)), sorted(set(classes) - set(found))
-        raise InputError(
-            f"{folder}: its classes differ from the training classes (only here: {', '.join(extra) or 'none'}; "
-            f"missing here: {', '.join(missing) or 'none'}); make the class folders the same"
-        )
-    files, labels = _list_files(folder, classes)
-    key = hashlib.sha256(
-        repr((image_size, channels, budget, skip_broken, files)).encode()
-    ).hexdigest()
+    files, labels = _list_files(folder, info)
+    settings = (info.image_size, info.channels, budget, skip_broken, files)
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
-        state = _decode(
-            folder, [path for path, _, _ in files], labels, image_size, channels, budget
-        )
+        paths = [path for path, _, _ in files]
+        state = _decode(folder, paths, labels, info.image_size, info.channels, budget)
         if state["broken"] and not skip_broken:
             _refuse_broken(folder, state["broken"])
-        state["key"] = key
-        _save_cache(cache, state)
-        state = (
-            _load_cache(cache, key) or state
-        )  # the file's pages are shared; what was decoded is this process's own
+        _save_cache(cache, state | {"key": key})
+        state = _load_cache(cache, key) or state  # processes share the pages of a mapped file
     if state["broken"]:
         print(f"{folder}: {len(state['broken'])} damaged image(s) left out")
-    counts = state["labels"].bincount(minlength=len(classes))
+    counts = state["labels"].bincount(minlength=len(info.classes))
     if not counts.all():
-        empty = [classes[i] for i in (counts == 0).nonzero().flatten().tolist()]
+        empty = [info.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
         raise InputError(
-            f"{folder}: no image can be read in class {', '.join(empty)}; add images, or remove the folder"
+            f"{folder}: all images of class {', '.join(empty)} are damaged; add images or remove "
+            "the folder"
         )
-    return ImageSet(
-        state["images"], state["labels"], [str(folder / path) for path in state["paths"]]
-    )
+    paths = [str(folder / path) for path in state["paths"]]
+    return ImageSet(state["images"], state["labels"], paths)
 
 
-def _list_files(folder: Path, classes: list[str]) -> tuple[list[tuple[str, int, int]], list[int]]:
-    """Every image file as (path relative to `folder`, size, time of change), and its label; in a fixed order."""
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        rows = [
-            (f"{name}/{e.name}", *_size_and_time(e))
-            for e in _entries(folder / name)
-            if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith(".")
-        ]
-        if not rows:
-            empty = "the class has no image (folders in it are not read)"
-            raise InputError(f"{folder / name}: {empty}; add images, or remove the folder")
-        files += sorted(rows)
-        labels += [label] * len(rows)
+def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[int]]:
+    """Return every image file and its label, in a fixed order."""
+    _check_classes(folder, info.classes)
+    files: list[ImageFile] = []
+    labels: list[int] = []
+    for label, name in enumerate(info.classes):
+        found = []
+        for entry in _entries(folder / name):
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+                found.append((f"{name}/{entry.name}", *_size_and_time(entry)))
+        if not found:
+            raise InputError(
+                f"{folder / name}: the class has no images (folders inside it are not read); add "
+                "images or remove the folder"
+            )
+        files += sorted(found)
+        labels += [label] * len(found)
     return files, labels
+
+
+def _check_classes(folder: Path, classes: Sequence[str]) -> None:
+    found = list_classes(folder)
+    if found != list(classes):
+        extra = ", ".join(sorted(set(found) - set(classes))) or "none"
+        missing = ", ".join(sorted(set(classes) - set(found))) or "none"
+        raise InputError(
+            f"{folder}: its classes differ from the training classes (only here: {extra}; missing "
+            f"here: {missing}); make the class folders the same"
+        )
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -166,26 +126,29 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         ) from None
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be listed: {error.strerror}; change its permissions"
+            f"{folder}: cannot be listed ({error.strerror}); change its permissions"
         ) from None
 
 
 def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
-    """Size, and time of the last change; of a link that leads nowhere (-1, -1): reading it will say so."""
     try:
         status = entry.stat()
-    except OSError:
+    except OSError:  # a dangling link: reading it will raise the error
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
 def _decode(
     folder: Path, paths: list[str], labels: list[int], size: int, channels: int, budget: int
-) -> dict:
-    """Decode all files once on all cores, to find the damaged ones; hold as many images as the budget allows."""
+) -> dict[str, Any]:
+    """Decode all files on all cores to find damaged ones, and hold what the budget allows."""
+    from rich.progress import track  # slow to import, and seldom needed
+
     room = min(len(paths), budget // (channels * size * size))
     images = torch.empty(room, channels, size, size, dtype=torch.uint8)
-    kept, streamed, broken = [], [], []
+    kept: list[int] = []
+    streamed: list[str] = []
+    broken: list[str] = []
 
     def read(path: str) -> Tensor | str:
         try:
@@ -195,9 +158,8 @@ def _decode(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = _windowed_map(pool, read, paths)
-        for path, label, result in track(
-            zip(paths, labels, results, strict=True), f"Reading {folder}", len(paths)
-        ):
+        rows = zip(paths, labels, results, strict=True)
+        for path, label, result in track(rows, f"Reading {folder}", len(paths)):
             if isinstance(result, str):
                 broken.append(result)
                 continue
@@ -207,13 +169,23 @@ def _decode(
                 streamed.append(path)
             kept.append(label)
     held = len(kept) - len(streamed)
-    images = images[:held].clone() if held < room else images
-    labels = torch.tensor(kept, dtype=torch.int64)
-    return {"images": images, "labels": labels, "paths": streamed, "broken": broken}
+    if held < room:
+        images = images[:held].clone()
+    return {
+        "images": images,
+        "labels": torch.tensor(kept, dtype=torch.int64),
+        "paths": streamed,
+        "broken": broken,
+    }
 
 
-def _windowed_map(pool: ThreadPoolExecutor, function, items: list, window: int = 1024):
-    """`pool.map` that never holds more than `window` results, so that memory stays flat on a folder of any size."""
+def _windowed_map(
+    pool: ThreadPoolExecutor,
+    function: Callable[[str], Tensor | str],
+    items: list[str],
+    window: int = 1024,
+) -> Iterator[Tensor | str]:
+    """Like `pool.map`, but never hold more than `window` results in memory."""
     for start in range(0, len(items), window):
         yield from pool.map(function, items[start : start + window])
 
@@ -222,35 +194,29 @@ def _refuse_broken(folder: Path, broken: list[str]) -> None:
     shown = "; ".join(message.split(": ", 1)[0] for message in broken[:20])
     more = f" and {len(broken) - 20} more" if len(broken) > 20 else ""
     raise InputError(
-        f"{folder}: {len(broken)} image(s) cannot be read: {shown}{more}; "
-        "replace or remove them, or leave them out with --data.skip_broken true"
+        f"{folder}: {len(broken)} image(s) cannot be read: {shown}{more}; replace or remove them, "
+        "or leave them out with --data.skip_broken true"
     )
 
 
-def _load_cache(cache: Path, key: str) -> dict | None:
-    """What an earlier run decoded, unless the files have changed since or the cache itself is damaged.
+def _load_cache(cache: Path, key: str) -> dict[str, Any] | None:
+    """Return what an earlier run decoded, or None if it is damaged or does not match `key`.
 
-    It is mapped, not read: however many processes of a machine use it, it is in memory once, as far as there is room.
+    The file is memory-mapped: all processes of a machine hold it in memory once.
     """
     try:
         state = torch.load(cache, weights_only=True, mmap=True)
         return state if state["key"] == key else None
-    except Exception:  # a cache that cannot be used, for whatever reason, is made anew
+    except Exception:  # whatever is wrong with a cache, it is written again
         return None
 
 
-def _save_cache(cache: Path, state: dict) -> None:
+def _save_cache(cache: Path, state: dict[str, Any]) -> None:
     try:
-        for leftover in cache.parent.glob(
-            f".{cache.name}.*.tmp"
-        ):  # of a process that was killed while writing it
+        for leftover in cache.parent.glob(f".{cache.name}.*.tmp"):  # its process was killed
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
         with open_atomically(cache) as file:
             torch.save(state, file)
-    except (
-        InputError,
-        OSError,
-        RuntimeError,
-    ) as error:  # torch.save turns a full disk into a RuntimeError
+    except (InputError, OSError, RuntimeError) as error:  # torch.save: RuntimeError on a full disk
         print(f"{cache}: the decoded images could not be kept for the next run ({error})")

@@ -1,14 +1,15 @@
-"""The LightningDataModules: reading, the validation split, and the way to the device.
+"""The LightningDataModules: the validation split, and batches from memory to the network.
 
-dataset files -> uint8 images [N, C, H, W] and int64 labels [N], in memory
-  -> on the device where they fit: a whole batch by one tensor index, no per-sample Python, no copy in a step
-     (or else by the same index through a DataLoader, whose workers, and pinned memory, keep batches ready)
-  -> uint8 batch on the device -> augment (training only), normalize, patchify -> [B, N_patches, P*P*C]
+dataset files -> uint8 images [N, C, H, W] and int64 labels [N] in memory, on the device if they fit
+  -> uint8 batch by one tensor index, with no Python code per image
+     (through a DataLoader with workers and pinned memory where the images are not on the device)
+  -> augment (training only), normalize, patchify -> [B, N_patches, P*P*C]
 """
 
 import signal
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -16,42 +17,53 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src import lightning_loop as loop
-from src.data.datasets import DATASETS, DatasetInfo, read_digits, read_torchvision
-from src.data.folders import ImageSet, list_classes, read_folder
-from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_indices
+from src.config import DatasetInfo
+from src.data.datasets import DATASETS
+from src.data.folders import list_classes, read_folder
+from src.data.image_set import ImageSet
+from src.data.sampling import Batches, InMemoryBatches, Share, TrainBatches, split_indices
+from src.data.splits import OWN_IMAGES, Split, open_split
 from src.errors import InputError
 from src.randomness import fold_in
 from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
-from src.transforms.patchify import Patchify, normalize
+from src.transforms.patchify import Patchify, check_patch_size, normalize
 
-SMALL_DIGIT_CHANGES = Augmentation(
-    rotate=10, resized_crop=0.7
-)  # a translation by a whole pixel of eight is too much
+NO_CHANGES = Augmentation()
+SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)  # one of 8 pixels is a lot to move
 DIGIT_CHANGES = Augmentation(translate=2, rotate=10, scale=0.1)
 CLOTHES_CHANGES = Augmentation(translate=2, flip=True)
 PHOTO_CHANGES = Augmentation(translate=4, flip=True)
 
+Loader = InMemoryBatches | DataLoader
+
 
 class ImageDataModule(LightningDataModule):
-    """What all datasets share; use one of its subclasses.
+    """Base class of all data modules; use one of its subclasses.
 
     Args:
         root: folder that holds the datasets.
-        batch_size: training images of one step, on each device.
-        patch_size: side P of the square patches in pixels; null serves whole images (CNN, convolutional stem).
-        val_fraction: part of the training images held out for validation; 0 trains on all of them.
+        batch_size: training images per step on each device.
+        patch_size: side P of the square patches in pixels; null serves whole images, for a CNN or
+            a convolutional stem.
+        val_fraction: fraction of the training images held out for validation; 0 trains on all.
         augment: random changes to the training images; see `Augmentation`.
-        eval_batch_size: images of one validation or test step.
-        workers: processes that fetch batches; images in memory need none.
-        on_device: 'auto' keeps images on the device that trains, where a quarter of its free memory holds them; 'never'
-            leaves them in the host's memory, and serves them through a DataLoader.
-        memory_budget: GiB of decoded images to hold in memory; image files beyond it are decoded when needed.
-        skip_broken: leave damaged image files out and say how many, rather than stop.
-        seed: of the split, the order and the augmentation; `train.py` sets it from `seed_everything`.
+        eval_batch_size: images per validation or test step.
+        workers: processes that load batches; images in memory need none.
+        on_device: 'auto' keeps the images on the training device if they fit into a quarter of
+            its free memory; 'never' keeps them in host memory and serves them by a DataLoader.
+        memory_budget: GiB of decoded images to hold in memory; image files beyond it are decoded
+            whenever they are needed.
+        skip_broken: leave damaged image files out and report how many, instead of stopping.
+        seed: seed of the split, the order and the augmentation; `train.py` sets it from
+            `seed_everything`.
+
+    Attributes:
+        info: description of the dataset, complete: everything that a checkpoint keeps of it.
+        sets: the splits that have been read, by name; None where there is no such split.
     """
 
-    info: DatasetInfo  # each subclass knows its own
+    info: DatasetInfo
 
     def __init__(
         self,
@@ -59,7 +71,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 128,
         patch_size: int | None = 4,
         val_fraction: float = 0.1,
-        augment: Augmentation = Augmentation(),  # noqa: B008  (never changed in place)
+        augment: Augmentation = NO_CHANGES,
         eval_batch_size: int = 500,
         workers: int = 0,
         on_device: Literal["auto", "never"] = "auto",
@@ -68,69 +80,67 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise InputError(
-                f"data.batch_size {batch_size} and data.eval_batch_size {eval_batch_size}: use 1 or more"
-            )
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.patch_size = patch_size
+        self.val_fraction = val_fraction
+        self.augmentation = augment
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self.on_device = on_device
+        self.memory_budget = memory_budget
+        self.skip_broken = skip_broken
+        self.seed = seed
+        self.sets: dict[str, ImageSet | None] = {}
+        self.patchify = Patchify(patch_size) if patch_size else torch.nn.Identity()
+        least = {"batch_size": 1, "eval_batch_size": 1, "workers": 0, "memory_budget": 0}
+        for name, lowest in least.items():
+            if not (value := getattr(self, name)) >= lowest:
+                raise InputError(f"data.{name} must be at least {lowest}, got {value}")
         if not 0 <= val_fraction < 1:
             raise InputError(
-                f"data.val_fraction {val_fraction}: use a value from 0 up to, but not including, 1"
+                f"data.val_fraction must be at least 0 and below 1, got {val_fraction}"
             )
-        if workers < 0 or memory_budget < 0:
+
+    def _describe(self, info: DatasetInfo) -> None:
+        """Complete the description, and check the settings that depend on the image size."""
+        self.info = replace(info, patch_size=self.patch_size, root=str(self.root))
+        size = info.image_size
+        if self.patch_size is not None:
+            check_patch_size(self.patch_size, (size, size))
+        if self.augmentation.translate >= size:
             raise InputError(
-                f"data.workers {workers} and data.memory_budget {memory_budget}: use 0 or more"
+                f"data.augment.translate must be below the image size {size}, got "
+                f"{self.augmentation.translate}"
             )
-        self.root, self.batch_size, self.patch_size = Path(root), batch_size, patch_size
-        self.val_fraction, self.augmentation, self.eval_batch_size = (
-            val_fraction,
-            augment,
-            eval_batch_size,
+
+    # Reading
+
+    def read(self, split: Split) -> ImageSet | None:
+        """Return all images of a split, or None where the dataset has no such split."""
+        return open_split(self.info, split, download=True, read_folder=self._read_folder)
+
+    def _read_folder(self, folder: Path, info: DatasetInfo) -> ImageSet:
+        """Read class folders, and keep the decoded images in `<root>/.cache`."""
+        name = f"{info.name}-{folder.name}-{info.image_size}x{info.channels}.pt"
+        return read_folder(
+            folder,
+            info,
+            cache=self.root / ".cache" / name,
+            budget=int(self.memory_budget * 2**30),
+            skip_broken=self.skip_broken,
         )
-        self.workers, self.on_device, self.memory_budget = workers, on_device, memory_budget
-        self.skip_broken, self.seed = skip_broken, seed
-        self.sets: dict[str, ImageSet] = {}
-        self.patchify = Patchify(patch_size) if patch_size else torch.nn.Identity()
-
-    @property
-    def description(self) -> dict:
-        """The dataset in plain primitives, as it stands in every checkpoint."""
-        ours = {
-            "module": type(self).__name__,
-            "root": str(self.root),
-            "patch_size": self.patch_size,
-        }
-        return ours | self.info.as_primitives()
-
-    # Reading ----------------------------------------------------------------------------------------------------------
-
-    def read(self, split: str) -> ImageSet | None:
-        """All images of "train", "val" or "test"; None where the dataset has no such split."""
-        raise NotImplementedError  # each subclass knows where its images are
-
-    def read_class_folders(self, folder: Path) -> ImageSet:
-        """Images from `folder/<class>/*`, decoded once and kept in `<root>/.cache`."""
-        info, budget = self.info, int(self.memory_budget * 2**30)
-        cache = (
-            self.root / ".cache" / f"{info.name}-{folder.name}-{info.image_size}x{info.channels}.pt"
-        )
-        return read_folder(folder, info, cache=cache, budget=budget, skip_broken=self.skip_broken)
 
     def prepare_data(self) -> None:
-        """Download and decode, in one process, before any training: what is missing is said now, not hours later."""
+        """Download and decode in one process, so that a missing split shows before training."""
         self.setup("fit")
         self.setup("test")
 
     def setup(self, stage: str) -> None:
-        if stage in ("fit", "validate") and self.augmentation.translate >= (
-            size := self.info.image_size
-        ):
-            most = f"images of {size} pixels can be moved by {size - 1} at most"
-            raise InputError(
-                f"data.augment.translate {self.augmentation.translate}: {most}; use less"
-            )
+        """Read the splits that the stage needs, once."""
         if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
-            if val is None and self.val_fraction:
+            if train and val is None and self.val_fraction:
                 train_indices, val_indices = self.split(train.labels)
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
@@ -138,174 +148,206 @@ class ImageDataModule(LightningDataModule):
             self.sets["test"] = self.read("test")
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels of all training images -> indices to train on, indices to validate on."""
+        """Return sorted indices to train on and to validate on: int64 labels [N] -> [T], [V]."""
         return split_indices(labels, self.val_fraction, self.seed)
 
-    # Serving ----------------------------------------------------------------------------------------------------------
+    # Serving
 
-    def train_dataloader(self) -> InMemoryBatches | DataLoader:
-        train = self.sets["train"]
+    def train_dataloader(self) -> Loader:
+        """Return the training batches; the trainer says which epoch it is."""
         if not self.trainer:
             raise InputError(
-                "train_dataloader: the order follows from the epoch; give Trainer.fit the data module itself"
+                "train_dataloader needs a trainer, whose epoch sets the order; pass the data "
+                "module itself to Trainer.fit"
             )
+        train = self.sets["train"]
+        assert train is not None  # every dataset has training images
         batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer)
-        return self._loader(train, batches)
+        return self._loader(train, batches, batch_sampler=batches)
 
-    def val_dataloader(self) -> InMemoryBatches | DataLoader | list:
-        return self._eval_loader("val") if self.sets["val"] else []
+    def val_dataloader(self) -> Loader | list:
+        """Return the validation batches in order; an empty list if nothing is held out."""
+        return self._eval_loader("val")
 
-    def test_dataloader(self) -> InMemoryBatches | DataLoader | list:
-        return self._eval_loader("test") if self.sets["test"] else []
+    def test_dataloader(self) -> Loader | list:
+        """Return the test batches in order; an empty list if there are no test images."""
+        return self._eval_loader("test")
 
-    def predict_dataloader(self) -> InMemoryBatches | DataLoader | list:
-        """The test images in their order; of several processes, the first has every n-th of them from the first."""
+    def predict_dataloader(self) -> Loader | list:
+        """Return the test batches; process r of n gets images r, r + n, r + 2n, ..."""
         return self.test_dataloader()
 
-    def _eval_loader(self, split: str) -> InMemoryBatches | DataLoader:
-        rank, processes = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        images, size = self.sets[split], self.eval_batch_size
+    def _eval_loader(self, split: Split) -> Loader | list:
+        images = self.sets[split]
+        if not images:
+            return []
+        rank, processes = 0, 1
+        if self.trainer:
+            rank, processes = self.trainer.global_rank, self.trainer.world_size
+        size = self.eval_batch_size
         share = Share(len(images), rank, processes)
         batches = torch.tensor(list(share)).split(size)
-        return self._loader(
-            images, batches, batch_size=size, sampler=share if processes > 1 else None
-        )
+        sampler = share if processes > 1 else None
+        return self._loader(images, batches, batch_size=size, sampler=sampler)
 
-    def _loader(self, images: ImageSet, batches, **options) -> InMemoryBatches | DataLoader:
-        """Batches by their indices; `options` say the same to a DataLoader, where it takes one."""
+    def _loader(self, images: ImageSet, batches: Batches, **options: Any) -> Loader:
+        """Serve batches of indices; `options` tell a DataLoader the same batches."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and not images.paths:
-            if (
-                on_cuda and images.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
-            ):  # networks need the rest
-                return InMemoryBatches(images.to(device), batches)
-            if not on_cuda and not self.workers:
+            if on_cuda:
+                room = torch.cuda.mem_get_info(device)[0] / 4  # the network needs the rest
+                if images.images.nbytes <= room:
+                    return InMemoryBatches(images.to(device), batches)
+            elif not self.workers:
                 return InMemoryBatches(images, batches)
         return DataLoader(
             images,
-            **(options or {"batch_sampler": batches}),
-            collate_fn=_as_is,
+            **options,
+            collate_fn=_identity,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=on_cuda,  # from there a batch is copied while the device is at work
+            pin_memory=on_cuda,  # copies a batch while the device computes
             worker_init_fn=_ignore_signals,
         )
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
-        """uint8 [B, C, H, W] and labels [B], on the device -> what the network reads, and its targets.
+        """Turn a batch on the device into the network's inputs and targets.
 
-        Training targets become soft, [B, K], when MixUp or CutMix is on.
+        uint8 [B, C, H, W], int64 [B] -> float32 patches or images, int64 [B]. With MixUp or
+        CutMix, the targets of training are soft, float32 [B, K].
         """
         images, labels = batch
-        if not self.trainer.training:
-            return self.patchify(normalize(images, self.info.mean, self.info.std)), labels
         trainer = self.trainer
-        seed = fold_in(
-            self.seed, loop.epochs_done(trainer), loop.batch(trainer), trainer.global_rank
-        )
+        assert trainer is not None  # it has just transferred the batch
+        if not trainer.training:
+            return self.patchify(normalize(images, self.info.mean, self.info.std)), labels
+        epoch, step = loop.epochs_done(trainer), loop.batch(trainer)
+        seed = fold_in(self.seed, epoch, step, trainer.global_rank)
         generator = torch.Generator(images.device).manual_seed(seed)
         images = self.augment(images, generator)
         if self.augmentation.mixup or self.augmentation.cutmix:
-            images, labels = mix(
-                images, labels, len(self.info.classes), self.augmentation, generator
-            )
+            classes = len(self.info.classes)
+            images, labels = mix(images, labels, classes, self.augmentation, generator)
         return self.patchify(images), labels
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 [B, C, H, W] -> augmented and normalized float32 [B, C, H, W]"""
+        """Augment and normalize: uint8 [B, C, H, W] -> float32 [B, C, H, W]."""
         return Augment(self.augmentation, self.info.mean, self.info.std)(images, generator)
 
 
 def _ignore_signals(worker: int) -> None:
-    """A signal to the whole process group, as Ctrl-C is, must leave the batches coming until the step is done."""
+    """Keep serving after a signal to the process group, until the current step is done."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _as_is(batch):
-    return batch  # `ImageSet` has already made a batch of it
+def _identity(batch: Any) -> Any:
+    return batch  # `ImageSet` returns whole batches
 
 
 class NamedDataModule(ImageDataModule):
-    """A dataset of the table: in torchvision's own files, or as class folders `<root>/<name>/{train,test}/<class>/`."""
+    """A dataset of the table: torchvision's files, or `<root>/<name>/{train,test}/<class>/*`."""
 
-    download = True  # files that are missing
+    dataset: ClassVar[str]
 
-    def __init__(self, name: str, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.info = DATASETS[name]
-
-    def read(self, split: str) -> ImageSet | None:
-        if split == "val":
-            return None
-        if self.info.name == "digits":
-            return ImageSet(*read_digits(split))
-        folders = self.root / self.info.name
-        if folders.is_dir():
-            return self.read_class_folders(folders / split)
-        return ImageSet(*read_torchvision(self.info.name, self.root, split, self.download))
+        self._describe(DATASETS[self.dataset])
 
 
 class DigitsDataModule(NamedDataModule):
-    """scikit-learn's 1,797 handwritten digits, 8x8, gray: part of that package, nothing to download."""
+    """scikit-learn's 1,797 handwritten digits, 8x8, gray; part of that package."""
+
+    dataset = "digits"
 
     def __init__(
-        self, patch_size: int | None = 2, augment: Augmentation = SMALL_DIGIT_CHANGES, **kwargs
+        self,
+        patch_size: int | None = 2,
+        augment: Augmentation = SMALL_DIGIT_CHANGES,
+        **kwargs: Any,
     ):
-        super().__init__("digits", patch_size=patch_size, augment=augment, **kwargs)
+        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Whatever the seed, the last images are held out: those of other people than one trains on, as in the test."""
-        held_out = min(max(1, round(self.val_fraction * len(labels))), len(labels) - 1)
-        return tuple(torch.arange(len(labels)).split([len(labels) - held_out, held_out]))
+        """Hold out the last images, whatever the seed: other people wrote them, as in the test."""
+        size = len(labels)
+        held_out = min(max(1, round(self.val_fraction * size)), size - 1)
+        indices = torch.arange(size)
+        return indices[:-held_out], indices[-held_out:]
 
 
 class MNISTDataModule(NamedDataModule):
     """60,000 training and 10,000 test images of handwritten digits, 28x28, gray."""
 
-    def __init__(self, patch_size: int | None = 7, augment: Augmentation = DIGIT_CHANGES, **kwargs):
-        super().__init__("mnist", patch_size=patch_size, augment=augment, **kwargs)
+    dataset = "mnist"
+
+    def __init__(
+        self,
+        patch_size: int | None = 7,
+        augment: Augmentation = DIGIT_CHANGES,
+        **kwargs: Any,
+    ):
+        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
 
 class FashionMNISTDataModule(NamedDataModule):
     """60,000 training and 10,000 test images of clothes, 28x28, gray."""
 
+    dataset = "fashion_mnist"
+
     def __init__(
-        self, patch_size: int | None = 4, augment: Augmentation = CLOTHES_CHANGES, **kwargs
+        self,
+        patch_size: int | None = 4,
+        augment: Augmentation = CLOTHES_CHANGES,
+        **kwargs: Any,
     ):
-        super().__init__("fashion_mnist", patch_size=patch_size, augment=augment, **kwargs)
+        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
 
 class CIFAR10DataModule(NamedDataModule):
     """50,000 training and 10,000 test photos of ten classes, 32x32, color."""
 
-    def __init__(self, patch_size: int | None = 4, augment: Augmentation = PHOTO_CHANGES, **kwargs):
-        super().__init__("cifar10", patch_size=patch_size, augment=augment, **kwargs)
+    dataset = "cifar10"
+
+    def __init__(
+        self,
+        patch_size: int | None = 4,
+        augment: Augmentation = PHOTO_CHANGES,
+        **kwargs: Any,
+    ):
+        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
 
 class CIFAR100DataModule(NamedDataModule):
     """50,000 training and 10,000 test photos of a hundred classes, 32x32, color."""
 
-    def __init__(self, patch_size: int | None = 4, augment: Augmentation = PHOTO_CHANGES, **kwargs):
-        super().__init__("cifar100", patch_size=patch_size, augment=augment, **kwargs)
+    dataset = "cifar100"
+
+    def __init__(
+        self,
+        patch_size: int | None = 4,
+        augment: Augmentation = PHOTO_CHANGES,
+        **kwargs: Any,
+    ):
+        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
 
 class FolderDataModule(ImageDataModule):
-    """Your own images: `<root>/train/<class>/*`, and if you have them `<root>/val/...` and `<root>/test/...`.
+    """Your own images: `<root>/train/<class>/*`, and optionally `<root>/val/` and `<root>/test/`.
 
-    Images of any size and mode are turned upright, cropped to the center square and resized to `image_size`. Without
-    `val/`, `val_fraction` of the training images is held out; without `test/`, nothing is tested after training.
+    Images of any size and mode are turned upright, cropped to the center square and resized to
+    `image_size`. Without `val/`, `val_fraction` of the training images is held out. Without
+    `test/`, nothing is tested after training.
 
     Args:
         image_size: side in pixels that the images are resized to.
         channels: 3 for color, 1 for gray.
-        mean: mean of each channel, 0 to 1; the default is ImageNet's, which pre-trained weights expect.
+        mean: mean of each channel, 0 to 1; the default is ImageNet's, which pre-trained weights
+            expect.
         std: standard deviation of each channel, likewise.
     """
 
@@ -318,22 +360,18 @@ class FolderDataModule(ImageDataModule):
         augment: Augmentation = PHOTO_CHANGES,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(root=root, patch_size=patch_size, augment=augment, **kwargs)
-        if image_size < 1:
-            raise InputError(f"data.image_size {image_size}: use 1 or more")
         mean = mean or ([0.485, 0.456, 0.406] if channels == 3 else [0.5])
         std = std or ([0.229, 0.224, 0.225] if channels == 3 else [0.25])
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise InputError(
-                f"data.mean {mean} and data.std {std}: give {channels} values, std above 0"
-            )
-        classes = list_classes(self.root / "train")
-        self.info = DatasetInfo(
-            self.root.name or "folder", image_size, tuple(classes), tuple(mean), tuple(std)
+        info = DatasetInfo(
+            classes=tuple(list_classes(self.root / "train")),
+            image_size=image_size,
+            channels=channels,
+            mean=tuple(mean),
+            std=tuple(std),
+            name=self.root.name or "folder",
+            module=OWN_IMAGES,
         )
-
-    def read(self, split: str) -> ImageSet | None:
-        folder = self.root / split
-        return self.read_class_folders(folder) if split == "train" or folder.is_dir() else None
+        self._describe(info)

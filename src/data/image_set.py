@@ -1,0 +1,77 @@
+"""A set of images and labels that serves whole batches, from memory or from image files."""
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.data.images import read_image
+
+
+class ImageSet(Dataset):
+    """Images and labels. The first M images are held in memory, the others are decoded on demand.
+
+    Args:
+        images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share it.
+        labels: int64 [N], N >= M.
+        paths: files of the N - M images that are not in memory.
+        rows: int64 [n], sorted: restricts the set to these of the N images.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        paths: list[str] | None = None,
+        rows: Tensor | None = None,
+    ):
+        self.held = images
+        self.all_labels = labels
+        self.paths = paths or []
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n]."""
+        return self.all_labels if self.rows is None else self.all_labels[self.rows]
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 images of the set that are in memory; copied if `rows` is given."""
+        if self.rows is None:
+            return self.held
+        return self.held[self.rows[self.rows < len(self.held)]]
+
+    def __getitems__(self, indices: Tensor | list[int]) -> tuple[Tensor, Tensor]:
+        """Return a whole batch: int64 [B] -> uint8 [B, C, H, W], int64 [B].
+
+        Raises:
+            InputError: an image file cannot be read.
+        """
+        indices = torch.as_tensor(indices)
+        if self.rows is not None:
+            indices = self.rows[indices]
+        labels = self.all_labels[indices]
+        if not self.paths:
+            return self.held[indices], labels
+
+        held = len(self.held)
+        channels, height, width = self.held.shape[1:]
+        batch = self.held.new_empty(len(indices), channels, height, width)
+        in_memory = indices < held
+        batch[in_memory] = self.held[indices[in_memory]]
+        for row in (~in_memory).nonzero().flatten().tolist():
+            path = self.paths[int(indices[row]) - held]
+            batch[row] = read_image(path, height, channels)
+        return batch, labels
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """Return the set with its images in memory and its labels on `device`."""
+        return ImageSet(self.images.to(device), self.labels.to(device), self.paths)
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """Return the images at sorted int64 `indices` as a set, without copying any."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return ImageSet(self.held, self.all_labels, self.paths, rows)
