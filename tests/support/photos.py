@@ -1,74 +1,89 @@
-"""Folders of class images on disk, and digits drawn with a pen."""
+"""Folders of class images on disk, and drawn digits."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-ONE = [[(0.52, 0.2), (0.48, 0.8)]]
-FOUR = [
+Stroke = list[tuple[float, float]]  # points in a square of side 1
+
+ONE: list[Stroke] = [[(0.52, 0.2), (0.48, 0.8)]]
+FOUR: list[Stroke] = [
     [(0.4, 0.2), (0.3, 0.55), (0.7, 0.55)],
     [(0.6, 0.25), (0.58, 0.8)],
-]  # strokes in a square of side 1
-SEVEN = [[(0.3, 0.25), (0.7, 0.25), (0.45, 0.75)]]
-ZERO = [
-    [
-        (0.5, 0.2),
-        (0.66, 0.3),
-        (0.7, 0.5),
-        (0.66, 0.7),
-        (0.5, 0.8),
-        (0.34, 0.7),
-        (0.3, 0.5),
-        (0.34, 0.3),
-        (0.5, 0.2),
-    ]
 ]
+SEVEN: list[Stroke] = [[(0.3, 0.25), (0.7, 0.25), (0.45, 0.75)]]
+RIGHT_OF_ZERO: Stroke = [(0.5, 0.2), (0.66, 0.3), (0.7, 0.5), (0.66, 0.7), (0.5, 0.8)]
+LEFT_OF_ZERO: Stroke = [(0.34, 0.7), (0.3, 0.5), (0.34, 0.3), (0.5, 0.2)]
+ZERO: list[Stroke] = [RIGHT_OF_ZERO + LEFT_OF_ZERO]
 
 
 def class_folders(
-    root: Path, classes, size: tuple[int, int], ending: str = "png", **counts: int
+    root: Path,
+    classes: Iterable[str],
+    size: tuple[int, int],
+    ending: str = "png",
+    **counts: int,
 ) -> Path:
-    """Write `root/<split>/<class>/<index>.<ending>`: of each class so many images of one color, as `counts` says.
+    """Write `root/<split>/<class>/<index>.<ending>` and return `root`.
 
-    The color is (20 * class, 20 * index, 1 in `test`, else 0). Returns `root`.
+    Args:
+        root: folder that is created.
+        classes: names of the class folders.
+        size: width and height of the images. Each has one color:
+            (20 * class, 20 * index, 1 in `test` and 0 elsewhere).
+        ending: of the file names; decides the format.
+        counts: number of images per class for each split.
     """
     for split, count in counts.items():
         for label, name in enumerate(classes):
             folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                Image.new("RGB", size, (20 * label, 20 * index, split == "test")).save(
-                    folder / f"{index}.{ending}"
-                )
+                color = (20 * label, 20 * index, int(split == "test"))
+                Image.new("RGB", size, color).save(folder / f"{index}.{ending}")
     return root
 
 
 def written(
-    strokes: list,
+    strokes: list[Stroke],
     size: tuple[int, int] = (320, 300),
     pen: int = 16,
     ink=40,
     paper=220,
     mode: str = "L",
 ) -> Image.Image:
-    """A picture of that size with strokes in the square in its middle, in that ink, by a round pen."""
+    """Return a picture with strokes drawn in the largest square in its middle."""
     picture = Image.new(mode, size, paper)
     write_on(picture, strokes, pen, ink)
     return picture
 
 
 def write_on(
-    picture: Image.Image, strokes: list, pen: int, ink, middle: float = 0.5, side: float = 1
+    picture: Image.Image,
+    strokes: list[Stroke],
+    pen: int,
+    ink,
+    middle: float = 0.5,
+    side: float = 1,
 ) -> None:
-    """Draw strokes in a square whose middle is so far from the left, and whose side is that part of the shorter one."""
+    """Draw strokes with a round pen.
+
+    Args:
+        picture: drawn on in place.
+        strokes: lines in a square of side 1.
+        pen: width in pixels.
+        ink: color.
+        middle: center of the square, as a fraction of the picture's width.
+        side: side of the square, as a fraction of the picture's shorter side.
+    """
     side *= min(picture.size)
-    left, top, draw = (
-        middle * picture.width - side / 2,
-        (picture.height - side) / 2,
-        ImageDraw.Draw(picture),
-    )
+    left = middle * picture.width - side / 2
+    top = (picture.height - side) / 2
+    draw = ImageDraw.Draw(picture)
     for stroke in strokes:
         points = [(left + x * side, top + y * side) for x, y in stroke]
         draw.line(points, fill=ink, width=pen)
-        for x, y in points if pen > 2 else ():
-            draw.ellipse([x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2], fill=ink)
+        if pen > 2:
+            for x, y in points:
+                draw.circle((x, y), pen / 2, fill=ink)

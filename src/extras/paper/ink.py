@@ -1,108 +1,116 @@
-"""Where the ink is in a photo, whatever its light: the channel that shows it, dark on light or not, how much of it."""
+"""Find the ink in a photo in any light: its channel, its polarity, and how much there is."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-WINDOW = 1 / 3  # of the shorter side of a photo: strokes are narrower, what casts a shadow is wider
-LEAST = 0.06  # the contrast to the paper, as a part of its brightness, below which nothing is ink
-LOGARITHM = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astype(np.uint8)
+from src.extras.paper.windows import closing, sliding
+
+# Largest width of a stroke, as a fraction of the shorter side of the photo. Shadows are wider.
+WINDOW = 1 / 3
+# Windows in which to compare dark and light details: thin strokes enclose no bays in a small
+# window, and broad ones only show in a large one.
+POLARITY_WINDOWS = (1 / 3, 1 / 5, 1 / 8)
+MIN_CONTRAST = 0.06  # of the paper's brightness; below it nothing is ink
+POLARITY_SIZE = 240  # longer side of the reduced photo in which contrasts are compared
+LOG_TABLE = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astype(np.uint8)
 
 
-def telling_channel(photo: Image.Image) -> np.ndarray:
-    """uint8 [H, W]: gray, but for a colored pen on paper that is as bright; there, red, green or blue."""
+def ink_channel(photo: Image.Image) -> np.ndarray:
+    """Return the gray values of a photo, or one of its color channels, uint8 [H, W].
+
+    A colored pen on paper of the same brightness shows only in red, green or blue.
+    """
     gray = photo.convert("L")
     if photo.mode == "RGB":
-        contrast = [strength(_small(channel)) for channel in (gray, *photo.split())]
+        channels = (gray, *photo.split())
+        contrast = [stroke_contrast(_reduce(channel)) for channel in channels]
         if max(contrast) > 1.5 * contrast[0]:
-            gray = photo.getchannel(int(np.argmax(contrast)) - 1)
+            gray = channels[int(np.argmax(contrast))]
     return np.asarray(gray)
 
 
-def strength(gray: np.ndarray) -> float:
-    """How strong the strokes of a photo are, be they dark or light, in steps of brightness."""
-    return max(peak(closing(x, window(x)) - x) for x in (gray, 255 - gray))
+def stroke_contrast(gray: np.ndarray) -> float:
+    """Return the contrast of the strongest strokes, dark or light, in steps of brightness."""
+    window = window_size(gray)
+    return max(peak(closing(x, window) - x) for x in (gray, 255 - gray))
 
 
 def is_dark_on_light(gray: np.ndarray) -> bool:
-    """Whether the dark details of a photo, rather than the light ones, are the strokes.
+    """Return whether the strokes of a photo, uint8 [H, W], are its dark details.
 
-    Strokes reach around their holes and bays, and have an edge all around, where a bay is open to the paper that it is
-    a part of. The logarithm makes a stroke in the shadow as strong as one in the light.
+    Strokes reach around their holes and bays. They also have an edge all around, whereas a bay is
+    open to the paper. The logarithm gives strokes in the shadow the contrast of those in the light.
     """
-    photo = LOGARITHM[_small(Image.fromarray(gray))]
-    half = strength(photo) / 2
+    photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
+    half = stroke_contrast(photo) / 2
     around = np.pad(photo, 2, mode="edge")
-    steps = slide(around, 5, np.maximum) - slide(around, 5, np.minimum) > half
-    scores = [0.0, 0.0]
-    for part in (
-        1 / 3,
-        1 / 5,
-        1 / 8,
-    ):  # of the shorter side: thin strokes have no bays yet, broad ones show only later
-        for polarity, x in enumerate((photo, 255 - photo)):
-            mask = closing(x, max(3, round(part * min(x.shape)))) - x > half
-            scores[polarity] += _reach(mask) * _edged(mask, steps) ** 5
-    return scores[0] >= scores[1]
+    edges = sliding(around, 5, np.maximum) - sliding(around, 5, np.minimum) > half
+    dark = light = 0.0
+    for fraction in POLARITY_WINDOWS:
+        window = max(3, round(fraction * min(photo.shape)))
+        dark += _stroke_score(photo, window, half, edges)
+        light += _stroke_score(255 - photo, window, half, edges)
+    return dark >= light
 
 
-def _small(photo: Image.Image) -> np.ndarray:
+def _stroke_score(photo: np.ndarray, window: int, half: float, edges: np.ndarray) -> float:
+    """Score how much the dark details narrower than `window` look like strokes."""
+    mask = closing(photo, window) - photo > half
+    return _extent(mask) * _edge_fraction(mask, edges) ** 5
+
+
+def _reduce(photo: Image.Image) -> np.ndarray:
     photo = photo.copy()
-    photo.thumbnail((240, 240), Image.Resampling.BOX)
+    photo.thumbnail((POLARITY_SIZE, POLARITY_SIZE), Image.Resampling.BOX)
     return np.asarray(photo.filter(ImageFilter.GaussianBlur(0.7)))
 
 
-def _reach(mask: np.ndarray) -> float:
-    """Pixels over which a mask extends, in height and width together; a few stray ones do not count."""
-    places = np.nonzero(mask)
-    return sum(np.subtract(*np.percentile(p, (97, 3))) for p in places) if len(places[0]) else 0.0
+def _extent(mask: np.ndarray) -> float:
+    """Return height plus width of a mask, in pixels, without the outermost 3% on each side."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return 0.0
+    return float(sum(np.subtract(*np.percentile(places, (97, 3))) for places in (rows, columns)))
 
 
-def _edged(mask: np.ndarray, steps: np.ndarray) -> float:
-    """The part of the boundary of a mask that lies on steps of brightness."""
+def _edge_fraction(mask: np.ndarray, edges: np.ndarray) -> float:
+    """Return the fraction of a mask's boundary that lies on edges of the photo."""
     m = np.pad(mask, 1)
-    boundary = mask & ~(m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:])
-    return float(steps[boundary].mean()) if boundary.any() else 0.0
+    inside = m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:]
+    boundary = mask & ~inside
+    return float(edges[boundary].mean()) if boundary.any() else 0.0
 
 
 def find_ink(gray: np.ndarray) -> np.ndarray:
-    """Dark strokes on light, uint8 [H, W] -> float32 [H, W] from 0, paper, to 1, ink; all 0 if nothing stands out.
+    """Return the amount of ink in dark strokes on light paper.
 
-    Paper is what remains when dark details are filled from around them; its light falls on the ink as well, so that
-    it is the quotient of the two that tells how much ink there is.
+    The paper is estimated by filling dark details from around them. The light falls on paper and
+    ink alike, so their quotient depends on the ink alone.
+
+    Args:
+        gray: uint8 [H, W].
+
+    Returns:
+        float32 [H, W] from 0 (paper) to 1 (ink); all 0 if nothing stands out from the paper.
     """
-    smooth = np.asarray(Image.fromarray(gray).filter(ImageFilter.GaussianBlur(1)))
-    paper = closing(smooth, window(smooth))
+    blurred = Image.fromarray(gray).filter(ImageFilter.GaussianBlur(1))
+    smooth = np.asarray(blurred)
+    paper = closing(smooth, window_size(smooth))
     contrast = 1 - smooth / np.maximum(paper, 1).astype(np.float32)
     contrast -= np.median(contrast)
     noise = 1.4826 * np.median(np.abs(contrast))
-    if (level := peak(contrast)) < max(LEAST, 5 * noise):
+    level = peak(contrast)
+    if level < max(MIN_CONTRAST, 5 * noise):
         return np.zeros_like(contrast)
     return (contrast / level).clip(0, 1)
 
 
-def window(gray: np.ndarray) -> int:
+def window_size(gray: np.ndarray) -> int:
     return max(3, round(min(gray.shape) * WINDOW))
 
 
 def peak(contrast: np.ndarray) -> float:
-    """What the strongest of 2,000 pixels reach: the strokes of a small digit are few."""
+    """Return the value that one in 2,000 pixels reaches: a small digit has few pixels."""
     values = contrast.ravel()
     count = max(1, len(values) // 2000)
     return float(np.partition(values, -count)[-count])
-
-
-def closing(x: np.ndarray, k: int) -> np.ndarray:
-    """Fill dark details narrower than k pixels with the brightness around them: grayscale closing by a square."""
-    return slide(slide(np.pad(x, k - 1, mode="edge"), k, np.maximum), k, np.minimum)
-
-
-def slide(x: np.ndarray, k: int, function: np.ufunc, axes: tuple[int, ...] = (0, 1)) -> np.ndarray:
-    """Maximum or minimum of every window of k pixels along the axes: [H, W] -> [H - k + 1, W - k + 1]."""
-    for axis in axes:
-        x, width = np.moveaxis(x, axis, 0), 1
-        while 2 * width <= k:
-            x, width = function(x[:-width], x[width:]), 2 * width
-        if k > width:
-            x = function(x[: width - k], x[k - width :])
-        x = np.moveaxis(x, 0, axis)
-    return x

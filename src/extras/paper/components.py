@@ -1,0 +1,146 @@
+"""Connected components of a mask, and the grouping of components into digits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_SIDE = 0.02  # of the shorter side of the photo; smaller components are ignored
+MAX_GAP = 0.12  # of the size of a digit: the gap to a component that belongs to it
+# The gap to a component that may also be something else: the edge of the table, the next digit.
+MAX_DOUBTFUL_GAP = 0.05
+
+
+@dataclass(frozen=True)
+class Components:
+    """The connected components (8 neighbors) of a mask.
+
+    Args:
+        runs: runs of True in the rows of the mask, int [R, 3]: row, start, end.
+        labels: component of each run, int [R].
+        boxes: bounding boxes of the components, int [P, 4]: left, top, right, bottom.
+        shape: height and width of the mask.
+    """
+
+    runs: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    shape: tuple[int, int]
+
+    def mask(self, components: list[int]) -> np.ndarray:
+        """Return the mask of some of the components, bool [H, W]."""
+        height, width = self.shape
+        rows, starts, ends = self.runs[np.isin(self.labels, components)].T
+        steps = np.zeros((height, width + 1), np.int8)
+        steps[rows, starts] = 1
+        steps[rows, ends] = -1
+        return steps.cumsum(axis=1)[:, :-1] > 0
+
+
+def find_components(mask: np.ndarray) -> Components:
+    """Find the connected components of a mask, bool [H, W]."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]
+    roots = _join_runs(rows, starts, ends, len(mask))
+    labels = np.unique(roots, return_inverse=True)[1]
+    count = labels.max(initial=-1) + 1
+    boxes = np.zeros((count, 4), int)
+    boxes[:, :2] = mask.size
+    np.minimum.at(boxes[:, 0], labels, starts)
+    np.minimum.at(boxes[:, 1], labels, rows)
+    np.maximum.at(boxes[:, 2], labels, ends)
+    np.maximum.at(boxes[:, 3], labels, rows + 1)
+    runs = np.stack([rows, starts, ends], axis=1)
+    return Components(runs, labels, boxes, mask.shape)
+
+
+def _join_runs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, height: int) -> list[int]:
+    """Return a representative of each run's component, by union-find over neighboring rows."""
+    parents = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parents[run] != run:
+            parents[run] = parents[parents[run]]
+            run = parents[run]
+        return run
+
+    first = np.searchsorted(rows, np.arange(height + 1)).tolist()
+    lefts = starts.tolist()
+    rights = ends.tolist()
+    for row in range(1, height):
+        above = first[row - 1]
+        here = first[row]
+        while above < first[row] and here < first[row + 1]:
+            if lefts[above] <= rights[here] and lefts[here] <= rights[above]:
+                parents[root(here)] = root(above)
+            if rights[above] < rights[here]:
+                above += 1
+            else:
+                here += 1
+    return [root(run) for run in parents]
+
+
+def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int], int]:
+    """Group components into digits: each is the largest remaining component and those near it.
+
+    A component that reaches the border of the photo is the digit only if there is nothing else.
+
+    Args:
+        boxes: int [P, 4].
+        shape: height and width of the photo.
+
+    Returns:
+        Indices of the components of the largest digit, and the number of digits.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    cut = touches_border(boxes, shape)
+    order = np.argsort(-sides * np.where(cut, 0.3, 1), kind="stable")
+    rest = order[sides[order] >= MIN_SIDE * min(shape)]
+    digits = []
+    while len(rest):
+        digit, rest = _grow_digit(rest, boxes, cut)
+        digits.append(digit)
+    if not digits:
+        return [], 0
+    largest, *others = digits
+    least = _side(boxes[largest]) / 2
+    count = 1 + sum(_side(boxes[d]) > least and not cut[d].any() for d in others)
+    return largest.tolist(), count
+
+
+def _grow_digit(
+    rest: np.ndarray, boxes: np.ndarray, cut: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split components into those of one digit, grown from the first, and the others."""
+    digit, rest = rest[:1], rest[1:]
+    while True:
+        box = enclosing_box(boxes[digit])
+        side = _side(boxes[digit])
+        candidates = boxes[rest]
+        gaps = np.maximum(candidates[:, :2] - box[2:], box[:2] - candidates[:, 2:])  # x, y
+        sizes = candidates[:, 2:] - candidates[:, :2]
+        as_tall = sizes[:, 1] > 0.6 * (box[3] - box[1])
+        is_next_digit = (gaps[:, 0] > gaps[:, 1]) & as_tall
+        limit = np.where(cut[rest] | is_next_digit, MAX_DOUBTFUL_GAP, MAX_GAP) * side
+        larger = cut[rest] & (sizes.max(axis=1, initial=0) > side)
+        near = (gaps.max(axis=1, initial=-1) <= limit) & ~larger
+        if not near.any():
+            return digit, rest
+        digit = np.concatenate([digit, rest[near]])
+        rest = rest[~near]
+
+
+def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return which boxes [P, 4] reach the border of the photo, bool [P]."""
+    height, width = shape
+    return (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == (width, height)).any(axis=1)
+
+
+def enclosing_box(boxes: np.ndarray) -> np.ndarray:
+    """Return the bounding box of at least one box, int [P, 4] -> [4]."""
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+
+
+def _side(boxes: np.ndarray) -> int:
+    box = enclosing_box(boxes)
+    return int((box[2:] - box[:2]).max())

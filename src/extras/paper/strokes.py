@@ -1,0 +1,36 @@
+"""How the images of a dataset of handwritten digits were made: light strokes on black."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from src.config import DatasetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strokes:
+    """Scale and position of the strokes in a dataset's images.
+
+    Args:
+        side: longer side of the bounding box of the strokes, in pixels.
+        center: what is centered in an image, the center of mass of the strokes or their box.
+        pen: the first quartile of the stroke width in the training images, in pixels. Thinner
+            strokes in a photo are broadened to it.
+    """
+
+    side: int
+    center: Literal["mass", "box"]
+    pen: float
+
+
+DATASETS = {
+    "DigitsDataModule": Strokes(side=8, center="box", pen=1.4),
+    "MNISTDataModule": Strokes(side=20, center="mass", pen=2.0),
+}
+
+
+def strokes_of(dataset: DatasetInfo) -> Strokes | None:
+    """Return the strokes of a dataset, or None if its images are not light strokes on black."""
+    strokes = DATASETS.get(dataset.module or "")
+    if strokes is None or dataset.channels != 1 or strokes.side > dataset.image_size:
+        return None
+    return strokes
