@@ -1,4 +1,4 @@
-"""The typed descriptions that a checkpoint carries: the dataset, the network, and the training settings.
+"""Typed descriptions of the dataset, the network and the training, as a checkpoint carries them.
 
 Each is validated once, when it is constructed. `to_primitives` turns one into plain values for a
 checkpoint, `from_primitives` reads it back.
@@ -25,6 +25,8 @@ Pool = Literal["cls", "mean", "sequence"]
 Positions = Literal["learned", "sincos"]
 Optimizer = Literal["muon", "adamw", "adam", "sgd"]
 
+MAX_CLASSES = 10**6
+MAX_CHANNELS = 1024
 MAX_PARAMETERS = 2 * 10**9  # 32 GB with gradients and moments; a larger network is a typing error
 
 
@@ -57,13 +59,16 @@ class DatasetInfo:
     def __post_init__(self) -> None:
         names = self.classes
         if isinstance(names, int):
-            names = tuple(map(str, range(names)))
+            names = tuple(map(str, range(min(names, MAX_CLASSES + 1))))
         _set(self, "classes", tuple(names))
+        if not 2 <= len(self.classes) <= MAX_CLASSES:
+            raise InputError(
+                f"the number of classes must be from 2 to {MAX_CLASSES:,}, got {len(self.classes)}"
+            )
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise InputError(f"channels must be from 1 to {MAX_CHANNELS}, got {self.channels}")
         _set(self, "mean", tuple(self.mean or [0.0] * self.channels))
         _set(self, "std", tuple(self.std or [1.0] * self.channels))
-        if len(self.classes) < 2:
-            found = f"{len(self.classes)} ({', '.join(self.classes)})" if self.classes else "none"
-            raise InputError(f"at least two classes are needed, found {found}; add classes")
         if self.image_size < 1:
             raise InputError(f"data.image_size must be at least 1, got {self.image_size}")
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
@@ -128,9 +133,14 @@ class ViTConfig:
             _check_fraction(self, name)
         self._check_shape()
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Width, depth and heads."""
+        assert self.width and self.depth and self.heads  # set by __post_init__
+        return self.width, self.depth, self.heads
+
     def _check_shape(self) -> None:
-        width, depth, heads = self.width, self.depth, self.heads
-        assert width and depth and heads  # set by __post_init__
+        width, depth, heads = self.sizes
         if not math.isfinite(self.mlp_ratio) or round(width * self.mlp_ratio) < 1:
             raise InputError(
                 f"model.mlp_ratio {self.mlp_ratio} gives no hidden units; use a value above 0, "

@@ -1,109 +1,86 @@
-"""The one exception that stands for a mistake in what the user gave, and how the programs end on it."""
+"""User errors: the exception, and how both programs exit on it."""
 
 import argparse
 import contextlib
-import errno
 import os
 import sys
-import threading
+from collections.abc import Iterator
+from typing import NoReturn
 
 
 class InputError(Exception):
-    """A mistake the user can fix. The message is one line that names the file, key or value and says what to do.
+    """A mistake the user can fix, in one line: the file, key or value, and what to do.
 
-    `train.py` and `classify.py` print it on standard error and exit with code 2; it never shows a traceback. It is
-    not a ValueError, because jsonargparse catches those, to wrap them in explanations of its own.
+    `train.py` and `classify.py` print it on stderr without a traceback and exit with code 2. It is
+    not a ValueError, because jsonargparse catches those and wraps them in its own explanations.
     """
 
     def __init__(self, message: str):
-        # The worker of a data loader hands an error on with its traceback as the message, which ends in ours.
+        # A data loader worker re-raises an error with its traceback as the message.
         super().__init__(message.rsplit("InputError: ", 1)[-1].strip())
 
 
-def printable(text: str) -> str:
-    """Without what breaks a line or steers a terminal: a file, or a class, may have any name."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether there was no room for a file: on the disk, in the user's share of it, or for a file of this size."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the memory of the machine, or of its accelerator, was too small."""
-    said = isinstance(error, RuntimeError) and (
-        "out of memory" in str(error) or "can't allocate memory" in str(error)
-    )
-    return said or isinstance(error, MemoryError)
-
-
-def is_lost_peer(error: BaseException | None) -> bool:
-    """Whether another process of the same training has gone; gloo, and NCCL, say so by a RuntimeError."""
-    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in gone)
-
-
-class PipeProof:
-    """Standard output whose reader may go away (`| head`): what comes then is dropped, and the work goes on."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(BrokenPipeError):
-            self.stream.write(text)
-            self.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        try:
-            self.stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-
-    def __getattr__(self, name: str):
-        return getattr(self.stream, name)
-
-
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises InputError in place of printing its usage."""
+    """Raise InputError instead of printing the usage."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
 
+def printable(text: str) -> str:
+    """Replace control characters, which a file or class name from anywhere may contain."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def one_line(error: object, limit: int = 200) -> str:
+    """Return the start of a foreign error message, without line breaks."""
+    return " ".join(str(error).split())[:limit]
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether the memory of the machine or of its accelerator was too small."""
+    phrases = ("out of memory", "can't allocate memory")
+    from_torch = isinstance(error, RuntimeError) and any(p in str(error) for p in phrases)
+    return from_torch or isinstance(error, MemoryError)
+
+
 @contextlib.contextmanager
-def exit_on_input_error():
-    """A mistake in what the user gave: one line on standard error and exit code 2. Ctrl-C: exit code 130."""
-    sys.stdout = PipeProof(sys.stdout)
-    if hasattr(
-        sys.stdout, "reconfigure"
-    ):  # a file's name need not be valid text, nor the terminal know every letter
-        sys.stdout.reconfigure(errors="replace")
-    usual = threading.excepthook
-    threading.excepthook = lambda args: (
-        None if is_disk_full(args.exc_value) else usual(args)
-    )  # it comes up again
+def exit_on_input_error() -> Iterator[None]:
+    """Exit with one line on stderr and code 2 on an InputError, and with code 130 on Ctrl-C.
+
+    If the reader of stdout goes away (`| head`), exit quietly with code 141, as after SIGPIPE.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # file names and terminals may not be UTF-8
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
-        sys.exit(_fail(error, 2))
+        _exit(error, 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141)
     except OSError as error:
-        first = error  # a library that cannot close its file on a full disk hides what came before, which says more
-        while first and not isinstance(first, InputError):
-            first = first.__context__
-        if not first and isinstance(error, PermissionError) and error.filename:
-            first = f"{error.filename}: no permission; change its permissions, or own it"
-        if not first:
-            raise
-        sys.exit(_fail(first, 2))
+        _exit(_cause(error), 2)
     except KeyboardInterrupt:
-        sys.exit(_fail("stopped by Ctrl-C", 130))
-    finally:
-        sys.stdout = sys.stdout.stream if isinstance(sys.stdout, PipeProof) else sys.stdout
+        _exit("stopped by Ctrl-C", 130)
 
 
-def _fail(message, code: int) -> int:
+def _cause(error: OSError) -> BaseException | str:
+    """Return the InputError behind an OSError, or a line about missing permissions.
+
+    On a full disk, the error from a library's `close()` masks the one that says what happened.
+    """
+    first: BaseException | None = error
+    while first and not isinstance(first, InputError):
+        first = first.__context__
+    if first:
+        return first
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename}: permission denied; change its permissions or its owner"
+    raise error
+
+
+def _exit(message: object, code: int) -> NoReturn:
     print(f"error: {printable(str(message))}", file=sys.stderr)
-    return code
+    sys.exit(code)

@@ -1,63 +1,84 @@
-"""What the program reads from Lightning's training loop, whose attributes are not part of its documented interface.
+"""Access to undocumented attributes of Lightning's training loop (checked in Lightning 2.6.6).
 
-Every access to them stands here, so that a new Lightning version breaks one file. Checked in Lightning 2.6.6.
+A new version of Lightning can break only this module.
 """
 
+from typing import Any
 
-def epochs_done(trainer) -> int:
-    """Epochs that are trained to their end."""
+Trainer = Any  # Lightning's, whose attributes used here have no types
+
+
+def epochs_done(trainer: Trainer) -> int:
+    """Return the number of completed epochs."""
     return trainer.fit_loop.epoch_progress.current.processed
 
 
-def batches_done(trainer) -> int:
-    """Batches of the running epoch that were trained before the run was resumed; 0 at the start of an epoch."""
+def batches_done(trainer: Trainer) -> int:
+    """Return how many batches of this epoch were trained before the run was resumed."""
     loop = trainer.fit_loop
-    within = loop.epoch_progress.current.ready > loop.epoch_progress.current.processed
-    return loop.epoch_loop.batch_progress.current.processed if within else 0
+    progress = loop.epoch_progress.current
+    within_epoch = progress.ready > progress.processed
+    return loop.epoch_loop.batch_progress.current.processed if within_epoch else 0
 
 
-def batch(trainer) -> int:
-    """The number of the current batch in its epoch, from 1."""
+def batch(trainer: Trainer) -> int:
+    """Return the number of the current batch in its epoch, from 1."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
-def total_batches(trainer) -> int:
-    """Batches trained by this process since the run began."""
+def total_batches(trainer: Trainer) -> int:
+    """Return how many batches this process has trained since the run began."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
-def is_logging_step(trainer) -> bool:
-    """Whether what is logged in this training step is written: once in `log_every_n_steps`."""
+def is_logging_step(trainer: Trainer) -> bool:
+    """Return whether this step is one of every `log_every_n_steps`, whose metrics are written."""
     return trainer._logger_connector.should_update_logs
 
 
-def can_stop_after(trainer, batch_idx: int) -> bool:
-    """Whether a checkpoint after this batch can be resumed exactly.
+def can_stop_after(trainer: Trainer, batch_idx: int) -> bool:
+    """Return whether a checkpoint written after this batch can be resumed exactly.
 
-    Only after a whole optimizer step that is not the epoch's last, since the epoch's own checkpoint follows at once,
-    and that no validation follows, since Lightning would leave it out.
+    It can after a complete optimizer step, unless it is the last of the epoch (whose own checkpoint
+    follows at once) or a validation follows (which Lightning would skip on resume).
     """
     loop = trainer.fit_loop
-    whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    completes_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-    return whole_step and batch_idx + 1 < trainer.num_training_batches and not validates
+    is_last = batch_idx + 1 >= trainer.num_training_batches
+    return completes_step and not is_last and not validates
 
 
-def state(trainer) -> dict:
-    """What a checkpoint keeps of the loop, and an example of what a sound one looks like."""
+def is_dry_run(trainer: Trainer) -> bool:
+    """Return whether `fast_dev_run` is set."""
+    return bool(trainer.fast_dev_run)
+
+
+def callbacks(trainer: Trainer) -> list[Any]:
+    """Return the trainer's callbacks."""
+    return trainer.callbacks
+
+
+def set_callbacks(trainer: Trainer, callbacks: list[Any]) -> None:
+    """Replace the trainer's callbacks before it starts."""
+    trainer.callbacks = callbacks
+
+
+def state(trainer: Trainer) -> dict[str, Any]:
+    """Return the loop's state, as a checkpoint stores it."""
     return trainer.fit_loop.state_dict()
 
 
-def saved_state(checkpoint: dict) -> dict:
-    """What `state` was when the checkpoint was written."""
+def saved_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what `state` was when the checkpoint was written."""
     return checkpoint["loops"]["fit_loop"]
 
 
-def saved_epochs(checkpoint: dict) -> int:
-    """Epochs that a checkpoint's run has trained to their end."""
+def saved_epochs(checkpoint: dict[str, Any]) -> int:
+    """Return the number of completed epochs when the checkpoint was written."""
     return saved_state(checkpoint)["epoch_progress"]["current"]["processed"]
 
 
-def end_after(trainer, epochs: int) -> None:
-    """Train no further than so many epochs."""
+def end_after(trainer: Trainer, epochs: int) -> None:
+    """Stop training after this number of epochs."""
     trainer.fit_loop.max_epochs = epochs

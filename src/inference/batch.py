@@ -1,41 +1,46 @@
-"""Image files in numbers: finding them, and classifying them while others are being read, in constant memory."""
+"""Batch prediction over many files: find them, and classify them in constant memory."""
 
 import glob
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 
 from src.data.images import EXTENSIONS
 from src.errors import InputError
-from src.inference.predictor import Given, Predictor
+from src.inference.predictor import Predictor, PreparedImage
 
-BATCH = 64  # images; the network is as fast with more, and the memory for them grows
-UNSURE = 0.5  # probability of the likeliest class below which a line says so
+BATCH = 64  # images; larger batches are no faster and take more memory
+UNSURE = 0.5  # a note says so where the likeliest class has a lower probability
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Row = dict[str, Any]
 
 
 def find_images(names: list[str]) -> list[str]:
-    """Files stand for themselves, folders for all images in them and in their folders, patterns (`*`) for what fits.
+    """Expand folders to all images in and below them, and patterns (`*`) to the files they match.
 
     Raises:
-        InputError: a folder without images, or one that cannot be listed; a pattern that fits nothing.
+        InputError: a folder has no images or cannot be listed, or a pattern matches nothing.
     """
-    paths = []
+    paths: list[str] = []
     for name in names:
         if os.path.isdir(name):
             found = _in_folder(name)
-            kinds = ", ".join(ending.removeprefix(".") for ending in EXTENSIONS)
-            missing = f"{name}: is a folder without images ({kinds}); name another"
+            endings = ", ".join(ending.removeprefix(".") for ending in EXTENSIONS)
+            missing = f"{name}: no images in this folder ({endings}); name another"
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(
                 path for path in glob.iglob(name, recursive=True) if os.path.isfile(path)
             )
-            missing = f"{name}: no file fits this pattern; check it"
+            missing = f"{name}: no file matches this pattern; check it"
         else:
-            found = [name]
+            found, missing = [name], ""
         if not found:
             raise InputError(missing)
         paths += found
@@ -45,77 +50,83 @@ def find_images(names: list[str]) -> list[str]:
 def _in_folder(folder: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise InputError(
-            f"{error.filename}: cannot be listed: {error.strerror}; change its permissions"
+            f"{error.filename}: cannot be listed ({error.strerror}); change its permissions"
         )
 
     found = []
     for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [
-            os.path.join(place, f)
-            for f in sorted(files)
-            if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
-        ]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = [name for name in sorted(files) if not name.startswith(".")]
+        images = [name for name in visible if name.lower().endswith(EXTENSIONS)]
+        found += [os.path.join(place, name) for name in images]
     return found
 
 
 def classify(
-    predictor: Predictor, paths: list[str], top_k: int, invert: str = "auto"
-) -> Iterator[tuple[dict, Given]]:
-    """A row for every file, in their order, and what the network was given of it, None if that is nothing.
+    predictor: Predictor,
+    paths: list[str],
+    top_k: int,
+    prepare: Callable[[str], PreparedImage],
+) -> Iterator[tuple[Row, PreparedImage | None]]:
+    """Yield a row for every file, in order, and the image that the network saw.
 
-    A row is {"path", "predictions"}, as `Predictor.top` gives them, and "notes", sentences, if there are any; of a file
-    that cannot be read {"path", "error"}. Threads read the next files while the network is at work on a batch.
+    A row is {"path", "predictions"}, see `Predictor.top`, with "notes" if there are any; for a file
+    that cannot be read it is {"path", "error"}, and the image is None. Threads read the next files
+    while the network computes.
 
     Raises:
         InputError: the only file cannot be read.
     """
 
-    def read(path: str) -> Given | InputError:
+    def read(path: str) -> PreparedImage | InputError:
         try:
-            return predictor.open(path, invert)
+            return prepare(path)
         except InputError as error:
             return error
 
-    results, waiting = read_ahead(read, paths, 2 * BATCH), []
-    for path, given in zip(paths, results, strict=True):
-        if isinstance(given, InputError) and len(paths) == 1:
-            raise given
-        waiting.append((path, given))
+    waiting: list[tuple[str, PreparedImage | InputError]] = []
+    for path, result in zip(paths, read_ahead(read, paths, 2 * BATCH), strict=True):
+        if isinstance(result, InputError) and len(paths) == 1:
+            raise result
+        waiting.append((path, result))
         if len(waiting) == BATCH:
             yield from _rows(predictor, waiting, top_k)
             waiting = []
     yield from _rows(predictor, waiting, top_k)
 
 
-def with_progress(results: Iterable, total: int) -> Iterator:
-    """The same, and if there are many, a bar on the terminal."""
-    if total <= BATCH or not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console  # only here: it takes a tenth of a second to import
-    from rich.progress import Progress
-
-    console, to_terminal = (
-        Console(stderr=True),
-        sys.stdout.isatty(),
-    )  # rich would write there all that is printed
-    with Progress(console=console, transient=True, redirect_stdout=to_terminal) as progress:
-        yield from progress.track(results, total=total, description="Classifying")
-
-
-def say_how_many(images: int, errors: int, seconds: float) -> None:
-    failed = f"; {errors:,} could not be read" if errors else ""
-    print(
-        f"{images:,} images in {seconds:.1f} s ({images / seconds:,.0f} images/s){failed}",
-        file=sys.stderr,
-    )
+def _rows(
+    predictor: Predictor, batch: list[tuple[str, PreparedImage | InputError]], top_k: int
+) -> Iterator[tuple[Row, PreparedImage | None]]:
+    images = [result.image for _, result in batch if isinstance(result, PreparedImage)]
+    predictions = iter(predictor.top(torch.stack(images), top_k) if images else [])
+    for path, result in batch:
+        if isinstance(result, InputError):
+            yield {"path": path, "error": str(result).removeprefix(f"{path}: ")}, None
+            continue
+        row: Row = {"path": path, "predictions": next(predictions)}
+        if notes := result.notes + unsure_note(row["predictions"]):
+            row["notes"] = notes
+        yield row, result
 
 
-def read_ahead(function: Callable, items: Iterable, most: int) -> Iterator:
-    """`map` by threads, that holds at most so many results which were not asked for yet."""
+def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
+    """Return a sentence if the likeliest class is not likely."""
+    highest = predictions[0]["probability"]
+    if highest >= UNSURE:
+        return []
+    return [
+        f"unsure: no class has more than {highest:.1%}; --show picture.png shows what the network "
+        "was given"
+    ]
+
+
+def read_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], most: int
+) -> Iterator[Result]:
+    """Map by threads, in order, holding at most `most` results ahead of the consumer."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        results = deque()
+        results: deque[Future[Result]] = deque()
         try:
             for item in items:
                 results.append(pool.submit(function, item))
@@ -124,28 +135,25 @@ def read_ahead(function: Callable, items: Iterable, most: int) -> Iterator:
             while results:
                 yield results.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)  # the reader may have stopped early
+            pool.shutdown(cancel_futures=True)  # the consumer may have stopped early
 
 
-def _rows(
-    predictor: Predictor, batch: list[tuple[str, Given | InputError]], top_k: int
-) -> Iterator[tuple]:
-    images = [given.image for _, given in batch if isinstance(given, Given)]
-    tops = iter(predictor.top(torch.stack(images), top_k) if images else [])
-    for path, given in batch:
-        if isinstance(given, InputError):
-            yield {"path": path, "error": str(given).removeprefix(f"{path}: ")}, None
-            continue
-        row = {"path": path, "predictions": next(tops)}
-        if notes := given.notes + unsure(row["predictions"]):
-            row["notes"] = notes
-        yield row, given
+def with_progress(results: Iterable[Result], total: int) -> Iterator[Result]:
+    """Show a progress bar on the terminal if there are many results."""
+    if total <= BATCH or not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console  # imported late: it takes 0.1 s
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    to_terminal = sys.stdout.isatty()  # else rich would print the rows on the terminal
+    with Progress(console=console, transient=True, redirect_stdout=to_terminal) as progress:
+        yield from progress.track(results, total=total, description="Classifying")
 
 
-def unsure(predictions: list[dict]) -> list[str]:
-    """A sentence if the likeliest class is not likely."""
-    if (share := predictions[0]["probability"]) >= UNSURE:
-        return []
-    return [
-        f"unsure: no class has more than {share:.1%}; --show picture.png shows what the network was given"
-    ]
+def print_summary(images: int, errors: int, seconds: float) -> None:
+    """Print the number of images, the speed and the number of failures on stderr."""
+    failed = f"; {errors:,} could not be read" if errors else ""
+    speed = f"{images / seconds:,.0f} images/s"
+    print(f"{images:,} images in {seconds:.1f} s ({speed}){failed}", file=sys.stderr)

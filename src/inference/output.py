@@ -1,6 +1,6 @@
-"""How the rows of classified files are printed, each as soon as it is there: for people, spreadsheets, programs.
+"""Print predictions as they come: for people, spreadsheets or programs.
 
-A row is {"path", "predictions"}, with "target" and "notes" where there are some, or {"path", "error"}.
+A row is {"path", "predictions"}, with "target" and "notes" if there are any, or {"path", "error"}.
 """
 
 import csv
@@ -8,28 +8,30 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 from src.errors import printable
 
-WIDEST = 60  # characters of a path in a table
+MAX_PATH = 60  # characters of a path in a table
+Row = dict[str, Any]
 
 
-def write(
-    rows: Iterable[dict], format: str | None, paths: list[str], classes: list[str], k: int
+def print_rows(
+    rows: Iterable[Row], format: str | None, paths: list[str], classes: list[str], top_k: int
 ) -> None:
-    """Print the rows of these paths as "json" or "csv"; without a format bars for one image, a table for several."""
+    """Print the rows as "json" or "csv"; by default bars for one image, a table for several."""
     if format == "json":
         print_json(rows)
     elif format == "csv":
-        print_csv(rows, min(k, len(classes)))
+        print_csv(rows, min(top_k, len(classes)))
     elif len(paths) == 1:
         print_bars(rows)
     else:
         print_table(rows, paths, classes)
 
 
-def print_json(rows: Iterable[dict]) -> None:
-    """A list of the rows as they are."""
+def print_json(rows: Iterable[Row]) -> None:
+    """Print a list of the rows."""
     before = "["
     for row in rows:
         print(before + "\n" + textwrap.indent(json.dumps(row, indent=2), "  "), end="")
@@ -37,61 +39,55 @@ def print_json(rows: Iterable[dict]) -> None:
     print("\n]")
 
 
-def print_csv(rows: Iterable[dict], k: int) -> None:
-    """path, class, probability, class_2, probability_2, ... up to k, then target, error, notes."""
-    names = [
-        f"{name}{f'_{i}' if i > 1 else ''}"
-        for i in range(1, k + 1)
-        for name in ("class", "probability")
-    ]
+def print_csv(rows: Iterable[Row], top_k: int) -> None:
+    """Print path, class, probability, class_2, probability_2, ..., target, error and notes."""
+    columns = ["class", "probability"]
+    for rank in range(2, top_k + 1):
+        columns += [f"class_{rank}", f"probability_{rank}"]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    quoting = csv.writer(
-        sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL
-    )  # Python 3.11 forgets to, for "\r"
-    header = ["path", *names, "target", "error", "notes"]
+    # Python 3.11 does not quote a cell that contains only "\r".
+    quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    header = ["path", *columns, "target", "error", "notes"]
     for number, row in enumerate(rows):
         if number == 0:
             writer.writerow(header)
-        values = [p[name] for p in row.get("predictions", []) for name in ("class", "probability")]
-        values += [""] * (len(names) - len(values))
-        cells = [
-            row["path"],
-            *values,
-            row.get("target", ""),
-            row.get("error", ""),
-            "; ".join(row.get("notes", [])),
-        ]
+        predictions = row.get("predictions", [])
+        values = [p[name] for p in predictions for name in ("class", "probability")]
+        values += [""] * (len(columns) - len(values))
+        notes = "; ".join(row.get("notes", []))
+        cells = [row["path"], *values, row.get("target", ""), row.get("error", ""), notes]
         (quoting if "\r" in row["path"] else writer).writerow(cells)
 
 
-def print_bars(rows: Iterable[dict]) -> None:
-    """One image: its class, and a bar for the probability of each of the likeliest classes."""
+def print_bars(rows: Iterable[Row]) -> None:
+    """Print the class of one image, and a bar for each of its likeliest classes."""
     for row in rows:
         target = f"  (target: {row['target']})" if "target" in row else ""
         print(f"{printable(row['path'])}: {row['predictions'][0]['class']}{target}")
         for prediction in row["predictions"]:
             bar = "█" * round(24 * prediction["probability"])
             print(f"  {prediction['probability']:7.2%}  {prediction['class']:<16} {bar}")
-        note(row)
+        print_notes(row)
 
 
-def print_table(rows: Iterable[dict], paths: list[str], classes: list[str]) -> None:
-    """A line for each image: path, likeliest class, its probability, and those after it."""
-    width = min(WIDEST, max(map(len, paths)))
-    name = max(5, *map(len, classes))
-    print(f"{'file':<{width}}  {'class':<{name}}  probability  next")
+def print_table(rows: Iterable[Row], paths: list[str], classes: list[str]) -> None:
+    """Print a line per image: path, likeliest class, its probability, and the next ones."""
+    path_width = min(MAX_PATH, max(map(len, paths)))
+    class_width = max(5, *map(len, classes))
+    print(f"{'file':<{path_width}}  {'class':<{class_width}}  probability  next")
     for row in rows:
-        path = printable(row["path"])
+        path = f"{printable(row['path']):<{path_width}}"
         if "error" in row:
-            print(f"{path:<{width}}  not read: {printable(row['error'])}")
+            print(f"{path}  not read: {printable(row['error'])}")
             continue
         first, *others = row["predictions"]
-        after = ", ".join(f"{p['class']} {p['probability']:.2%}" for p in others)
-        line = f"{path:<{width}}  {first['class']:<{name}}  {first['probability']:>11.2%}  {after}"
-        print(line.rstrip())
-        note(row)
+        following = ", ".join(f"{p['class']} {p['probability']:.2%}" for p in others)
+        name = f"{first['class']:<{class_width}}"
+        print(f"{path}  {name}  {first['probability']:>11.2%}  {following}".rstrip())
+        print_notes(row)
 
 
-def note(row: dict) -> None:
+def print_notes(row: Row) -> None:
+    """Print the notes of a row on stderr."""
     for sentence in row.get("notes", []):
         print(f"note: {printable(row['path'])}: {sentence}", file=sys.stderr)

@@ -1,4 +1,6 @@
-"""From uint8 images to class probabilities in one module, for prediction, export, page and benchmarks alike."""
+"""From uint8 images to class probabilities in one module, for prediction, export and page alike."""
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -6,17 +8,18 @@ from src.transforms.patchify import normalize
 
 
 class ImageClassifier(nn.Module):
-    """Normalization, patches and network.
+    """Normalization and network.
 
     Args:
-        network: any network that takes normalized images; a Vision Transformer makes its patches by itself.
+        network: takes normalized images; a Vision Transformer patchifies them itself.
         mean: mean of each channel of the training images, 0 to 1.
-        std: their standard deviation, likewise.
+        std: standard deviation of each channel, likewise.
     """
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        self.network, self.mean, self.std = network, mean, std
+        self.network = network
+        self.mean, self.std = mean, std
 
     def logits(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> float32 [B, K]"""

@@ -1,34 +1,31 @@
-"""Image files in, class probabilities out; needs neither Lightning nor torchvision."""
+"""Predict class probabilities of image files; needs neither Lightning nor torchvision."""
 
 import contextlib
-import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from src.data.datasets import Strokes
-from src.data.images import read_image, read_photo
-from src.errors import InputError, is_out_of_memory, printable
-from src.extras.paper.photo import SIDES, develop
+from src.data.images import read_image
+from src.errors import InputError, is_out_of_memory, one_line, printable
 from src.inference.pipeline import ImageClassifier
-from src.models.build import build
 from src.models.rollout import rollout
-from src.runs.checkpoint import load_checkpoint, network_weights
+from src.runs.checkpoint import Checkpoint
 from src.transforms.patchify import normalize
 
 BATCH = 256
-MAX_SIDE = 8192  # pixels; a larger image is not an image but an attack on the memory
-MAX_VALUES = 2**29  # in one layer's output for one image: 2 GiB
+DARK = 0.35  # mean of the training images below which a light border is suspicious
 
 
-class Given(NamedTuple):
-    """What the network is given of a file.
+class PreparedImage(NamedTuple):
+    """An image file as the network sees it.
 
-    image: uint8 [C, image_size, image_size]
-    notes: what the user should know of it, one sentence each.
-    box: where in a photo the digit was found, as fractions of its sides: left, top, right, bottom.
+    Attributes:
+        image: uint8 [C, image_size, image_size].
+        notes: sentences for the user about what was done or looks wrong.
+        box: left, top, right and bottom of a digit in a photo, as fractions of its sides.
     """
 
     image: Tensor
@@ -41,197 +38,124 @@ class Predictor:
 
     Args:
         path: checkpoint that `train.py` wrote.
-        device: "auto" (CUDA, MPS, CPU, whichever is there first), or a device's name.
+        device: a device's name, or "auto" for the first of CUDA, MPS and CPU that exists.
 
     Raises:
-        InputError: the checkpoint cannot be used, or the device is not there.
+        InputError: the checkpoint or the device cannot be used.
     """
 
     def __init__(self, path: str | Path, device: str = "auto"):
-        checkpoint = load_checkpoint(path)
+        self.checkpoint = Checkpoint.open(path)
+        self.dataset = self.checkpoint.dataset
+        self.classes = [printable(str(name)) for name in self.dataset.classes]
+        network = self.checkpoint.build_network()
+        self.classifier = ImageClassifier(network, self.dataset.mean, self.dataset.std).eval()
         self.device = torch.device("cpu")
-        self.dataset = checkpoint["hyper_parameters"]["dataset"]
+        self._check_output()
+        chosen = find_device(device)
+        with report_out_of_memory(chosen, "the network"):
+            self.classifier.to(chosen)
+        self.device = chosen
+
+    def _check_output(self) -> None:
+        """Predict one blank image, so that an altered checkpoint fails here and in one line."""
+        size, path = self.dataset.image_size, self.checkpoint.path
+        blank = torch.zeros(1, self.dataset.channels, size, size, dtype=torch.uint8)
         try:
-            self.classes = [printable(name) for name in self.dataset["classes"]]
-            strokes = self.dataset.get("strokes")  # checkpoints of an earlier version do not say it
-            self.strokes = Strokes(**strokes) if strokes else None
-            if strokes and not (self.channels == 1 and self.strokes.side <= self.image_size):
-                raise InputError(f"strokes of {strokes['side']} pixels")
-            network = build_network(checkpoint)
-            self.classifier = ImageClassifier(
-                network, self.dataset["mean"], self.dataset["std"]
-            ).eval()
-            self._try_out()
-        except Exception as error:  # altered hyperparameters can be wrong in any way
-            reason = " ".join(str(error).split())[:200]
+            result = self.probabilities(blank)
+        except Exception as error:
             if is_out_of_memory(error):
-                raise InputError(
-                    f"{path}: not enough memory for its network ({reason}); free some"
-                ) from None
+                raise InputError(f"{path}: out of memory; close other programs") from None
             raise InputError(
-                f"{path}: its weights and hyperparameters do not fit each other ({reason}); train again"
+                f"{path}: its network does not work ({one_line(error)}); train again"
             ) from None
-        device = find_device(device)
-        with enough_memory(device, "the network"):
-            self.classifier.to(device)
-        self.device = device
-
-    def _try_out(self) -> None:
-        """Ask about one blank image, on the CPU: what does not fit is found now."""
-        blank = torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        result = self.probabilities(blank)
-        if result.shape[1] != len(self.classes):
-            raise InputError(f"{result.shape[1]} outputs, {len(self.classes)} class names")
         if not result.isfinite().all():
-            raise InputError("not all of its values are finite")
-
-    @property
-    def image_size(self) -> int:
-        return self.dataset["image_size"]
-
-    @property
-    def channels(self) -> int:
-        return self.dataset["channels"]
+            raise InputError(f"{path}: its network gives infinite or NaN values; train again")
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, image_size, image_size] -> float32 [B, K] on the CPU; every row sums to 1."""
+        """uint8 [B, C, image_size, image_size] -> float32 [B, K] on the CPU; rows sum to 1."""
         return self.classifier(images.to(self.device)).cpu()
 
-    def open(self, path: str, invert: str = "auto") -> Given:
-        """One image file as the network is to see it.
-
-        Files are read as in validation. But where the network knows light strokes on black, the digit in a photo is
-        found first, and brought into the form of the training images (`photos.py`).
+    def prepare(self, path: str, invert: bool = False) -> PreparedImage:
+        """Read an image file as in validation.
 
         Args:
-            invert: whether dark and light are swapped: "yes", "no", or "auto", which is "no" but for such photos.
+            path: the image file.
+            invert: swap dark and light.
 
         Raises:
-            InputError: naming the file, which cannot be read, or in which there are no strokes.
+            InputError: the file cannot be read.
         """
-        if self.strokes:
-            photo = read_photo(path, SIDES[1])
-            try:
-                developed = develop(photo, self.image_size, self.strokes, invert)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from None
-            several = f"there seem to be {developed.digits} digits in it; the largest was read, photograph them one by one"
-            notes = [several] if developed.digits > 1 else []
-            return Given(torch.from_numpy(developed.image.copy())[None], notes, developed.box)
-        image, notes = read_image(path, self.image_size, self.channels), []
-        if invert == "yes":
+        image = read_image(path, self.dataset.image_size, self.dataset.channels)
+        notes = []
+        if invert:
             image = 255 - image
-        elif min(self.dataset["mean"]) < 0.35 and image[:, [0, -1]].float().mean() > 127:
+        elif min(self.dataset.mean) < DARK and image[:, [0, -1]].float().mean() > 127:
             notes.append(
-                "it is light at its border, the training images are dark there; try --invert yes"
+                "its border is light, that of the training images is dark; try --invert yes"
             )
-        return Given(image, notes)
+        return PreparedImage(image, notes)
 
-    def read(self, paths: list[str], invert: str = "auto") -> Tensor:
-        """Image files -> uint8 [B, C, image_size, image_size], what the network is to see of them; see `open`."""
-        return torch.stack([self.open(path, invert).image for path in paths])
+    def read(self, paths: list[str]) -> Tensor:
+        """Image files -> uint8 [B, C, image_size, image_size], prepared as in validation."""
+        return torch.stack([self.prepare(path).image for path in paths])
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, image_size, image_size] -> where the network looks, float32 [B, S, S] on the CPU; see `rollout`.
+        """uint8 [B, C, image_size, image_size] -> attention rollout, float32 [B, S, S] on the CPU.
 
         Raises:
             InputError: the network has no attention.
         """
-        images = normalize(images.to(self.device), self.dataset["mean"], self.dataset["std"])
-        return rollout(self.classifier.network, images).cpu()
+        inputs = normalize(images.to(self.device), self.dataset.mean, self.dataset.std)
+        return rollout(self.classifier.network, inputs).cpu()
 
-    def top(self, images: Tensor, k: int) -> list[list[dict]]:
-        """The `k` likeliest classes of every image: `{"index", "class", "probability"}`, likeliest first."""
+    def top(self, images: Tensor, k: int) -> list[list[dict[str, Any]]]:
+        """Return the `k` likeliest classes of every image, likeliest first.
+
+        A class is `{"index", "class", "probability"}`.
+        """
         rows = []
         for batch in images.split(BATCH):
-            with enough_memory(self.device, f"{len(batch)} images"):
+            with report_out_of_memory(self.device, f"{len(batch)} images"):
                 values, indices = self.probabilities(batch).topk(min(k, len(self.classes)), dim=1)
             rows += [
                 [
-                    {"index": i, "class": self.classes[i], "probability": round(p, 6)}
-                    for i, p in zip(idx, val, strict=True)
+                    {"index": index, "class": self.classes[index], "probability": round(value, 6)}
+                    for value, index in zip(*row, strict=True)
                 ]
-                for idx, val in zip(indices.tolist(), values.tolist(), strict=True)
+                for row in zip(values.tolist(), indices.tolist(), strict=True)
             ]
         return rows
 
 
-def build_network(checkpoint: dict) -> nn.Module:
-    """The network of a checkpoint, with its averaged weights where it has them.
-
-    It is built without memory, and given the checkpoint's tensors only when they fit: a few bytes cannot declare a
-    network that fills the machine.
-
-    Raises:
-        InputError: the hyperparameters do not fit the weights, or each other.
-    """
-    hparams = checkpoint["hyper_parameters"]
-    arguments, ensemble = hparams["network"], hparams.get("ensemble", 1)
-    weights, _ = network_weights(checkpoint)
-    if not isinstance(ensemble, int) or not 1 <= ensemble <= len(weights):
-        raise InputError(f"an ensemble of {ensemble} networks")
-    layers = (
-        len(weights) // ensemble
-    )  # loops run over them: no network has more than there are tensors for
-    for name, limit in {"image_size": MAX_SIDE, "depth": layers, "stem_layers": layers}.items():
-        if (arguments.get(name) or 0) > limit:
-            raise InputError(f"{name} {arguments[name]}, more than {limit}")
-    for name in ("image_size", "channels", "patch_size"):
-        if name in arguments and arguments[name] != hparams["dataset"][name]:
-            raise InputError(
-                f"{name} {arguments[name]} of the network, {hparams['dataset'][name]} of the data"
-            )
-    widest = max(max(value.shape, default=1) for value in weights.values())
-    outputs = [
-        value.shape[1] * widest for key, value in weights.items() if key.endswith("positions")
-    ]
-    for key, value in weights.items():
-        if stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
-            channels = max(
-                value.shape[:2], default=0
-            )  # of what it reads, as from whitening filters, and what it gives
-            outputs.append(channels * (arguments["image_size"] >> int(stage[1])) ** 2)
-    if max(outputs, default=0) > MAX_VALUES:
-        raise InputError(f"it would compute {max(outputs):,} values at once for one image")
-    with torch.device("meta"):
-        network = build(arguments, ensemble)
-    network.load_state_dict(weights, assign=True)
-    return network.float()
-
-
 @contextlib.contextmanager
-def enough_memory(device: torch.device, what: str):
-    """Raises InputError when the block finds too little memory on the device."""
+def report_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
+    """Raise InputError if the block runs out of memory on the device."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        remedy = "free some" if device.type == "cpu" else "use --device cpu"
-        raise InputError(f"device {device}: not enough memory for {what}; {remedy}") from None
+        remedy = "close other programs" if device.type == "cpu" else "use --device cpu"
+        raise InputError(f"out of memory on {device} for {what}; {remedy}") from None
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA or MPS where there is one."""
+    """Return the device of that name; `auto` prefers CUDA, then MPS.
+
+    Raises:
+        InputError: the device cannot compute here.
+    """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
     try:
         device = torch.device(name)
-        torch.ones(
-            1, device=device
-        ).cpu()  # it must not only be there, but compute: "meta" does not
-    except (
-        Exception
-    ) as error:  # torch raises AssertionError, RuntimeError or NotImplementedError, by device
-        reason = " ".join(str(error).split("\n")[0].split())[:120]
+        torch.ones(1, device=device).cpu()  # "meta" exists, but cannot compute
+    except Exception as error:  # AssertionError, RuntimeError or NotImplementedError, by device
+        reason = one_line(str(error).split("\n")[0], limit=120)
         raise InputError(
             f"device {name!r} cannot be used here ({reason}); use --device cpu"
         ) from None

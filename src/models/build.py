@@ -1,25 +1,33 @@
-"""From the description that a checkpoint carries to a network, or to an ensemble of several."""
-
-import functools
+"""Build a network, or an ensemble, from its description."""
 
 from torch import nn
 
+from src.config import MAX_PARAMETERS, DatasetInfo, NetworkConfig, ViTConfig
 from src.errors import InputError
 from src.models.cnn import ConvNet
 from src.models.ensemble import Ensemble
-from src.models.vit import MAX_PARAMETERS, VisionTransformer
-
-NETWORKS = {"vit": VisionTransformer, "cnn": ConvNet}
+from src.models.vit import VisionTransformer
 
 
-def build(network: dict, ensemble: int = 1) -> nn.Module:
-    """The network of that "kind", "vit" or "cnn", with the other entries as arguments; an `Ensemble` of several."""
-    arguments = {key: value for key, value in network.items() if key != "kind"}
-    make = functools.partial(NETWORKS[network["kind"]], **arguments)
-    first = make()
-    if (count := ensemble * sum(p.numel() for p in first.parameters())) > MAX_PARAMETERS:
+def build_network(config: NetworkConfig, dataset: DatasetInfo, ensemble: int = 1) -> nn.Module:
+    """Return a freshly initialized network; an `Ensemble` if `ensemble` is above 1.
+
+    Raises:
+        InputError: the network does not fit the images, or has too many parameters.
+    """
+    first = _build(config, dataset)
+    parameters = ensemble * sum(p.numel() for p in first.parameters())
+    if parameters > MAX_PARAMETERS:
         what = f"model.ensemble {ensemble}" if ensemble > 1 else "the network"
         raise InputError(
-            f"{what}: {count:.1e} parameters are too many; {MAX_PARAMETERS:.0e} are the most"
+            f"{what} would have {parameters:.1e} parameters; the limit is {MAX_PARAMETERS:.0e}"
         )
-    return Ensemble([first, *(make() for _ in range(ensemble - 1))]) if ensemble > 1 else first
+    if ensemble == 1:
+        return first
+    return Ensemble([first, *(_build(config, dataset) for _ in range(ensemble - 1))])
+
+
+def _build(config: NetworkConfig, dataset: DatasetInfo) -> nn.Module:
+    if isinstance(config, ViTConfig):
+        return VisionTransformer(config, dataset)
+    return ConvNet(config, dataset)

@@ -1,4 +1,4 @@
-"""Tokens from a small convolutional network, in place of the projection of patches."""
+"""A convolutional stem: tokens from a small CNN instead of the projection of patches."""
 
 from collections.abc import Callable
 
@@ -6,39 +6,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.errors import InputError
-
 
 class Whiten(nn.Module):
-    """Fixed filters of 2x2 pixels whose outputs are nearly uncorrelated and of variance 1, for the first convolution.
+    """Fixed 2x2 filters whose outputs are nearly uncorrelated and have variance 1.
 
-    Neighboring pixels, and their colors, tell almost the same. Their sums and differences do not: Haar's four patterns,
-    of brightness and of two opponent colors (of each channel, where there are not three). The frozen patch-whitening
-    of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, is computed from the training
-    images; for photos these filters come close and need no data: batch norm gives their outputs the variance.
+    Neighboring pixels and their color channels are strongly correlated; their sums and differences
+    are not. The filters are the four Haar patterns, of brightness and of two opponent colors (of
+    each channel, if there are not three). The frozen patch whitening of Jordan 2024, "94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, is computed from the training
+    images. These filters come close on photos and need no data: batch norm scales the variance.
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        haar = (
-            torch.tensor(
-                [[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]
-            )
-            / 2
+        haar = torch.tensor(
+            [
+                [[1.0, 1.0], [1.0, 1.0]],
+                [[1.0, -1.0], [1.0, -1.0]],
+                [[1.0, 1.0], [-1.0, -1.0]],
+                [[1.0, -1.0], [-1.0, 1.0]],
+            ]
         )
-        colors = (
-            torch.tensor([[1.0, 1, 1], [1, 0, -1], [-1, 2, -1]])
-            if channels == 3
-            else torch.eye(channels)
-        )
-        colors = F.normalize(colors, dim=1)
-        self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False).requires_grad_(
-            False
-        )
-        self.filters.weight.copy_((haar[:, None, None] * colors[:, :, None, None]).flatten(0, 1))
-        self.norm = nn.BatchNorm2d(
-            4 * channels, eps=5e-4, affine=False
-        )  # the eps leaves noise small
+        opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+        colors = F.normalize(opponent if channels == 3 else torch.eye(channels), dim=1)
+        filters = (haar / 2)[:, None, None] * colors[:, :, None, None]  # [4, colors, C, 2, 2]
+        self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False)
+        self.filters.requires_grad_(False)
+        self.filters.weight.copy_(filters.flatten(0, 1))
+        # The large eps keeps noise in flat directions small.
+        self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 8 C, H, W]: GELU of every output and of its negative."""
@@ -63,43 +59,56 @@ class ConvStage(nn.Module):
         return x + self.activation(self.norm2(self.conv2(x)))
 
 
-def doubling(width: int, layers: int) -> list[int]:
-    """Widths of the stages before the last one, which has `width`: each twice as wide as the one before it."""
+def doubling_widths(width: int, layers: int) -> list[int]:
+    """Return the widths of all stages but the last; each is half of the next, down from `width`."""
     return [max(1, width // 2 ** (layers - i)) for i in range(1, layers)]
 
 
 class ConvStem(nn.Module):
-    """Tokens from a small convolutional network: the hybrid architecture of section 3.1 of the paper.
+    """Tokens from a small CNN: the hybrid architecture of section 3.1 of the paper.
 
-    Every layer is a `ConvStage` and halves the side: `layers` of them turn an image of side S into (S / 2**layers)**2
-    tokens. Each is twice as wide as the one before it, up to the width of a token; where `first` is the width of the
-    first one, all others have that of a token. With `whiten` the first stage reads `Whiten`'s outputs, and GELU is in
-    place of ReLU.
+    `layers` stages turn an image of side S into (S / 2**layers)**2 tokens.
 
-    Raises:
-        InputError: there is no other stage, or the first is none.
+    Args:
+        channels: channels of the images.
+        width: width of a token, and of the last stage.
+        layers: number of stages.
+        first: width of the first stage; all others then have `width`. By default the width doubles
+            from stage to stage.
+        whiten: put `Whiten` in front of the first stage, and use GELU instead of ReLU.
     """
 
     def __init__(
-        self, channels: int, width: int, layers: int, first: int | None = None, whiten: bool = False
+        self,
+        channels: int,
+        width: int,
+        layers: int,
+        first: int | None = None,
+        whiten: bool = False,
     ):
         super().__init__()
-        if first is not None and (layers < 2 or not 1 <= first <= width):
-            raise InputError(
-                f"stem_width {first}: is for two layers or more, and from 1 to the width {width}"
-            )
-        inner = doubling(width, layers) if first is None else [first] + [width] * (layers - 2)
+        if first is None:
+            inner = doubling_widths(width, layers)
+        else:
+            inner = [first] + [width] * (layers - 2)
         self.channels = channels
         self.whiten = Whiten(channels) if whiten else nn.Identity()
         activation = F.gelu if whiten else F.relu
         widths = [8 * channels if whiten else channels, *inner, width]
         self.stages = nn.ModuleList(
-            ConvStage(a, b, activation) for a, b in zip(widths, widths[1:], strict=False)
+            ConvStage(inputs, outputs, activation)
+            for inputs, outputs in zip(widths, widths[1:], strict=False)
         )
+
+    def reset_parameters(self) -> None:
+        """Initialize the stages (He et al. 2015); the whitening filters stay as they are."""
+        for module in self.stages.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]"""
-        # The layout that tensor cores, and CPUs, convolve in. The small weights keep theirs: autocast copies them.
+        # Convolutions are fastest in channels_last, on CPUs and on tensor cores.
         x = self.whiten(images_BCHW.to(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)

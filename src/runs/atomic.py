@@ -1,16 +1,18 @@
-"""The one way in which files are written: whole, or not at all."""
+"""Write files atomically: completely, or not at all."""
 
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from src.errors import InputError
 
 
 @contextlib.contextmanager
-def open_atomically(path: Path):
-    """A binary file that takes the place of `path` when the block ends; on failure the old one stays, and nothing else.
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that replaces `path` when the block ends without an error.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written to.
@@ -24,21 +26,24 @@ def open_atomically(path: Path):
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        full = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save hides it behind one of its own
-        if not isinstance(full, OSError):
+        # torch.save raises a RuntimeError over the OSError.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
             raise
-        kept = "the one before it is intact; " if os.path.exists(path) else ""
-        folder = path.parent if path.parent.is_dir() else Path(".")
-        raise InputError(
-            f"{path}: could not be written ({full.strerror}): the disk has "
-            f"{shutil.disk_usage(folder).free / 2**20:.2f} MiB free; {kept}make room, then "
-            "run it again (a training with --resume)"
-        ) from None
+        raise _failure(path, cause) from None
     finally:
-        with contextlib.suppress(OSError):  # it need not be there, and its name may be too long
+        with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _failure(path: Path, cause: OSError) -> InputError:
+    folder = path.parent if path.parent.is_dir() else Path(".")
+    free = shutil.disk_usage(folder).free / 2**20
+    previous = "the previous file is intact; " if os.path.exists(path) else ""
+    return InputError(
+        f"{path}: could not be written ({cause.strerror}; {free:.2f} MiB free); {previous}make "
+        "room, then run it again (a training with --resume)"
+    )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,139 +1,203 @@
-"""From settings to a training that can start: checks across data and model, the trainer, and the run directory.
+"""Build a training from its settings: trainer, data, run directory, callbacks and loggers.
 
-The run directory comes last: a mistake leaves nothing behind.
+The run directory is created after everything else is checked, so that a mistake leaves nothing
+behind, and before the callbacks are made, which write into it.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from src import lightning_loop
 from src.data.modules import ImageDataModule
 from src.errors import InputError
-from src.extras.report.pictures import Pictures
 from src.runs.atomic import write_atomically
-from src.runs.directory import claim_run
-from src.training.checkpointing import Checkpoints
-from src.training.classifier import Classifier
-from src.training.epoch_log import EpochLog, Norms, tensorboard
-from src.training.processes import in_turns
-from src.training.resume import refuse_other_images, take_up
-from src.training.stopping import Stop
+from src.runs.checkpoint import Checkpoint
+from src.runs.directory import create_run, lock_run
+from src.training.checkpointing import SaveCheckpoints
+from src.training.classifier import CNN, Classifier, ViT, print_once
+from src.training.epoch_log import EpochLog, Norms
+from src.training.loggers import tensorboard_loggers
+from src.training.processes import in_order
+from src.training.resume import check_resume, refuse_other_images
+from src.training.stopping import StopOnSignal
 from src.training.trainer import Trainer, make_trainer, seconds
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """What `train.py` was asked for."""
+    """What `train.py` was asked to do.
 
-    config: str  # the complete configuration, as config.yaml keeps it
+    Attributes:
+        config: the complete configuration, as config.yaml keeps it.
+        trainer: arguments of Lightning's Trainer.
+        resumed: the run directory and the checkpoint to resume from.
+    """
+
+    config: str
     data: ImageDataModule
-    model: Classifier
-    trainer: dict  # arguments of the trainer
+    model: ViT | CNN
+    trainer: dict[str, Any]
     name: str
     runs: Path
     patience: int | None
     checkpoint_every_n_steps: int | None
     pictures: bool
-    resumed_run: Path | None  # the run to go on with
-    checkpoint: Path | None  # of that run
+    resumed: tuple[Path, Checkpoint] | None
 
 
-@dataclass
-class Training:
-    """A training that can start."""
+@dataclass(frozen=True)
+class Run:
+    """A training that is ready to start.
 
+    Attributes:
+        folder: the run directory.
+        resumed: the checkpoint to resume from.
+        tensorboard: the logger of the training curves; None if loggers are off.
+        lock: held by the first process as long as it trains the run.
+    """
+
+    folder: Path
     data: ImageDataModule
     model: Classifier
     trainer: Trainer
-    checkpoints: Checkpoints
-    pictures: Pictures | None
-    run: Path
-    checkpoint: Path | None  # to go on from
-    tensorboard: (
-        TensorBoardLogger | None
-    )  # the first of the trainer's loggers; None if there is none of ours
-    lock: IO | None  # held as long as the first process trains the run
+    checkpoints: SaveCheckpoints
+    resumed: Checkpoint | None
+    tensorboard: TensorBoardLogger | None
+    lock: IO[str] | None
+
+    def fit(self) -> None:
+        """Train, from the start or from the resumed checkpoint."""
+        path = self.resumed.path if self.resumed else None
+        self.trainer.fit(self.model, datamodule=self.data, ckpt_path=path, weights_only=True)
 
 
-def build(settings: Settings) -> Training:
-    """Make the trainer, see that a resumed run can go on, start all processes, read the data, and claim the run.
+def build(
+    settings: Settings,
+    callbacks: Sequence[Callback] = (),
+    initialize: Callable[[ViT], str] | None = None,
+) -> Run:
+    """Return a run that is ready to start; see the module's docstring for the order.
+
+    Args:
+        settings: of the command line.
+        callbacks: more callbacks, called after those of the program.
+        initialize: loads `model.init_from` into a model and returns a report.
 
     Raises:
-        InputError: settings do not fit each other, or the run.
+        InputError: settings do not fit each other, or the run to resume.
     """
-    data, model, trainer_settings = settings.data, settings.model, dict(settings.trainer)
-    checkpoints = Checkpoints(settings.checkpoint_every_n_steps)
-    table = EpochLog(checkpoints)
-    stop = Stop(checkpoints, seconds(trainer_settings.pop("max_time")))
-    pictures = (
-        Pictures(settings.config)
-        if settings.pictures and not trainer_settings["fast_dev_run"]
-        else None
-    )
-    callbacks = [stop, Norms(), table, checkpoints, pictures]
-    trainer = make_trainer(
-        trainer_settings, [callback for callback in callbacks if callback], settings.patience
-    )
-    config, before = settings.config, None
-    if settings.checkpoint:
-        before = take_up(
-            settings.resumed_run, settings.checkpoint, yaml.safe_load(config), model, data, trainer
-        )
-        config = _as_it_trains(config, data)
-    run = lock = None
+    data, model = settings.data, settings.model
+    _initialize(model, initialize)
+    options = dict(settings.trainer)
+    max_seconds = seconds(options.pop("max_time"))
+    resumed_run, resumed = settings.resumed or (None, None)
+    trainer = make_trainer(options, settings.patience, resumed)
+    config = settings.config
+    if resumed_run and resumed:
+        check_resume(resumed_run, resumed, yaml.safe_load(config), model, data, trainer)
+        config = _with_batch_size(config, data.batch_size)
 
-    def prepare() -> None:
-        nonlocal run, lock
+    def prepare() -> tuple[Path, IO[str]] | None:
         data.prepare_data()
         _check_together(data, model, settings.patience)
-        checkpoints.images = {split: len(data.sets[split] or ()) for split in ("train", "val")}
-        refuse_other_images(settings.resumed_run, before, checkpoints.images)
-        if trainer.is_global_zero:
-            run, lock = claim_run(settings.runs, settings.name, settings.resumed_run)
-            write_atomically(run / "config.yaml", config.encode())
+        if resumed_run and resumed:
+            refuse_other_images(resumed_run, resumed, _image_counts(data))
+        if not trainer.is_global_zero:
+            return None
+        folder = resumed_run or create_run(settings.runs, settings.name)
+        lock = lock_run(folder)
+        write_atomically(folder / "config.yaml", config.encode())
+        return folder, lock
 
-    in_turns(trainer, prepare)
-    run = trainer.strategy.broadcast(run)
-    if settings.resumed_run and not run.samefile(settings.resumed_run):
+    claimed = in_order(trainer, prepare)
+    folder = trainer.strategy.broadcast(claimed[0] if claimed else None)
+    assert folder
+    if resumed_run and not folder.samefile(resumed_run):
         raise InputError(
-            f"{settings.resumed_run}: the first process resumes {run}; name it: --resume {run}"
+            f"{resumed_run}: the first process resumes {folder}; name it with --resume {folder}"
         )
-    checkpoints.folder, table.run = run / "checkpoints", run
-    checkpoints.global_batch = data.batch_size * trainer.world_size
-    ours = _add_loggers(trainer, settings, run)
-    return Training(
-        data, model, trainer, checkpoints, pictures, run, settings.checkpoint, ours, lock
+    checkpoints = SaveCheckpoints(
+        folder / "checkpoints",
+        settings.checkpoint_every_n_steps,
+        data.batch_size * trainer.world_size,
+        _image_counts(data),
     )
+    _add_callbacks(trainer, folder, checkpoints, max_seconds, callbacks)
+    tensorboard = _add_loggers(trainer, settings, folder, resumed)
+    lock = claimed[1] if claimed else None
+    return Run(folder, data, model, trainer, checkpoints, resumed, tensorboard, lock)
 
 
-def _add_loggers(trainer: Trainer, settings: Settings, run: Path) -> TensorBoardLogger | None:
-    """TensorBoard before the loggers of the user, who can turn off all with `trainer.logger: false`."""
-    if trainer.fast_dev_run or settings.trainer["logger"] is False:
-        return None
-    ours = tensorboard(run, settings.checkpoint)
-    trainer.loggers = [*ours, *trainer.loggers]
-    return ours[0]
+def _initialize(model: Classifier, initialize: Callable[[ViT], str] | None) -> None:
+    if not isinstance(model, ViT):
+        return
+    if model.init_from:
+        if initialize is None:
+            raise InputError(
+                "model.init_from needs the folder src/extras, which is missing; restore it"
+            )
+        print_once(initialize(model))
+    elif model.freeze_encoder:
+        print_once("note: the encoder is frozen at random weights; set --model.init_from, too")
 
 
-def _as_it_trains(config: str, data: ImageDataModule) -> str:
-    """The configuration with each device's share of the batch, which is another one on another number of devices."""
-    tree = yaml.safe_load(config)
-    if tree["data"]["init_args"]["batch_size"] == data.batch_size:
-        return config
-    tree["data"]["init_args"]["batch_size"] = data.batch_size
-    return yaml.safe_dump(tree, sort_keys=False)
+def _image_counts(data: ImageDataModule) -> dict[str, int]:
+    return {split: len(data.sets[split] or ()) for split in ("train", "val")}
 
 
 def _check_together(data: ImageDataModule, model: Classifier, patience: int | None) -> None:
-    networks = model.hparams.ensemble
+    networks = model.config.ensemble
     if networks > data.batch_size:
-        few = f"data.batch_size {data.batch_size} has no image for every network"
-        raise InputError(f"model.ensemble {networks}: {few}; use a larger batch, or fewer networks")
+        raise InputError(
+            f"model.ensemble {networks}: data.batch_size {data.batch_size} has no image for every "
+            "network; use a larger batch or fewer networks"
+        )
     if patience and not data.sets["val"]:
         raise InputError(
-            f"patience {patience}: there are no validation images to stop by; set data.val_fraction above 0, "
-            "or leave patience out"
+            f"patience {patience}: early stopping needs validation images; set data.val_fraction "
+            "above 0, or leave patience out"
         )
+
+
+def _with_batch_size(config: str, batch_size: int) -> str:
+    """Return the configuration with the batch size per device, which their number changes."""
+    tree = yaml.safe_load(config)
+    if tree["data"]["init_args"]["batch_size"] == batch_size:
+        return config
+    tree["data"]["init_args"]["batch_size"] = batch_size
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _add_callbacks(
+    trainer: Trainer,
+    folder: Path,
+    checkpoints: SaveCheckpoints,
+    max_seconds: float | None,
+    more: Sequence[Callback],
+) -> None:
+    """Add our callbacks in Lightning's order: those that save come last."""
+    users = lightning_loop.callbacks(trainer)
+    ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
+    ours += [EpochLog(folder, checkpoints), checkpoints]
+    every = [*users, *ours, *more]
+    first = [callback for callback in every if not isinstance(callback, CheckpointCallback)]
+    last = [callback for callback in every if isinstance(callback, CheckpointCallback)]
+    lightning_loop.set_callbacks(trainer, first + last)
+
+
+def _add_loggers(
+    trainer: Trainer, settings: Settings, folder: Path, resumed: Checkpoint | None
+) -> TensorBoardLogger | None:
+    """Put TensorBoard before the user's loggers, unless `trainer.logger` is false."""
+    if lightning_loop.is_dry_run(trainer) or settings.trainer["logger"] is False:
+        return None
+    ours = tensorboard_loggers(folder, resumed.global_step if resumed else None)
+    trainer.loggers = [*ours, *trainer.loggers]
+    return ours[0]

@@ -1,30 +1,30 @@
-"""The LightningModules: what an epoch and a step do, what is measured, and which optimizer is used.
+"""The LightningModules: steps, metrics, optimizer and schedule.
 
-Lightning calls, in this order (`Checkpoints`, `EpochLog`, `Norms`, `Pictures` and `Stop` are the callbacks beside it):
+Lightning calls, in this order (names in capitals are the callbacks in this folder):
 
     on_train_start                  length of the schedule
     for every epoch:
-        on_train_epoch_start        the clock
+        on_train_epoch_start        start the clock
         for every batch:
-            on_train_batch_start    Pictures: the first batch;  seed from (seed, epoch, batch, rank); learning rate
-            training_step           loss and counts
-            on_before_backward      Checkpoints: keeps the loss, and ends a run in which one is not finite
-            on_before_optimizer_step  Norms: of the gradient;  then it is clipped
-            optimizer_step          step, then the average of the weights
-            on_train_batch_end      Norms: of the update;  Stop;  Checkpoints: last.ckpt every so many steps;  curves
-        validation_step ...         loss and counts, with the averaged weights where there are some
-        on_train_epoch_end          metrics;  then EpochLog;  Checkpoints: best.ckpt, last.ckpt;  Pictures
+            on_train_batch_start    seed from (seed, epoch, batch, rank); learning rate
+            training_step           loss and accuracy
+            on_before_backward      SaveCheckpoints: record the loss
+            on_before_optimizer_step  Norms: gradient norm; then clipping
+            optimizer_step          step, then the moving average of the weights
+            on_train_batch_end      StopOnSignal; Norms: update norm; SaveCheckpoints: last.ckpt
+        validation_step ...         loss and accuracy, of the averaged weights if any
+        on_train_epoch_end          metrics; then EpochLog; SaveCheckpoints: best.ckpt, last.ckpt
 
-Nothing in a step waits for the device, so that the host can prepare the steps to come: values are read back every
-`trainer.log_every_n_steps` steps, and when an epoch ends.
+Nothing in a step waits for the device, so the host can run ahead. Values are read back every
+`trainer.log_every_n_steps` steps and at the end of an epoch.
 """
 
 import copy
 import math
 import time
-from dataclasses import asdict, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,207 +33,228 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from src import lightning_loop as loop
-from src.config import FROM_DATA, Training, complete_dataset, complete_network
-from src.errors import InputError
-from src.extras.weights.load_encoder import load_encoder
-from src.models.build import build
-from src.models.cnn import ConvNet
+from src import lightning_loop
+from src.config import (
+    CNNHyperparameters,
+    DatasetInfo,
+    NetworkConfig,
+    TrainingConfig,
+    ViTHyperparameters,
+    to_primitives,
+)
+from src.errors import InputError, one_line
+from src.models.build import build_network
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
-from src.runs.checkpoint import FORMAT
-from src.training.arguments import takes_arguments_of
-from src.training.batches import Batches
-from src.training.optim import Muon, learning_rate, muon_groups, parameter_groups
+from src.runs.checkpoint import FORMAT, Checkpoint, describe
+from src.training.optim import build_optimizer, learning_rate
 from src.training.processes import check_strategy, mean_over_processes
-from src.training.restore import restore
-from src.training.running_mean import Mean
+from src.training.running_mean import RunningMean
+from src.transforms.patchify import normalize
 
-say = rank_zero_only(print)
+print_once = rank_zero_only(print)
+Batch = Sequence[Tensor]  # inputs and labels
 
 
 class Classifier(LightningModule):
-    """Trains a network to classify; use one of its subclasses, `ViT` or `CNN`.
+    """Train a network to classify images; use a subclass, `ViT` or `CNN`.
+
+    Batches are pairs (inputs, labels). Inputs are uint8 images [B, C, H, W], which are normalized
+    here, normalized images, or patches [B, N, P*P*C]. Labels are int64 [B], or probabilities
+    [B, K].
 
     Args:
-        dataset: the dataset in plain primitives; see `ViT`.
-        arguments: those of the network that the dataset does not decide, and those of `Training`.
+        dataset: the images to classify.
+        config: architecture and training settings.
     """
 
-    kind: str  # which network to build, a key of `NETWORKS`
-
-    def __init__(self, dataset: dict, arguments: dict):
+    def __init__(self, dataset: DatasetInfo | dict[str, Any], config: Any):
         super().__init__()
-        names = {field.name for field in fields(Training)}
-        training = Training(**{key: value for key, value in arguments.items() if key in names})
-        dataset = complete_dataset(dataset)
-        rest = {key: value for key, value in arguments.items() if key not in names}
-        network = complete_network(self.kind, dataset, rest)
-        hparams = asdict(training) | {"network": network, "dataset": dataset}
-        del hparams["compile"]  # a run may be resumed with or without
-        self.hparams.update(hparams)
-        self.batches = Batches(dataset)
-        self.net = build(network, training.ensemble)
-        self.ema = copy.deepcopy(self.net).requires_grad_(False) if training.ema_decay else None
-        if training.compile:
-            self.net.compile()  # CUDA graphs ("reduce-overhead") are for small batches, says PyTorch's documentation
-        accuracy = MulticlassAccuracy(len(dataset["classes"]), average="micro", validate_args=False)
-        # Persistent: a checkpoint in the middle of an epoch carries what was counted so far.
-        self.train_loss, self.train_accuracy = Mean(), accuracy
+        self.dataset = dataset if isinstance(dataset, DatasetInfo) else DatasetInfo(**dataset)
+        self.config: TrainingConfig = config
+        self.network_config: NetworkConfig = config
+        self.hparams.update(describe(self.dataset, config, config))
+        self.net = build_network(config, self.dataset, config.ensemble)
+        self.ema = copy.deepcopy(self.net).requires_grad_(False) if config.ema_decay else None
+        if config.compile:
+            self.net.compile()
+        accuracy = MulticlassAccuracy(
+            len(self.dataset.classes), average="micro", validate_args=False
+        )
+        self.train_loss, self.train_accuracy = RunningMean(), accuracy
+        # Persistent, so that a checkpoint within an epoch carries its counts.
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
-        self.eval_loss, self.eval_accuracy = Mean(), accuracy.clone()
-        self.total_steps: int | float | None = (
-            None  # of the schedule; known when training starts, or is resumed
-        )
+        self.eval_loss, self.eval_accuracy = RunningMean(), accuracy.clone()
+        self.total_steps: float | None = None  # of the schedule, once training starts or resumes
 
     @property
     def eval_net(self) -> nn.Module:
-        """The network that is validated, tested and classified with: the averaged one where there is one."""
+        """The network to validate, test and predict with: the averaged one if there is one."""
         return self.ema or self.net
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """uint8 or normalized images [B, C, H, W], or patches [B, N, P*P*C] -> logits [B, K]
+    def forward(self, inputs: Tensor | Batch) -> Tensor:
+        """Inputs, or a batch that starts with them -> logits [B, K]"""
+        # `.forward` skips the compiled call, which would recompile for every evaluation batch size.
+        return self.eval_net.forward(self._network_input(inputs))
 
-        They may come as a batch of a DataLoader, with labels behind them.
-        """
-        # Past the compiled call: evaluation is another mode, with other batch sizes, and each would be compiled anew.
-        return self.eval_net.forward(self.batches.inputs(inputs, self.dtype))
+    def _network_input(self, batch: Tensor | Batch) -> Tensor:
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        if inputs.dtype == torch.uint8:
+            inputs = normalize(inputs, self.dataset.mean, self.dataset.std)
+        return inputs.to(self.dtype)
 
     @classmethod
-    def load_from_checkpoint(
-        cls, checkpoint_path: str | Path, map_location: str = "cpu", **changes
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: str = "cpu", **changes: Any
     ) -> Self:
-        """The model of a checkpoint, written by `train.py` or any Trainer; nothing in the file is executed.
+        """Return the model of a checkpoint written by `train.py` or any Trainer.
 
         Args:
-            changes: hyperparameters to replace, for example `lr`; what shapes the network must stay.
+            checkpoint_path: file of the checkpoint; no code in it is run.
+            map_location: device of the weights.
+            changes: hyperparameters to replace, for example `lr`; not those of the network.
+
+        Raises:
+            InputError: the file cannot be opened, or holds another kind of network.
         """
-        return restore(cls, checkpoint_path, changes).to(map_location)
+        checkpoint = Checkpoint.open(checkpoint_path)
+        checkpoint.build_network()  # refuses a network that does not fit its weights
+        hparams = to_primitives(checkpoint.network) | to_primitives(checkpoint.training)
+        try:
+            model = cls(checkpoint.dataset, **hparams | changes)
+            model.load_state_dict(checkpoint.content["state_dict"])
+        except (TypeError, RuntimeError) as error:
+            raise InputError(
+                f"{checkpoint_path}: not a checkpoint of a {cls.__name__} ({one_line(error)}); "
+                "load it with the class that wrote it"
+            ) from None
+        return model.to(map_location)
 
     def on_fit_start(self) -> None:
-        """What `save_hyperparameters` would have loggers do; it does not know of arguments that are handed on."""
         check_strategy(self.trainer)
+        # `save_hyperparameters` would do this, but it does not see arguments passed on as **kwargs.
         for logger in self.trainer.loggers if self.trainer.enable_autolog_hparams else ():
             logger.log_hyperparams(dict(self.hparams))
 
-    # Training ---------------------------------------------------------------------------------------------------------
+    # Training -------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
         if not math.isfinite(self.trainer.num_training_batches):
             raise InputError(
-                "the schedule counts epochs, and the DataLoader has no length: set limit_train_batches"
+                "the schedule counts epochs, but the DataLoader has no length; set "
+                "limit_train_batches"
             )
-        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        limits = (
-            steps * self.trainer.max_epochs,
-            self.trainer.max_steps,
-        )  # either is below 0 where there is none
-        before, self.total_steps = (
-            self.total_steps,
-            min((n for n in limits if n >= 0), default=math.inf),
-        )
-        hp = self.hparams
-        self.warmup_steps = (
-            round(steps * hp.warmup_epochs) if hp.warmup_steps is None else hp.warmup_steps
-        )
+        accumulated = self.trainer.accumulate_grad_batches
+        steps = math.ceil(self.trainer.num_training_batches / accumulated)
+        limits = (steps * (self.trainer.max_epochs or -1), self.trainer.max_steps)  # -1: no limit
+        before = self.total_steps
+        self.total_steps = min((n for n in limits if n >= 0), default=math.inf)
+        config = self.config
+        if config.warmup_steps is None:
+            self.warmup_steps = round(steps * config.warmup_epochs)
+        else:
+            self.warmup_steps = config.warmup_steps
         if self.warmup_steps >= self.total_steps:
-            why = f"the warm-up has {self.warmup_steps} steps, the training {self.total_steps}"
-            say(
-                f"note: the learning rate never reaches {hp.lr:g}: {why}; lower model.warmup_steps or _epochs"
+            print_once(
+                f"note: the warm-up has {self.warmup_steps} steps, the training "
+                f"{self.total_steps}, so the learning rate never reaches {config.lr:g}; lower "
+                "model.warmup_steps or model.warmup_epochs"
             )
         if before not in (None, self.total_steps):
-            say(
-                f"the schedule had {before} steps, now has {self.total_steps}; it goes on at step {self.global_step}"
+            print_once(
+                f"the schedule had {before} steps, now has {self.total_steps}; it goes on at step "
+                f"{self.global_step}"
             )
-        self.on_train_epoch_start()  # which Lightning leaves out when a run goes on in the middle of an epoch
+        # Lightning skips this hook when it resumes within an epoch.
+        self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
         self.epoch_start, self.epoch_images = time.perf_counter(), 0
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """All that is random in this step follows from (seed, epoch, step, rank); the learning rate from the step."""
-        hp = self.hparams
-        torch.manual_seed(fold_in(hp.seed, self.current_epoch, batch_idx, self.global_rank, 1))
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed everything random in this step, and set the learning rate."""
+        config = self.config
+        seed = fold_in(config.seed, self.current_epoch, batch_idx, self.global_rank, 1)
+        torch.manual_seed(seed)
         self.lr_now = learning_rate(
-            self.global_step, self.total_steps, self.warmup_steps, hp.lr, hp.min_lr
+            self.global_step, self.total_steps or 0, self.warmup_steps, config.lr, config.min_lr
         )
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr_now
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs = self.batches.inputs(batch, self.dtype)
-        targets, labels = self.batches.targets(batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, targets = self._network_input(batch), batch[1]
         logits = self.net(inputs)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         self.train_loss.update(loss.detach(), len(inputs))
-        self.train_accuracy.update(logits.detach(), labels)
+        self.train_accuracy.update(logits.detach(), _labels(targets))
         self.epoch_images += len(inputs)
         self.step_loss = loss.detach()
         return loss
 
     def configure_gradient_clipping(
-        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Not Lightning's own: it refuses fused optimizers under bf16-mixed, which need no scaler.
+        """Clip; Lightning's own refuses fused optimizers under bf16-mixed, which need no scaler."""
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
         elif gradient_clip_val:
             nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
 
-    def optimizer_step(self, *args, **kwargs) -> None:
-        """Step and average as one: a checkpoint written after the step, by a callback, has both or neither."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step and average, so that a checkpoint written after the step has both or neither."""
         super().optimizer_step(*args, **kwargs)
-        if self.ema:
-            # The warm-up of the average: with few steps behind it, a long memory would only keep the random start.
-            steps = self.global_step + 1
-            decay = min(self.hparams.ema_decay, (1 + steps) / (10 + steps))
-            with torch.no_grad():
-                torch._foreach_lerp_(
-                    list(self.ema.parameters()), list(self.net.parameters()), 1 - decay
-                )
-                for average, now in zip(self.ema.buffers(), self.net.buffers(), strict=True):
-                    average.copy_(now)  # batch norm's statistics are averages already
+        if not self.ema:
+            return
+        # Warm-up of the average: a long memory would keep the random start.
+        steps = self.global_step + 1
+        decay = min(self.config.ema_decay, (1 + steps) / (10 + steps))
+        averages: list[Tensor] = list(self.ema.parameters())
+        weights: list[Tensor] = list(self.net.parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+            for average, now in zip(self.ema.buffers(), self.net.buffers(), strict=True):
+                average.copy_(now)  # batch norm's statistics are averages already
 
-    def on_train_batch_end(self, outputs, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log(
-            "learning_rate", torch.tensor(self.lr_now)
-        )  # a number would be copied to the device
-        if loop.is_logging_step(self.trainer):
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # As a tensor on the host: Lightning would copy a float to the device.
+        self.log("learning_rate", torch.tensor(self.lr_now))
+        if lightning_loop.is_logging_step(self.trainer):
             loss = mean_over_processes(self.trainer, self.step_loss)
-            self.log(
-                "train_loss_step",
-                loss.cpu(),
-                prog_bar=self.trainer.progress_bar_callback is not None,
-            )
+            has_bar = self.trainer.progress_bar_callback is not None
+            self.log("train_loss_step", loss.cpu(), prog_bar=has_bar)
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start
-        self.log_dict(
-            {
-                "train_loss": self.train_loss.compute(),
-                "train_accuracy": self.train_accuracy.compute(),
-                "images_per_second": self.epoch_images * self.trainer.world_size / seconds,
-            },
-            sync_dist=True,
-        )
+        metrics: dict[str, Any] = {
+            "train_loss": self.train_loss.compute(),
+            "train_accuracy": self.train_accuracy.compute(),
+            "images_per_second": self.epoch_images * self.trainer.world_size / seconds,
+        }
+        self.log_dict(metrics, sync_dist=True)
         self.train_loss.reset()
         self.train_accuracy.reset()
 
-    # Evaluation -------------------------------------------------------------------------------------------------------
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.net, self.config)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """-> logits [B, K], for `Pictures`"""
-        logits = self(batch)
-        targets, labels = self.batches.targets(batch)
-        self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(labels))
-        self.eval_accuracy.update(logits, labels)
+    # Evaluation -----------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the logits, [B, K], for callbacks."""
+        logits, targets = self(batch), batch[1]
+        self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
+        self.eval_accuracy.update(logits, _labels(targets))
         return logits
 
     test_step = validation_step
 
-    def predict_step(self, batch: Tensor | list | tuple, batch_idx: int) -> Tensor:
-        """Inputs, or a pair (inputs, labels) -> probabilities, float32 [B, K], as those of classify.py."""
+    def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
+        """Inputs, or a batch that starts with them -> probabilities, float32 [B, K]"""
         return self(batch).float().softmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
@@ -251,108 +272,87 @@ class Classifier(LightningModule):
         self.eval_loss.reset()
         self.eval_accuracy.reset()
 
-    # Checkpoint and optimizer -----------------------------------------------------------------------------------------
+    # Checkpoint -----------------------------------------------------------------------------------
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
         checkpoint["total_steps"] = self.total_steps
-        if (
-            self.trainer.world_size > 1
-        ):  # the state dict has what the first process has counted alone
-            everyones = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyones, _counts(self.state_dict()))
+        if self.trainer.world_size > 1:  # the state dict has only the first process's counts
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, _counts(self.state_dict()))
+            keys = gathered[0].keys()
             checkpoint["counts"] = {
-                key: torch.stack([counts[key] for counts in everyones]) for key in everyones[0]
+                k: torch.stack([counts[k] for counts in gathered]) for k in keys
             }
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counts of the epoch, also on another number of processes."""
         self.total_steps, state = checkpoint["total_steps"], checkpoint["state_dict"]
-        counts = checkpoint.get("counts") or {
-            key: value[None] for key, value in _counts(state).items()
-        }
-        for (
-            key,
-            value,
-        ) in counts.items():  # also for another number of processes than wrote it: none is lost
-            state[key] = value[self.global_rank :: self.trainer.world_size].sum(0)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        hp = self.hparams
-        if hp.optimizer == "muon":
-            return Muon(muon_groups(self.net, hp.weight_decay), lr=hp.lr, betas=(0.9, hp.beta2))
-        groups = parameter_groups(self.net, hp.weight_decay)
-        if hp.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=hp.lr, momentum=0.9, nesterov=True)
-        kind = torch.optim.AdamW if hp.optimizer == "adamw" else torch.optim.Adam
-        # Fused: one kernel for all weights. Not `capturable`: the host sets the rate, so no CUDA graph can hold a step.
-        return kind(
-            groups, lr=hp.lr, betas=(0.9, hp.beta2), fused=self.device.type in ("cpu", "cuda")
-        )
+        counts = checkpoint.get("counts") or {k: v[None] for k, v in _counts(state).items()}
+        for key, values in counts.items():
+            state[key] = values[self.global_rank :: self.trainer.world_size].sum(0)
 
 
-@takes_arguments_of(VisionTransformer, Training, given=FROM_DATA)
 class ViT(Classifier):
-    """The Vision Transformer.
+    """A Vision Transformer.
 
     Args:
-        dataset: `description` of a data module, or a dict of your own: `classes` (names, or their number), `image_size`
-            and `channels`, and where they apply `patch_size`, `name`, and `mean` and `std` of each channel (of images
-            of 0 to 1; 0 and 1 unless given), by which uint8 images are normalized.
-        init_from: start from pre-trained weights: `torchvision:vit_b_16`, a torchvision or timm state dict
-            (`.pth`, `.safetensors`), or a checkpoint or run of ours; the head stays new.
-        freeze: `encoder` trains the head alone.
+        dataset: `info` of a data module, a `DatasetInfo`, or a dict of its arguments.
+        init_from: pre-trained weights to start from: `torchvision:vit_b_16`, a state dict of
+            torchvision or timm (`.pth`, `.safetensors`), or a checkpoint or run of this program.
+            The head stays new.
+        freeze: `encoder` trains only the head.
+        settings: those of `ViTHyperparameters`.
     """
-
-    kind = "vit"
 
     def __init__(
         self,
-        dataset: dict,
+        dataset: Any,
         init_from: str | None = None,
         freeze: Literal["none", "encoder"] = "none",
-        **arguments,
+        **settings: Any,
     ):
-        super().__init__(dataset, arguments)
-        if (init_from or freeze != "none") and self.hparams.ensemble > 1:
+        super().__init__(dataset, ViTHyperparameters(**settings))
+        if (init_from or freeze != "none") and self.config.ensemble > 1:
             raise InputError(
-                "model.ensemble: init_from and freeze are for a single network; leave the ensemble out"
+                "model.init_from and model.freeze are for a single network; set model.ensemble 1"
             )
         self.init_from = init_from
-        if init_from:
-            say(load_encoder(self.net, init_from))
-            if self.ema:
-                self.ema.load_state_dict(self.net.state_dict())
-        if freeze == "encoder":
-            say(
-                f"the encoder is frozen{'' if init_from else ' as it was initialized: give --model.init_from, too'}"
-            )
+        self.initialized = False
+        self.freeze_encoder = freeze == "encoder"
+        if self.freeze_encoder:
+            assert isinstance(self.net, VisionTransformer)
             self.net.requires_grad_(False)
-            self.net.embed.eval()  # batch norm in a stem would go on counting
+            self.net.embed.eval()  # or batch norm in a stem would update its statistics
             self.net.head.requires_grad_(True)
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.init_from and not self.initialized:
+            raise InputError(
+                f"model.init_from {self.init_from}: not loaded; call "
+                "src.extras.weights.load_encoder.initialize(model) before fit"
+            )
 
-@takes_arguments_of(ConvNet, Training, given=FROM_DATA)
+
 class CNN(Classifier):
-    """A small convolutional network, the baseline; it reads whole images (`data.patch_size: null`).
+    """A small convolutional network, the baseline; it reads images (`data.patch_size: null`).
 
     Args:
-        dataset: the dataset in plain primitives; see `ViT`.
+        dataset: see `ViT`.
+        settings: those of `CNNHyperparameters`.
     """
 
-    kind = "cnn"
+    def __init__(self, dataset: Any, **settings: Any):
+        super().__init__(dataset, CNNHyperparameters(**settings))
 
-    def __init__(self, dataset: dict, **arguments):
-        if dataset.get("patch_size"):
-            raise InputError(
-                f"data.patch_size {dataset['patch_size']}: a CNN reads whole images; use null"
-            )
-        super().__init__(dataset, arguments)
+
+def _labels(targets: Tensor) -> Tensor:
+    """Return the labels [B]; of soft targets [B, K], such as MixUp's, the heaviest class."""
+    return targets if targets.ndim == 1 else targets.argmax(dim=1)
 
 
 def _counts(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the metrics of a running epoch have counted."""
-    return {
-        key: value.cpu()
-        for key, value in state.items()
-        if key.startswith(("train_loss.", "train_accuracy."))
-    }
+    """Return what the metrics of the current epoch have counted."""
+    prefixes = ("train_loss.", "train_accuracy.")
+    return {key: value.cpu() for key, value in state.items() if key.startswith(prefixes)}

@@ -1,115 +1,66 @@
-"""What is written down of every epoch, and where curves go."""
+"""Log every epoch to metrics.csv and the terminal, and norms of gradients and weights."""
 
 from pathlib import Path
+from typing import Any
 
+import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, Checkpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.nn.utils import get_total_norm
 
-from src import lightning_loop as loop
-from src.runs.checkpoint import load_checkpoint
+from src import lightning_loop
 from src.runs.results import COLUMNS, add_metrics
-from src.training.checkpointing import Checkpoints
-
-# Lightning's names of metrics, and TensorBoard's tags. It sorts the tags, and makes a section of each group. Two runs
-# that have a tag in common are two lines in one chart: validation is a run of its own, in the folder `val` of the run.
-TAGS = {
-    "train_accuracy": "curves/accuracy",
-    "train_loss": "curves/loss",
-    "learning_rate": "rate/learning_rate",
-    "images_per_second": "rate/images_per_second",
-    "train_loss_step": "steps/loss",
-    "gradient_norm": "steps/gradient_norm",
-    "weight_norm": "steps/weight_norm",
-    "update_ratio": "steps/update_ratio",
-}
-VALIDATION_TAGS = {"val_accuracy": "curves/accuracy", "val_loss": "curves/loss"}
-LEFT_OUT = {
-    "epoch",
-    "test_loss",
-    "test_accuracy",
-    *VALIDATION_TAGS,
-}  # of the run itself; HParams has the test
+from src.training.checkpointing import SaveCheckpoints
 
 
 class EpochLog(Checkpoint):
-    """Adds a row to `metrics.csv` and prints a line, every epoch.
+    """Add a row to metrics.csv and print a line, every epoch.
 
-    A `Checkpoint` only so that Lightning calls it after the module has logged the epoch's metrics.
+    A `Checkpoint` only so that Lightning calls it after the module has logged its metrics.
     """
 
-    run: Path  # set when the run directory is made
-
-    def __init__(self, checkpoints: Checkpoints):
+    def __init__(self, run: Path, checkpoints: SaveCheckpoints):
+        self.run = run
         self.checkpoints = checkpoints
 
-    def on_train_epoch_end(self, trainer, module) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        epoch, metrics = trainer.current_epoch, self.checkpoints.metrics(trainer)
-        row = {key: f"{float(metrics[key]):.6g}" for key in COLUMNS[2:] if key in metrics}
-        add_metrics(self.run, {"epoch": epoch, "step": trainer.global_step} | row)
-        shown = "  ".join(
-            f"{key} {float(metrics[key]):.4f}" for key in COLUMNS[2:6] if key in metrics
-        )
-        speed = f"{float(metrics['images_per_second']):,.0f} images/s"
-        print(f"epoch {epoch + 1}/{trainer.max_epochs}  {shown}  {speed}", flush=True)
+        epoch, metrics = trainer.current_epoch, self.checkpoints.epoch_metrics(trainer)
+        row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
+        row |= {key: f"{float(metrics[key]):.6g}" for key in COLUMNS[2:] if key in metrics}
+        add_metrics(self.run, row)
+        shown = [f"{key} {float(metrics[key]):.4f}" for key in COLUMNS[2:6] if key in metrics]
+        shown.append(f"{float(metrics['images_per_second']):,.0f} images/s")
+        print(f"epoch {epoch + 1}/{trainer.max_epochs}  {'  '.join(shown)}", flush=True)
 
 
 class Norms(Callback):
-    """Logs the norm of the gradient before it is clipped, of the weights, and of the update over that of the weights.
+    """Log the norm of the gradient before clipping, of the weights, and of the relative update.
 
-    Computed on the device, and only in the steps that are logged; those keep a copy of the weights until they end.
+    They are computed on the device, only in the steps that are logged.
     """
 
-    def __init__(self):
-        self.before: list = []  # the weights before the step
+    def __init__(self) -> None:
+        self.before: list[torch.Tensor] = []  # the weights before the step
 
-    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
-        if loop.is_logging_step(trainer):
-            weights = [p for p in module.net.parameters() if p.requires_grad]
-            module.log(
-                "gradient_norm", get_total_norm([p.grad for p in weights if p.grad is not None])
-            )
-            self.before = [p.detach().clone() for p in weights]
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: Any, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if not lightning_loop.is_logging_step(trainer):
+            return
+        weights = [p for p in module.net.parameters() if p.requires_grad]
+        gradients = [p.grad for p in weights if p.grad is not None]
+        module.log("gradient_norm", get_total_norm(gradients))
+        self.before = [p.detach().clone() for p in weights]
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        if self.before:
-            now = [p.detach() for p in module.net.parameters() if p.requires_grad]
-            norm = get_total_norm(self.before)
-            update = get_total_norm([a - b for a, b in zip(now, self.before, strict=True)])
-            module.log_dict({"weight_norm": norm, "update_ratio": update / norm})
-            self.before = []
-
-
-class TrainingCurves(TensorBoardLogger):
-    """Events of a run, but for its validation."""
-
-    def log_metrics(self, metrics: dict, step: int | None = None) -> None:
-        super().log_metrics(
-            {TAGS.get(key, key): v for key, v in metrics.items() if key not in LEFT_OUT}, step
-        )
-
-    def save(self) -> None:
-        """Lightning's would add a file of hyperparameters, which config.yaml has."""
-        if self._experiment:
-            self.experiment.flush()
-
-
-class ValidationCurves(TrainingCurves):
-    """Events of the validation alone, in the folder `val` of the run."""
-
-    def log_metrics(self, metrics: dict, step: int | None = None) -> None:
-        if validated := {
-            tag: metrics[key] for key, tag in VALIDATION_TAGS.items() if key in metrics
-        }:
-            TensorBoardLogger.log_metrics(self, validated, step)
-
-
-def tensorboard(run: Path, resumed_from: Path | None) -> list[TensorBoardLogger]:
-    """Events beside the config; on resume, curves that a crash left beyond the checkpoint are taken back."""
-    purge = {"purge_step": load_checkpoint(resumed_from)["global_step"]} if resumed_from else {}
-    where = dict(
-        save_dir=run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
-    )
-    return [TrainingCurves(**where, **purge), ValidationCurves(**where, **purge, sub_dir="val")]
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.before:
+            return
+        weights = [p.detach() for p in module.net.parameters() if p.requires_grad]
+        updates = [now - before for now, before in zip(weights, self.before, strict=True)]
+        norm = get_total_norm(self.before)
+        module.log_dict({"weight_norm": norm, "update_ratio": get_total_norm(updates) / norm})
+        self.before = []

@@ -1,42 +1,64 @@
-"""Which parameters decay, the Muon optimizer, and the learning rate as a pure function of the step."""
+"""Parameter groups, the Muon optimizer, and the learning rate as a function of the step."""
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.config import TrainingConfig
 from src.models.ensemble import Ensemble
-from src.training.precision import cpu_multiplies_bf16
+from src.training.precision import cpu_has_bf16
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Every trainable parameter in exactly one of two groups: matrices decay; nothing else does.
+def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of the config over the network's trainable parameters."""
+    betas = (0.9, config.beta2)
+    if config.optimizer == "muon":
+        return Muon(muon_groups(network, config.weight_decay), lr=config.lr, betas=betas)
+    groups = parameter_groups(network, config.weight_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    # Not `capturable`: the learning rate is set on the host, so a CUDA graph cannot hold a step.
+    return kind(groups, lr=config.lr, betas=betas, fused=_can_fuse(groups))
 
-    Only the weights of linear and convolutional layers are decayed. Biases, norms, class token and position
-    embeddings are not: shrinking them regularizes nothing. Grouping by module rather than by the suffix of a name
-    means that a bare parameter, such as the class token, cannot be forgotten.
+
+def _can_fuse(groups: list[dict[str, Any]]) -> bool:
+    return groups[0]["params"][0].device.type in ("cpu", "cuda")
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return every trainable parameter in one of two groups: with weight decay, and without.
+
+    Only weights of linear and convolutional layers decay. Biases, norms, the class token and
+    position embeddings do not. Grouping by module rather than by the suffix of a name cannot miss a
+    bare parameter such as the class token.
     """
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if id(p) in matrices], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if id(p) not in matrices], "weight_decay": 0.0},
+    matrices = {id(m.weight) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    decaying = [p for p in trainable if id(p) in matrices]
+    others = [p for p in trainable if id(p) not in matrices]
+    groups: list[dict[str, Any]] = [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
-def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The groups of `parameter_groups`, and before them a third, `muon`: the matrices between hidden features.
+def muon_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the groups of `parameter_groups` after a first one, `muon`, of the hidden matrices.
 
-    Pixels and classes are no hidden features: the first and the last matrix of the network stay with AdamW, and so
-    does a matrix of a single row, as in sequence pooling.
+    The first and the last matrix of a network read pixels and give classes; they stay with AdamW,
+    as does a matrix with a single row (sequence pooling).
     """
     hidden = set()
-    for network in model.networks if isinstance(model, Ensemble) else [model]:
-        matrices = [m.weight for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for member in network.networks if isinstance(network, Ensemble) else [network]:
+        matrices = [m.weight for m in member.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         hidden |= {id(weight) for weight in matrices[1:-1] if len(weight) > 1}
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(network, weight_decay)
     muon = [p for group in groups for p in group["params"] if id(p) in hidden]
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in hidden]
@@ -45,42 +67,40 @@ def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """[n, M, N] -> the nearest semi-orthogonal matrices, roughly: all singular values come to lie in 0.7 to 1.2.
+    """Return roughly the nearest semi-orthogonal matrices of [n, M, N].
 
-    Newton-Schulz iteration with Jordan's quintic coefficients (kellerjordan.github.io/posts/muon, 2024); like his, in
-    bf16, where the device multiplies that faster.
+    All singular values come to lie in 0.7 to 1.2. Newton-Schulz iteration with the quintic
+    coefficients of Jordan 2024 (kellerjordan.github.io/posts/muon), in bf16 where that is faster.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    if x.is_cuda or cpu_multiplies_bf16():
+    if x.is_cuda or cpu_has_bf16():
         x = x.to(torch.bfloat16, memory_format=torch.contiguous_format)
     for _ in range(steps):
         square = x @ x.mT
-        x = torch.baddbmm(
-            x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445
-        )
+        polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
     return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the groups marked `muon`, AdamW for all others, so that there is one optimizer to step and to resume.
+    """Muon for the groups marked `muon`, AdamW for the others: one optimizer to step and resume.
 
-    Muon steps along the momentum made orthogonal: no direction of a matrix is left behind. Updates are scaled to the
-    size of AdamW's, so both share learning rate and decay (Liu et al. 2025, "Muon is Scalable for LLM Training",
-    arXiv:2502.16982, eq. 4). `torch.optim.Muon` takes 2-D parameters alone; here convolutions are matrices too,
-    [outputs, inputs * 3 * 3], and matrices of one shape are worked on together.
+    Muon steps along the orthogonalized momentum. Updates are scaled to the size of AdamW's, so both
+    share learning rate and decay (Liu et al. 2025, "Muon is Scalable for LLM Training",
+    arXiv:2502.16982, eq. 4). Unlike `torch.optim.Muon`, it also takes convolutions, as matrices
+    [outputs, inputs * 3 * 3], and orthogonalizes all matrices of a shape together.
     """
 
     MOMENTUM = 0.95
 
-    def __init__(self, groups: list[dict], lr: float, betas: tuple[float, float]):
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]):
         groups = [{"muon": False} | group for group in groups]
-        fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
-        super().__init__(groups, lr=lr, betas=betas, fused=fused)
+        super().__init__(groups, lr=lr, betas=betas, fused=_can_fuse(groups))
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -88,42 +108,45 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             if group["muon"]:
                 self._muon_step(group)
-        super().step()  # passes over parameters without a gradient, as Muon's are by now
+        super().step()  # skips Muon's parameters, whose gradients are None by now
         return loss
 
-    def _muon_step(self, group: dict) -> None:
-        """Over lists of tensors where it can be: on a GPU a call for every matrix would take longer than its work."""
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        """Step on lists of tensors: on a GPU, a call per matrix would take longer than its work."""
         parameters = [p for p in group["params"] if p.grad is not None]
         if not parameters:
             return
         for p in parameters:
-            if not self.state[p]:  # with the step, which AdamW expects of every state that it loads
+            if not self.state[p]:  # AdamW expects "step" in every state that it loads
                 self.state[p] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(p)}
-        gradients, states = [p.grad for p in parameters], [self.state[p] for p in parameters]
-        momenta = [state["momentum"] for state in states]
-        torch._foreach_add_([state["step"] for state in states], 1)
+        gradients = [p.grad for p in parameters]
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
         torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
-        updates = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov's
+        updates = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         by_shape = defaultdict(list)
         for p, update in zip(parameters, updates, strict=True):
             p.grad = None
-            by_shape[update.flatten(1).shape].append((p, update.flatten(1)))
+            matrix = update.flatten(1)
+            by_shape[matrix.shape].append((p, matrix))
         for shape, pairs in by_shape.items():
-            orthogonal = orthogonalize(torch.stack([update for _, update in pairs]))
-            changes = [update.view_as(p) for (p, _), update in zip(pairs, orthogonal, strict=True)]
+            orthogonal = orthogonalize(torch.stack([matrix for _, matrix in pairs]))
+            changes = [new.view_as(p) for (p, _), new in zip(pairs, orthogonal, strict=True)]
             rate = group["lr"] * 0.2 * math.sqrt(max(shape))
             torch._foreach_add_([p for p, _ in pairs], changes, alpha=-rate)
 
 
 def learning_rate(
-    step: int, total_steps: int, warmup_steps: int, peak: float, floor: float
+    step: int, total_steps: float, warmup_steps: int, peak: float, floor: float
 ) -> float:
-    """Linear warm-up to `peak`, then half a cosine to `floor` (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
+    """Return the rate of a linear warm-up to `peak`, then half a cosine to `floor`.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
 
     Args:
-        step: optimizer steps already taken; the first step is 0 and the last is `total_steps - 1`.
-        total_steps: optimizer steps of the whole run. Beyond it the rate stays at `floor`.
+        step: optimizer steps taken so far; the first step is 0, the last `total_steps - 1`.
+        total_steps: optimizer steps of the run; the rate stays at `floor` beyond them.
         warmup_steps: steps of the warm-up; the peak is reached at this step.
         peak: highest learning rate.
         floor: learning rate of the last step.

@@ -1,13 +1,14 @@
-"""The processes of one training, one a device: how they meet, and in what order they start.
+"""Start the processes of a distributed training, one per device, in a defined order.
 
-Lightning starts them by itself, each with the command line of the first; under torchrun and SLURM all of them run from
-the first line. What one must know of another goes through their process group.
+Lightning starts them itself, each with the command line of the first; under torchrun and SLURM they
+all run from the first line.
 """
 
 import os
 import socket
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import Trainer
@@ -16,49 +17,48 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor
 
-from src.errors import InputError
+from src.errors import InputError, one_line
 
-PATIENCE = (
-    30 * 60
-)  # seconds that a process waits for the first, as long as PyTorch then waits for all others
+TIMEOUT = 30 * 60  # seconds to wait for the first process; PyTorch's own default for the others
+Result = TypeVar("Result")
 
 
-def in_turns(trainer: Trainer, work: Callable[[], None]) -> None:
-    """Call `work` in the first process, then in the first of each other node, and then in all others.
+def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
+    """Call `work` in the first process, then in the first of every other node, then in the others.
 
-    So data is downloaded, and decoded, once a node. A mistake that one process finds ends all of them, and is said
-    once. When this returns, the process group is up.
+    So each node downloads and decodes data once. An InputError in one process ends all of them, and
+    is printed once. The process group is up when this returns.
     """
     check_strategy(trainer)
-    _check_numbers(trainer)
+    _check_process_count(trainer)
     turn = 0 if trainer.is_global_zero else 1 if trainer.local_rank == 0 else 2
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    begun = turn == 0 and not (environment and environment.creates_processes_externally)
-    if begun:  # nobody else is there yet, and nobody need be started if this fails
-        work()
-    _meet(trainer)
+    is_launcher = turn == 0 and not (environment and environment.creates_processes_externally)
+    results = []
+    if is_launcher:  # no other process runs yet, and none need start if this fails
+        results.append(work())
+    _join(trainer)
     for now in range(3 if trainer.world_size > 1 else 1):
-        error = None
+        error: BaseException | None = None
         try:
-            if now == turn and not begun:
-                work()
+            if now == turn and not results:
+                results.append(work())
         except InputError as caught:
             error = caught
         if trainer.strategy.reduce_boolean_decision(error is not None, all=False):
             raise error or SystemExit(2)
+    return results[0]
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies that shard a network: clipping, averages, Muon and checkpoints need whole tensors here."""
+    """Refuse strategies that shard a network: clipping, averaging and Muon need whole tensors."""
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         name = type(trainer.strategy).__name__
-        raise InputError(
-            f"trainer.strategy {name}: networks are not sharded here, each fits a device; use ddp"
-        )
+        raise InputError(f"trainer.strategy {name}: sharded networks are not supported; use ddp")
 
 
-def _check_numbers(trainer: Trainer) -> None:
-    """Refuse processes that the trainer does not count on: each of them would train a run of its own."""
+def _check_process_count(trainer: Trainer) -> None:
+    """Refuse more processes than the trainer expects: each would train a run of its own."""
     if TorchElasticEnvironment.detect():
         started = TorchElasticEnvironment().world_size()
     else:
@@ -67,51 +67,42 @@ def _check_numbers(trainer: Trainer) -> None:
     if started > trainer.world_size:
         raise InputError(
             f"{started} processes were started, but trainer.devices times trainer.num_nodes is "
-            f"{trainer.world_size}; give --trainer.devices the processes of a node, and --trainer.num_nodes the nodes"
+            f"{trainer.world_size}; set --trainer.devices to the processes per node, and "
+            "--trainer.num_nodes to the number of nodes"
         )
     if isinstance(trainer.strategy, DDPStrategy):
+        environment = trainer.strategy.cluster_environment
+        assert environment is not None
         try:
-            trainer.strategy.cluster_environment.validate_settings(
-                trainer.num_devices, trainer.num_nodes
-            )
-        except (
-            ValueError
-        ) as error:  # Lightning's word for numbers that do not fit those of the launcher
-            raise InputError(
-                f"trainer: {' '.join(str(error).split())}; see python train.py --help"
-            ) from None
+            environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+        except ValueError as error:
+            raise InputError(f"trainer: {one_line(error)}; see python train.py --help") from None
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise InputError("trainer.strategy: this program starts its processes as scripts; use ddp")
+        raise InputError("trainer.strategy: processes are started as scripts; use ddp")
 
 
-def _meet(trainer: Trainer) -> None:
-    """Start the other processes, if that is left to us, and wait until all have joined the process group."""
+def _join(trainer: Trainer) -> None:
+    """Launch the other processes if that is up to us, and wait until all joined the group."""
     strategy = trainer.strategy
+    environment: Any = getattr(strategy, "cluster_environment", None)
     try:
         if trainer.global_rank:
-            _reach(
-                strategy.cluster_environment.main_address, strategy.cluster_environment.main_port
-            )
+            _wait_for(environment.main_address, environment.main_port)
         if strategy.launcher:
             strategy.launcher.launch(strategy.setup_environment)
         else:
             strategy.setup_environment()
     except (OSError, torch.distributed.DistError) as error:
-        environment, reason = strategy.cluster_environment, " ".join(str(error).split())[:200]
         raise InputError(
-            f"process {trainer.global_rank} of {trainer.world_size} did not meet the others at "
-            f"{environment.main_address}:{environment.main_port} ({reason}); "
-            "check MASTER_ADDR and MASTER_PORT, and that all were started"
+            f"process {trainer.global_rank} of {trainer.world_size} could not reach the others at "
+            f"{environment.main_address}:{environment.main_port} ({one_line(error)}); check "
+            "MASTER_ADDR and MASTER_PORT, and that all processes were started"
         ) from None
 
 
-def _reach(address: str, port: int) -> None:
-    """Wait until the first process listens; PyTorch would do the same, but fail with a page of its own frames.
-
-    Raises:
-        OSError: it does not.
-    """
-    deadline = time.monotonic() + PATIENCE
+def _wait_for(address: str, port: int) -> None:
+    """Wait until the first process listens; PyTorch would fail with a page of stack frames."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
         try:
             return socket.create_connection((address, port), timeout=10).close()
@@ -122,7 +113,7 @@ def _reach(address: str, port: int) -> None:
 
 
 def mean_over_processes(trainer: Trainer, value: Tensor) -> Tensor:
-    """The mean of all processes' values. Lightning's `sync_dist` would have them wait for each other first."""
+    """Return the mean over all processes, without the barrier of Lightning's `sync_dist`."""
     if trainer.world_size > 1:
         value = value / trainer.world_size
         torch.distributed.all_reduce(value)

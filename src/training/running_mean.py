@@ -1,21 +1,22 @@
-"""A mean that is kept on the device."""
+"""A running mean that never waits for the device."""
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 
-class Mean(Metric):
-    """The mean over images of what batches had on average, kept on the device.
+class RunningMean(Metric):
+    """Running mean of a loss, weighted by batch size.
 
-    As torchmetrics' `MeanMetric`, which looks for NaN and so waits for the device at every update.
+    torchmetrics' `MeanMetric` checks for NaN and so waits for the device at every update.
     """
 
-    def __init__(self):
+    mean_value: Tensor  # a sum until `compute`
+    weight: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
-        self.add_state(
-            "mean_value", torch.tensor(0.0), dist_reduce_fx="sum"
-        )  # a sum until `compute`
+        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, images: int) -> None:

@@ -1,119 +1,122 @@
-"""A stop on signals or time that loses nothing."""
+"""Stop a training on a signal, a time limit, or no improvement, without losing anything."""
 
 import math
 import os
 import shlex
 import signal
-import subprocess
 import time
+from types import FrameType
+from typing import Any
 
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from src import lightning_loop as loop
-from src.training.checkpointing import Checkpoints
+from src import lightning_loop
+from src.training import slurm
+from src.training.checkpointing import SaveCheckpoints
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-if hasattr(signal, "SIGUSR1"):  # what SLURM sends before the time is up: `sbatch --signal=USR1@120`
+if hasattr(signal, "SIGUSR1"):  # sent by SLURM before the time limit: `sbatch --signal=USR1@120`
     SIGNALS[signal.SIGUSR1] = "SIGUSR1"
-REASONS = {0: "max_time"} | {
-    128 + number: name for number, name in SIGNALS.items()
-}  # by the exit code
+REASONS = {0: "max_time"} | {128 + number: name for number, name in SIGNALS.items()}  # by exit code
 
 
-class Stop(Callback):
-    """Ends the run on Ctrl-C, SIGTERM, SIGUSR1 or after `max_time`, at the end of a step, with `last.ckpt` written.
+def early_stopping(patience: int) -> EarlyStopping:
+    """Return a callback that stops after `patience` epochs without a better val_accuracy."""
+    return EarlyStopping("val_accuracy", mode="max", patience=patience)
 
-    While nothing is trained a signal ends it at once, as does a second one at any time. The process then exits with
-    130, 143, 138 or, when the time was up, 0. On SIGUSR1 a SLURM job is queued again.
+
+class StopOnSignal(Callback):
+    """Stop on Ctrl-C, SIGTERM, SIGUSR1 or after `max_seconds`, once last.ckpt is written.
+
+    The run ends after the current step, with exit code 130, 143, 138 or, on the time limit, 0.
+    Outside of training a signal ends the program at once, as does a second signal. On SIGUSR1 a
+    SLURM job is requeued.
     """
 
-    def __init__(self, checkpoints: Checkpoints, max_seconds: float | None):
+    def __init__(self, checkpoints: SaveCheckpoints, max_seconds: float | None):
         self.checkpoints = checkpoints
         self.deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
         self.received = self.saved = self.training = False
-        self.code: int | None = None  # to exit with, once it is time to stop
-        self.handlers: dict = {}
+        self.exit_code: int | None = None  # set when it is time to stop
+        self.handlers: dict[int, Any] = {}
 
-    def setup(self, trainer, module, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.trainer = trainer
         for number in SIGNALS:
             self.handlers[number] = signal.signal(number, self._receive)
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.training = True
-        signal.signal(signal.SIGTERM, self._receive)  # Lightning has taken it since
+        signal.signal(signal.SIGTERM, self._receive)  # Lightning has replaced the handler
 
-    def _receive(self, number: int, frame) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received:
             os._exit(128 + number)
-        self.received, self.code = True, 128 + number
+        self.received, self.exit_code = True, 128 + number
+        name = SIGNALS[signal.Signals(number)]
         if not self.training:
-            self._leave(self.trainer)
-        print(f"\n{SIGNALS[number]}: stopping after this step; once more stops at once", flush=True)
+            self._exit(self.trainer)
+        print(f"\n{name}: stopping after this step; repeat to stop immediately", flush=True)
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        if loop.can_stop_after(trainer, batch_idx) and self._due(trainer):
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if lightning_loop.can_stop_after(trainer, batch_idx) and self._is_due(trainer):
             self.checkpoints.save(trainer, module, "last")
             self.saved = True
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
-        if self.saved:  # only now: this step's curves have been written, too
-            self._leave(trainer)
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.saved:  # not before: the metrics of the last step are written by now
+            self._exit(trainer)
 
-    def on_train_epoch_start(self, trainer, module) -> None:
-        if trainer.global_step and self._due(
-            trainer
-        ):  # the checkpoint of the epoch before has just been written
-            self._leave(trainer)
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step and self._is_due(trainer):  # the last epoch's checkpoint is written
+            self._exit(trainer)
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.training = False
-        if self.code:
-            self._leave(trainer)
+        if self.exit_code:
+            self._exit(trainer)
 
-    def _due(self, trainer) -> bool:
-        """Whether this process, or another of the same training, was told to stop: they all do, at the same step."""
-        if self.code is None and time.monotonic() > self.deadline:
-            self.code = 0
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Return whether any process was told to stop; they all stop at the same step."""
+        if self.exit_code is None and time.monotonic() > self.deadline:
+            self.exit_code = 0
         if trainer.world_size > 1:
-            code = torch.tensor(
-                -1 if self.code is None else self.code, device=trainer.strategy.root_device
-            )
+            own = -1 if self.exit_code is None else self.exit_code
+            code = torch.tensor(own, device=trainer.strategy.root_device)
             torch.distributed.all_reduce(code, torch.distributed.ReduceOp.MAX)
-            self.code = int(code) if code >= 0 else None
-        return self.code is not None
+            self.exit_code = int(code) if code >= 0 else None
+        return self.exit_code is not None
 
-    def _leave(self, trainer) -> None:
-        name = REASONS[self.code]
+    def _exit(self, trainer: Trainer) -> None:
+        code = self.exit_code or 0
         last = self.checkpoints.folder / "last.ckpt"
         if trainer.is_global_zero and last.is_file():
-            resume = f"python train.py --resume {shlex.quote(str(last.parent.parent))}"
-            print(f"Stopped by {name}. {last} is written; go on with:\n  {resume}", flush=True)
-        elif trainer.is_global_zero:
+            command = f"python train.py --resume {shlex.quote(str(last.parent.parent))}"
             print(
-                f"Stopped by {name} before the first step; start again with the same command",
+                f"Stopped by {REASONS[code]}. {last} is written; resume with:\n  {command}",
                 flush=True,
             )
-        if trainer.is_global_zero and name == "SIGUSR1":
-            queue_again()
-        raise SystemExit(self.code)
+        elif trainer.is_global_zero:
+            print(
+                f"Stopped by {REASONS[code]} before the first step; start again with the same "
+                "command",
+                flush=True,
+            )
+        if trainer.is_global_zero and REASONS[code] == "SIGUSR1":
+            slurm.requeue()
+        raise SystemExit(code)
 
-    def teardown(self, trainer, module, stage: str) -> None:
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         while self.handlers:
             signal.signal(*self.handlers.popitem())
 
-    def on_exception(self, trainer, module, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, module: LightningModule, exception: BaseException
+    ) -> None:
         self.teardown(trainer, module, "")
-
-
-def queue_again() -> None:
-    """Have SLURM start this job again, if it is one; its script then goes on with `--resume`."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if job:
-        try:
-            subprocess.run(["scontrol", "requeue", job], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"the job could not be queued again ({error}); submit it once more", flush=True)

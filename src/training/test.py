@@ -1,104 +1,89 @@
-"""The one test after the training, and what results.json says of it."""
+"""Test the chosen checkpoint once after training, and write results.json."""
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
-from src import lightning_loop as loop
+from src import lightning_loop
+from src.config import ViTConfig
 from src.data.modules import ImageDataModule
-from src.extras.report.evaluation import Evaluation
-from src.extras.report.report import evaluate, write_report
-from src.models.vit import SIZES
-from src.runs.checkpoint import load_checkpoint
+from src.runs.checkpoint import Checkpoint
 from src.runs.results import read_metrics, write_results
-from src.training.build import Training
+from src.training.build import Run
 from src.training.classifier import Classifier
 from src.training.trainer import device_name, gpu_memory
 from src.transforms.augment import Augmentation
 
 
-def test(training: Training) -> dict | None:
-    """Test the chosen checkpoint once and write results.json -> its content; None on all devices but the first."""
-    trainer, model, data, run = training.trainer, training.model, training.data, training.run
-    chosen = load_checkpoint(training.checkpoints.chosen_path)
-    model.load_state_dict(chosen["state_dict"])
-    tested = {}
+def test(run: Run) -> dict[str, Any] | None:
+    """Test the chosen checkpoint and write results.json.
+
+    Returns:
+        Its content; None on all devices but the first.
+    """
+    trainer, model, data = run.trainer, run.model, run.data
+    chosen = Checkpoint.open(run.checkpoints.chosen_path)
+    model.load_state_dict(chosen.content["state_dict"])
+    tested: dict[str, Any] = {}
     if data.sets["test"]:
-        tested = (trainer.test(model, datamodule=data, verbose=False) or [{}])[0]
+        tested = dict((trainer.test(model, datamodule=data, verbose=False) or [{}])[0])
     if not trainer.is_global_zero:
         return None
-    results = _results(training, chosen["epoch"], tested)
-    write_results(run, results)
-    if training.tensorboard:
-        final = {
-            f"summary/{key}": results[key] for key in ("val_accuracy", "test_accuracy", "test_loss")
-        }
-        final = {key: value for key, value in final.items() if value is not None}
-        training.tensorboard.log_hyperparams(
-            _varied(model, data, results["epochs"]), final, trainer.global_step
-        )
+    results = _results(run, chosen.epoch, tested)
+    write_results(run.folder, results)
+    if run.tensorboard:
+        keys = ("val_accuracy", "test_accuracy", "test_loss")
+        final = {f"summary/{key}": results[key] for key in keys if results[key] is not None}
+        varied = _varied(model, data, results["epochs"])
+        run.tensorboard.log_hyperparams(varied, final, trainer.global_step)
     for logger in trainer.loggers:
         logger.finalize("success")
-    if training.pictures:
-        classes, answers = list(data.info.classes), training.pictures.tested
-        write_report(
-            run,
-            Evaluation("test", data.sets["test"], classes, answers) if tested else evaluate(run),
-        )
     return results
 
 
-def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict:
-    """What people vary, for TensorBoard's table of hyperparameters; all others stand in its texts."""
-    hp = model.hparams
+def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict[str, Any]:
+    """Return the hyperparameters that people vary, for TensorBoard's table."""
+    config, network = model.config, model.network_config
     sizes = {}
-    if hp.network["kind"] == "vit":
-        sizes = {
-            key: hp.network[key] or SIZES[hp.network["size"]][key] for key in ("width", "depth")
-        }
-    on = {
-        key: value
-        for key, value in asdict(data.augmentation).items()
-        if value != getattr(Augmentation, key)
-    }
+    if isinstance(network, ViTConfig):
+        sizes = {"width": network.width, "depth": network.depth}
+    settings = asdict(data.augmentation).items()
+    used = {key: value for key, value in settings if value != getattr(Augmentation, key)}
+    shown = [key if value is True else f"{key} {value}" for key, value in used.items()]
     return {
-        "lr": hp.lr,
-        "weight_decay": hp.weight_decay,
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
         **sizes,
         "batch_size": data.batch_size,
-        "augment": ", ".join(
-            key if value is True else f"{key} {value}" for key, value in on.items()
-        )
-        or "none",
+        "augment": ", ".join(shown) or "none",
         "epochs": epochs,
     }
 
 
-def _results(training: Training, chosen_epoch: int, tested: dict) -> dict:
-    trainer, model, data, checkpoints = (
-        training.trainer,
-        training.model,
-        training.data,
-        training.checkpoints,
-    )
-    rows = {int(row["epoch"]): row for row in read_metrics(training.run)}
+def _results(run: Run, chosen_epoch: int, tested: dict[str, Any]) -> dict[str, Any]:
+    trainer, model, data, checkpoints = run.trainer, run.model, run.data, run.checkpoints
+    rows = {int(row["epoch"]): row for row in read_metrics(run.folder)}
     val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
-    batch = min(data.batch_size, len(data.sets["train"]) // trainer.world_size)
-    images_seen = loop.total_batches(trainer) * batch * trainer.world_size
-    test_images = (
-        sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size if tested else 0
-    )
+    train_set, test_set = data.sets["train"], data.sets["test"]
+    assert train_set
+    batch = min(data.batch_size, len(train_set) // trainer.world_size)
+    images_seen = lightning_loop.total_batches(trainer) * batch * trainer.world_size
+    test_images = 0
+    if test_set and tested:
+        batches = sum(int(n) for n in trainer.num_test_batches)
+        test_images = min(batches * data.eval_batch_size * trainer.world_size, len(test_set))
     return {
         "dataset": data.info.name,
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.net.parameters()),
-        "epochs": loop.epochs_done(trainer),
+        "epochs": lightning_loop.epochs_done(trainer),
         "images_seen": images_seen,
         "seed": data.seed,
         "val_accuracy": float(val_accuracy) if val_accuracy else None,
         "test_accuracy": tested.get("test_accuracy"),
         "test_loss": tested.get("test_loss"),
-        "test_images": min(test_images, len(data.sets["test"] or [])),
+        "test_images": test_images,
         "checkpoint": checkpoints.chosen_path.name,
         "checkpoint_epoch": chosen_epoch + 1,
         "train_seconds": round(checkpoints.train_seconds, 2),

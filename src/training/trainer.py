@@ -1,82 +1,90 @@
-"""Lightning's Trainer, with what `train.py` adds to it."""
+"""Lightning's Trainer, with precision `auto` and the settings of `train.py`."""
 
 import contextlib
 import sys
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Trainer as LightningTrainer
-from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar, Timer
+from pytorch_lightning.callbacks import Callback, RichProgressBar, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from src.errors import InputError
+from src.errors import InputError, one_line
+from src.runs.checkpoint import Checkpoint
 from src.training.checkpointing import AtomicCheckpointIO
 from src.training.precision import automatic_precision
+from src.training.stopping import early_stopping
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer, with precision `auto`: bf16-mixed where the device has it in hardware, else 32 bit.
+    """Lightning's Trainer, with precision `auto`: bf16-mixed in hardware, else 32-true.
 
-    TF32 stays off, as PyTorch has it: a device that has it has bf16, too, at twice the speed and half the memory, and
-    whoever asks for `32-true` there means all 32 bits.
+    TF32 stays off (PyTorch's default): every GPU with TF32 also has bf16.
     """
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
-        **kwargs,
+        **kwargs: Any,
     ):
+        chosen: Any = precision
         if precision == "auto":
-            precision = automatic_precision(kwargs.get("accelerator", "auto"))
-        super().__init__(*args, precision=precision, **kwargs)
+            chosen = automatic_precision(kwargs.get("accelerator", "auto"))
+        super().__init__(*args, precision=chosen, **kwargs)
 
 
-def make_trainer(settings: dict, callbacks: list[Callback], patience: int | None) -> Trainer:
-    """A trainer with the user's settings and callbacks, and then ours.
+def make_trainer(
+    settings: dict[str, Any], patience: int | None, resumed: Checkpoint | None
+) -> Trainer:
+    """Return a trainer with the user's settings and callbacks.
 
     Raises:
         InputError: Lightning refuses a setting.
     """
+    callbacks: list[Callback] = _as_list(settings["callbacks"])
     if patience:
-        callbacks = [*callbacks, EarlyStopping("val_accuracy", mode="max", patience=patience)]
+        callbacks.append(early_stopping(patience))
     progress_bar = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
     if progress_bar:
-        callbacks = [*callbacks, RichProgressBar(leave=False)]
-    ours = {
-        "callbacks": _as_list(settings["callbacks"]) + callbacks,
+        callbacks.append(RichProgressBar(leave=False))
+    loggers = settings["logger"]
+    overrides = {
+        "callbacks": callbacks,
         "enable_progress_bar": progress_bar,
-        "logger": [] if settings["logger"] in (None, True, False) else settings["logger"],
-        "plugins": [*_as_list(settings["plugins"]), AtomicCheckpointIO()],
+        "logger": [] if loggers in (None, True, False) else loggers,
+        "plugins": [*_as_list(settings["plugins"]), AtomicCheckpointIO(resumed)],
         "enable_model_summary": False,
     }
-    with _mistakes_in_one_line():
-        return Trainer(**settings | ours)
+    with _one_line_errors():
+        return Trainer(**settings | overrides)
 
 
-def seconds(max_time) -> float | None:
-    """`trainer.max_time`, in any form that Lightning takes, in seconds."""
-    with _mistakes_in_one_line():
+def seconds(max_time: Any) -> float | None:
+    """Return `trainer.max_time`, in any form that Lightning accepts, in seconds."""
+    with _one_line_errors():
         return Timer(duration=max_time).time_remaining()
 
 
 @contextlib.contextmanager
-def _mistakes_in_one_line():
-    """Raises InputError where Lightning refuses a setting, which it does by one of three exceptions."""
+def _one_line_errors() -> Iterator[None]:
+    """Raise InputError where Lightning refuses a setting by one of three exceptions."""
     try:
         yield
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"trainer: {' '.join(str(error).split())}; see python train.py --help"
-        ) from None
+        reason = one_line(error, limit=1000)
+        raise InputError(f"trainer: {reason}; see python train.py --help") from None
 
 
-def _as_list(value) -> list:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def device_name(trainer: LightningTrainer) -> str:
-    """What the run was trained on, for results.json."""
+    """Return the device for results.json."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -84,8 +92,8 @@ def device_name(trainer: LightningTrainer) -> str:
 
 
 def gpu_memory(trainer: LightningTrainer) -> float | None:
-    """GiB of a CUDA device's memory that this process had in use at most; None elsewhere."""
+    """Return the peak memory of a CUDA device in GiB; None elsewhere."""
     device = trainer.strategy.root_device
-    return (
-        round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None
-    )
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)

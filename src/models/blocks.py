@@ -1,0 +1,138 @@
+"""The parts of a Vision Transformer. The legend of the shape suffixes stands in `vit.py`."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drop the branch of whole samples."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; kept samples are divided by the keep probability."""
+        if self.rate == 0 or not self.training:
+            return x
+        keep = 1 - self.rate
+        return x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(keep) / keep)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, equations 5 to 8 of the paper: heads are `width / heads` wide."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
+        """[B, T, D] -> [B, queries, D]: the first `queries` tokens attend to all tokens."""
+        B, _, D = x_BTD.shape
+        q, k, v = self._project(x_BTD)
+        dropout = self.attention_dropout if self.training else 0.0
+        x = attend(q[:, :, :queries], k, v, dropout)
+        return self.drop(self.out(x.transpose(1, 2).reshape(B, -1, D)))
+
+    def weights(self, x_BTD: Tensor) -> Tensor:
+        """Return the attention weights, [B, heads, T, T], which `forward` never stores."""
+        q, k, _ = self._project(x_BTD)
+        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+    def _project(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> queries, keys and values, [3, B, heads, T, D / heads]."""
+        B, T, D = x_BTD.shape
+        qkv = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads)
+        return qkv.permute(2, 0, 3, 1, 4)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, equations 6 and 7, for q [B, heads, Q, d] and k, v [.., T, d]."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    # PyTorch's fused kernel for bf16 on CPUs takes 2 to 10 times as long as these products.
+    weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block, equations 2 and 3 of the paper."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        hidden = round(width * mlp_ratio)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads, dropout, attention_dropout)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+            nn.Dropout(dropout),
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def reset_parameters(self) -> None:
+        """Initialize query, key and value as three matrices, and the MLP's biases, as the paper."""
+        for weight in self.attention.qkv.weight.chunk(3):
+            nn.init.xavier_uniform_(weight)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.bias, std=1e-6)
+
+    def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
+        """[B, T, D] -> [B, queries, D]; compute only the first `queries` tokens, or all."""
+        attended = self.attention(self.norm1(x_BTD), queries)
+        x_BTD = x_BTD[:, :queries] + self.drop_path(attended)
+        return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
+
+
+class SequencePool(nn.Module):
+    """Sequence pooling of CCT (Hassani et al. 2021, arXiv:2104.05704, eq. 5 and 6)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)  # the softmax cancels a bias
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, D]"""
+        return (self.weights(x_BTD).transpose(1, 2) @ x_BTD).squeeze(1)
+
+    def weights(self, x_BTD: Tensor) -> Tensor:
+        """Return the weight of each token, [B, T, 1]; they sum to 1."""
+        return self.score(x_BTD).softmax(dim=1)
+
+
+def sincos_positions(side: int, width: int) -> Tensor:
+    """Return fixed 2-D position embeddings (Beyer et al. 2022, arXiv:2205.01580), [side**2, width].
+
+    A quarter of the width each holds sin x, cos x, sin y and cos y.
+    """
+    frequency = 10_000 ** -torch.linspace(0, 1, width // 4, dtype=torch.float64)
+    axis = torch.arange(side, dtype=torch.float64)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    x = x.reshape(-1, 1) * frequency
+    y = y.reshape(-1, 1) * frequency
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()

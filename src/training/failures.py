@@ -1,0 +1,48 @@
+"""Turn failures of a training that have one known cause into one-line errors."""
+
+import errno
+
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from src.errors import InputError, is_out_of_memory, one_line
+
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL",
+)
+
+
+def explain(exception: BaseException, folder: str, intact: str) -> InputError | None:
+    """Return a one-line error for a failure that the user can do something about.
+
+    Args:
+        exception: what ended the training.
+        folder: the run directory.
+        intact: says which checkpoint is intact; empty if there is none.
+    """
+    reason = one_line(str(exception).split("\n\n")[0], limit=300)
+    module = type(exception).__module__
+    if is_disk_full(exception):  # noticed first by TensorBoard
+        return InputError(f"{folder}: the disk is full ({reason}); {intact}make room and --resume")
+    if module.startswith(("torch._dynamo.", "torch._inductor.")):
+        return InputError(
+            f"model.compile: the compiler failed ({reason}); fix it, or use --model.compile false"
+        )
+    if isinstance(exception, RuntimeError) and any(p in str(exception) for p in LOST_PEER):
+        return InputError(
+            f"another process of this training has ended; see its output; {intact}use --resume"
+        )
+    if isinstance(exception, MisconfigurationException):
+        return InputError(f"trainer: {reason}; see python train.py --help")
+    if is_out_of_memory(exception):
+        return InputError(
+            f"out of memory ({reason}); {intact}use a smaller --data.batch_size or network"
+        )
+    return None
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether a file did not fit on the disk, into a quota or under a size limit."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,64 @@
+"""TensorBoard loggers: training curves in the run, validation curves in its folder `val`.
+
+TensorBoard sorts tags and makes a section of each prefix. Two runs with the same tag share a chart,
+so validation is a run of its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+TAGS = {
+    "train_accuracy": "curves/accuracy",
+    "train_loss": "curves/loss",
+    "learning_rate": "rate/learning_rate",
+    "images_per_second": "rate/images_per_second",
+    "train_loss_step": "steps/loss",
+    "gradient_norm": "steps/gradient_norm",
+    "weight_norm": "steps/weight_norm",
+    "update_ratio": "steps/update_ratio",
+}
+VALIDATION_TAGS = {"val_accuracy": "curves/accuracy", "val_loss": "curves/loss"}
+# Test metrics are logged with the hyperparameters instead.
+NOT_TRAINING = {"epoch", "test_loss", "test_accuracy", *VALIDATION_TAGS}
+
+
+class TrainingCurves(TensorBoardLogger):
+    """Log everything but validation."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        kept = {TAGS.get(key, key): v for key, v in metrics.items() if key not in NOT_TRAINING}
+        super().log_metrics(kept, step)
+
+    def save(self) -> None:
+        """Flush; Lightning's method would add a file of hyperparameters beside config.yaml."""
+        if self._experiment:
+            self.experiment.flush()
+
+
+class ValidationCurves(TrainingCurves):
+    """Log validation only."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        kept = {tag: metrics[key] for key, tag in VALIDATION_TAGS.items() if key in metrics}
+        if kept:
+            TensorBoardLogger.log_metrics(self, kept, step)
+
+
+def tensorboard_loggers(run: Path, resumed_step: int | None) -> list[TensorBoardLogger]:
+    """Return the loggers of a run.
+
+    Args:
+        run: the run directory.
+        resumed_step: step of the checkpoint that is resumed; later points are deleted.
+    """
+    options: dict[str, Any] = {
+        "save_dir": run.parent.parent,
+        "name": run.parent.name,
+        "version": run.name,
+        "default_hp_metric": False,
+    }
+    if resumed_step is not None:
+        options["purge_step"] = resumed_step
+    return [TrainingCurves(**options), ValidationCurves(**options, sub_dir="val")]
