@@ -1,11 +1,10 @@
 """The named datasets: a description of each, and readers of their original files."""
 
-import contextlib
+import math
 import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,7 @@ CLOTHES = (
     "Bag",
     "Ankle boot",
 )
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 CIFAR100 = tuple(
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
@@ -39,64 +38,28 @@ CIFAR100 = tuple(
     """.split()
 )
 
-# Mean and standard deviation are those of all training images.
+# Name, torchvision's class, class names, image size, and mean and std of the training images.
+_ROWS = (
+    ("digits", "Digits", DIGITS, 8, (0.3055,), (0.3754,)),
+    ("mnist", "MNIST", DIGITS, 28, (0.1307,), (0.3081,)),
+    ("fashion_mnist", "FashionMNIST", CLOTHES, 28, (0.2860,), (0.3530,)),
+    ("cifar10", "CIFAR10", CIFAR10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ("cifar100", "CIFAR100", CIFAR100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+)
 DATASETS = {
-    "digits": DatasetInfo(
-        name="digits",
-        module="DigitsDataModule",
-        classes=DIGITS,
-        image_size=8,
-        channels=1,
-        mean=(0.3055,),
-        std=(0.3754,),
-    ),
-    "mnist": DatasetInfo(
-        name="mnist",
-        module="MNISTDataModule",
-        classes=DIGITS,
-        image_size=28,
-        channels=1,
-        mean=(0.1307,),
-        std=(0.3081,),
-    ),
-    "fashion_mnist": DatasetInfo(
-        name="fashion_mnist",
-        module="FashionMNISTDataModule",
-        classes=CLOTHES,
-        image_size=28,
-        channels=1,
-        mean=(0.2860,),
-        std=(0.3530,),
-    ),
-    "cifar10": DatasetInfo(
-        name="cifar10",
-        module="CIFAR10DataModule",
-        classes=CIFAR10,
-        image_size=32,
-        channels=3,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    ),
-    "cifar100": DatasetInfo(
-        name="cifar100",
-        module="CIFAR100DataModule",
-        classes=CIFAR100,
-        image_size=32,
-        channels=3,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-    ),
+    name: DatasetInfo(
+        name=name,
+        module=f"{kind}DataModule",
+        classes=classes,
+        image_size=image_size,
+        channels=len(mean),
+        mean=mean,
+        std=std,
+    )
+    for name, kind, classes, image_size, mean, std in _ROWS
 }
-TORCHVISION = {
-    "mnist": "MNIST",
-    "fashion_mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-}
-IDX_FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
-}
+TORCHVISION = {name: kind for name, kind, *_ in _ROWS if name != "digits"}
+IDX_FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 
 
 def read_digits(split: str) -> tuple[Tensor, Tensor]:
@@ -108,8 +71,7 @@ def read_digits(split: str) -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits  # takes half a second to import
 
     digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    images = torch.from_numpy(pixels)[:, None]
+    images = torch.from_numpy(digits.images * (255 / 16)).round().byte()[:, None]
     labels = torch.from_numpy(digits.target).long()
     part = slice(1438, None) if split == "test" else slice(1438)
     return images[part], labels[part]
@@ -135,13 +97,9 @@ def read_torchvision(
     else:
         place = root / dataset_class.base_folder
         _check_batches(place, dataset_class)
-    new_folders = [folder for folder in (place, place.parent, root) if not folder.exists()]
     try:
         dataset = dataset_class(str(root), train=split == "train", download=download)
     except Exception as error:  # URLError, RuntimeError, OSError; a proxy's answer may cause others
-        for folder in new_folders:  # torchvision creates them before it downloads
-            with contextlib.suppress(OSError):
-                folder.rmdir()
         reason = ""
         if download:
             sources = ", ".join(getattr(dataset_class, "mirrors", None) or [dataset_class.url])
@@ -157,37 +115,34 @@ def read_torchvision(
     labels = torch.as_tensor(dataset.targets).long()
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     classes = len(DATASETS[name].classes)
-    if len(images) != len(labels) or labels.min() < 0 or labels.max() >= classes:
+    if labels.max() >= classes:
         raise InputError(
-            f"{place}: the {split} files hold {len(images)} images and {len(labels)} labels from "
-            f"{labels.min()} to {labels.max()}, but labels must be 0 to {classes - 1}, one per "
-            "image; delete the folder to download it again"
+            f"{place}: damaged, a {split} label is {labels.max()}, but there are {classes} "
+            "classes; delete the folder to download it again"
         )
     return images, labels
 
 
 def _check_idx(place: Path, split: str) -> None:
     """Refuse IDX files of another length or shape, which torchvision only asserts."""
-    images, labels, count = IDX_FILES[split]
-    image_header = struct.pack(">IIII", 2051, count, 28, 28)
-    label_header = struct.pack(">II", 2049, count)
-    _check_idx_file(place / images, image_header, count * 28 * 28)
-    _check_idx_file(place / labels, label_header, count)
-
-
-def _check_idx_file(path: Path, header: bytes, values: int) -> None:
-    if not path.exists():
-        return
-    size, expected = path.stat().st_size, len(header) + values
-    if size != expected:
+    prefix, count = IDX_FILES[split]
+    headers = {
+        f"{prefix}-images-idx3-ubyte": (2051, count, 28, 28),
+        f"{prefix}-labels-idx1-ubyte": (2049, count),
+    }
+    for name, numbers in headers.items():
+        path = place / name
+        header = struct.pack(f">{len(numbers)}I", *numbers)
+        size = len(header) + math.prod(numbers[1:])
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            if file.read(len(header)) == header and path.stat().st_size == size:
+                continue
         raise InputError(
-            f"{path}: damaged, {size} bytes instead of {expected}; delete it to download it again"
+            f"{path}: damaged, it should have {size} bytes and the header of {count} IDX items; "
+            "delete it to download it again"
         )
-    with path.open("rb") as file:
-        if file.read(len(header)) != header:
-            raise InputError(
-                f"{path}: damaged, its header is wrong; delete it to download it again"
-            )
 
 
 def _check_batches(place: Path, dataset_class: Any) -> None:

@@ -1,9 +1,10 @@
 """Class folders: list them, decode their images once, hold what fits in memory, stream the rest."""
 
+import contextlib
 import hashlib
+import math
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,13 @@ def read_folder(
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
-        paths = [path for path, _, _ in files]
-        state = _decode(folder, paths, labels, info.image_size, info.channels, budget)
+        state = _decode(folder, [path for path, _, _ in files], labels, info, budget)
         if state["broken"] and not skip_broken:
-            _refuse_broken(folder, state["broken"])
+            names = ", ".join(state["broken"][:20])
+            raise InputError(
+                f"{folder}: {len(state['broken'])} image(s) cannot be read: {names}; replace or "
+                "remove them, or leave them out with --data.skip_broken true"
+            )
         _save_cache(cache, state | {"key": key})
         state = _load_cache(cache, key) or state  # processes share the pages of a mapped file
     if state["broken"]:
@@ -94,7 +98,9 @@ def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[
         found = []
         for entry in _entries(folder / name):
             if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                found.append((f"{name}/{entry.name}", *_size_and_time(entry)))
+                # Reading a dangling link will raise the error.
+                status = entry.stat(follow_symlinks=os.path.exists(entry))
+                found.append((f"{name}/{entry.name}", status.st_size, status.st_mtime_ns))
         if not found:
             raise InputError(
                 f"{folder / name}: the class has no images (folders inside it are not read); add "
@@ -105,11 +111,11 @@ def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[
     return files, labels
 
 
-def _check_classes(folder: Path, classes: Sequence[str]) -> None:
-    found = list_classes(folder)
-    if found != list(classes):
-        extra = ", ".join(sorted(set(found) - set(classes))) or "none"
-        missing = ", ".join(sorted(set(classes) - set(found))) or "none"
+def _check_classes(folder: Path, expected: tuple[str, ...]) -> None:
+    here, expected_here = set(list_classes(folder)), set(expected)
+    if here != expected_here:
+        extra = ", ".join(sorted(here - expected_here)) or "none"
+        missing = ", ".join(sorted(expected_here - here)) or "none"
         raise InputError(
             f"{folder}: its classes differ from the training classes (only here: {extra}; missing "
             f"here: {missing}); make the class folders the same"
@@ -130,73 +136,46 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         ) from None
 
 
-def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
-    try:
-        status = entry.stat()
-    except OSError:  # a dangling link: reading it will raise the error
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
-
-
 def _decode(
-    folder: Path, paths: list[str], labels: list[int], size: int, channels: int, budget: int
+    folder: Path, paths: list[str], labels: list[int], info: DatasetInfo, budget: int
 ) -> dict[str, Any]:
     """Decode all files on all cores to find damaged ones, and hold what the budget allows."""
     from rich.progress import track  # slow to import, and seldom needed
 
-    room = min(len(paths), budget // (channels * size * size))
-    images = torch.empty(room, channels, size, size, dtype=torch.uint8)
+    shape = (info.channels, info.image_size, info.image_size)
+    room = min(len(paths), budget // math.prod(shape))
+    images = torch.empty(room, *shape, dtype=torch.uint8)
     kept: list[int] = []
-    streamed: list[str] = []
     broken: list[str] = []
-
-    def read(path: str) -> Tensor | str:
-        try:
-            return read_image(folder / path, size, channels)
-        except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = _windowed_map(pool, read, paths)
-        rows = zip(paths, labels, results, strict=True)
-        for path, label, result in track(rows, f"Reading {folder}", len(paths)):
-            if isinstance(result, str):
-                broken.append(result)
-                continue
-            if len(kept) < room:
-                images[len(kept)] = result
-            else:
-                streamed.append(path)
-            kept.append(label)
-    held = len(kept) - len(streamed)
-    if held < room:
-        images = images[:held].clone()
+    decoded = _decode_in_order([folder / path for path in paths], info)
+    for row, image in enumerate(track(decoded, f"Reading {folder}", len(paths))):
+        if image is None:
+            broken.append(str(folder / paths[row]))
+            continue
+        if len(kept) < room:
+            images[len(kept)] = image
+        kept.append(row)
+    if len(kept) < room:
+        images = images[: len(kept)].clone()  # a view would save the whole memory
     return {
         "images": images,
-        "labels": torch.tensor(kept, dtype=torch.int64),
-        "paths": streamed,
+        "labels": torch.tensor(labels)[kept],
+        "paths": [paths[row] for row in kept[room:]],
         "broken": broken,
     }
 
 
-def _windowed_map(
-    pool: ThreadPoolExecutor,
-    function: Callable[[str], Tensor | str],
-    items: list[str],
-    window: int = 1024,
-) -> Iterator[Tensor | str]:
-    """Like `pool.map`, but never hold more than `window` results in memory."""
-    for start in range(0, len(items), window):
-        yield from pool.map(function, items[start : start + window])
+def _decode_in_order(paths: list[Path], info: DatasetInfo) -> Iterator[Tensor | None]:
+    """Yield each image, or None for a damaged one; hold at most 1,024 of them in memory."""
 
+    def decode(path: Path) -> Tensor | None:
+        with contextlib.suppress(InputError):
+            return read_image(path, info.image_size, info.channels)
+        return None
 
-def _refuse_broken(folder: Path, broken: list[str]) -> None:
-    shown = "; ".join(message.split(": ", 1)[0] for message in broken[:20])
-    more = f" and {len(broken) - 20} more" if len(broken) > 20 else ""
-    raise InputError(
-        f"{folder}: {len(broken)} image(s) cannot be read: {shown}{more}; replace or remove them, "
-        "or leave them out with --data.skip_broken true"
-    )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), 1024):
+            yield from pool.map(decode, paths[start : start + 1024])
 
 
 def _load_cache(cache: Path, key: str) -> dict[str, Any] | None:
@@ -213,9 +192,6 @@ def _load_cache(cache: Path, key: str) -> dict[str, Any] | None:
 
 def _save_cache(cache: Path, state: dict[str, Any]) -> None:
     try:
-        for leftover in cache.parent.glob(f".{cache.name}.*.tmp"):  # its process was killed
-            if time.time() - leftover.stat().st_mtime > 3600:
-                leftover.unlink()
         with open_atomically(cache) as file:
             torch.save(state, file)
     except (InputError, OSError, RuntimeError) as error:  # torch.save: RuntimeError on a full disk

@@ -56,20 +56,18 @@ class ImageSet(Dataset):
         labels = self.all_labels[indices]
         if not self.paths:
             return self.held[indices], labels
+        images = [self._image(row) for row in indices.tolist()]
+        return torch.stack(images), labels
 
-        held = len(self.held)
-        channels, height, width = self.held.shape[1:]
-        batch = self.held.new_empty(len(indices), channels, height, width)
-        in_memory = indices < held
-        batch[in_memory] = self.held[indices[in_memory]]
-        for row in (~in_memory).nonzero().flatten().tolist():
-            path = self.paths[int(indices[row]) - held]
-            batch[row] = read_image(path, height, channels)
-        return batch, labels
+    def _image(self, row: int) -> Tensor:
+        held, channels, size = self.held.shape[:3]
+        if row < held:
+            return self.held[row]
+        return read_image(self.paths[row - held], size, channels)
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return the set with its images in memory and its labels on `device`."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.paths)
+        """Return a set that is in memory as a copy on `device`."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return the images at sorted int64 `indices` as a set, without copying any."""

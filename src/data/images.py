@@ -1,12 +1,13 @@
 """Decode one untrusted image file. Everything that can be wrong with it is an InputError."""
 
+import contextlib
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,8 +15,6 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from src.errors import InputError
-
-Result = TypeVar("Result")
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 # Pillow knows many more formats, and each decoder is a risk.
@@ -51,7 +50,8 @@ def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
         InputError: the file is missing, not a regular file, too large, damaged or not an image;
             names the file.
     """
-    return _read(path, lambda image: _square(image, image_size, channels))
+    with _opened(path) as image:
+        return _square(image, image_size, channels)
 
 
 def read_photo(path: str | Path, side: int, keep_alpha: bool = False) -> Image.Image:
@@ -68,11 +68,13 @@ def read_photo(path: str | Path, side: int, keep_alpha: bool = False) -> Image.I
     Raises:
         InputError: as `read_image`.
     """
-    return _read(path, lambda image: _whole(image, side, keep_alpha))
+    with _opened(path) as image:
+        return _whole(image, side, keep_alpha)
 
 
-def _read(path: str | Path, process: Callable[[Image.Image], Result]) -> Result:
-    """Open the image, and return what `process` makes of it."""
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image to be decoded in the block; whatever goes wrong there is an InputError."""
     with _decoders:  # Pillow's loading of its decoders is not thread-safe
         Image.init()
     try:
@@ -80,7 +82,7 @@ def _read(path: str | Path, process: Callable[[Image.Image], Result]) -> Result:
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_bomb(path, image)
-                return process(image)
+                yield image
     except InputError:
         raise
     except MemoryError:
@@ -101,14 +103,11 @@ def _open_regular(path: str | Path) -> BinaryIO:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the path") from None
-    except PermissionError:
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", "not a valid path")
         raise InputError(
-            f"{path}: no permission to read it; change its permissions, or own it"
+            f"{path}: cannot be opened ({reason}); check the path and its permissions"
         ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened: {error.strerror}; check the path") from None
-    except ValueError:  # a NUL byte in the path
-        raise InputError(f"{path!r}: not a valid path; check it") from None
     if problem := _problem(path, os.fstat(descriptor)):
         os.close(descriptor)
         raise InputError(f"{path}: {problem}")

@@ -29,7 +29,6 @@ from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
 from src.transforms.patchify import Patchify, check_patch_size, normalize
 
-NO_CHANGES = Augmentation()
 SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)  # one of 8 pixels is a lot to move
 DIGIT_CHANGES = Augmentation(translate=2, rotate=10, scale=0.1)
 CLOTHES_CHANGES = Augmentation(translate=2, flip=True)
@@ -71,7 +70,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 128,
         patch_size: int | None = 4,
         val_fraction: float = 0.1,
-        augment: Augmentation = NO_CHANGES,
+        augment: Augmentation = PHOTO_CHANGES,
         eval_batch_size: int = 500,
         workers: int = 0,
         on_device: Literal["auto", "never"] = "auto",
@@ -155,13 +154,12 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Return the training batches; the trainer says which epoch it is."""
-        if not self.trainer:
+        train = self.sets["train"]
+        if not (train and self.trainer):
             raise InputError(
                 "train_dataloader needs a trainer, whose epoch sets the order; pass the data "
                 "module itself to Trainer.fit"
             )
-        train = self.sets["train"]
-        assert train is not None  # every dataset has training images
         batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer)
         return self._loader(train, batches, batch_sampler=batches)
 
@@ -187,8 +185,7 @@ class ImageDataModule(LightningDataModule):
         size = self.eval_batch_size
         share = Share(len(images), rank, processes)
         batches = torch.tensor(list(share)).split(size)
-        sampler = share if processes > 1 else None
-        return self._loader(images, batches, batch_size=size, sampler=sampler)
+        return self._loader(images, batches, batch_size=size, sampler=share)
 
     def _loader(self, images: ImageSet, batches: Batches, **options: Any) -> Loader:
         """Serve batches of indices; `options` tell a DataLoader the same batches."""
@@ -299,13 +296,8 @@ class FashionMNISTDataModule(NamedDataModule):
 
     dataset = "fashion_mnist"
 
-    def __init__(
-        self,
-        patch_size: int | None = 4,
-        augment: Augmentation = CLOTHES_CHANGES,
-        **kwargs: Any,
-    ):
-        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
+    def __init__(self, augment: Augmentation = CLOTHES_CHANGES, **kwargs: Any):
+        super().__init__(augment=augment, **kwargs)
 
 
 class CIFAR10DataModule(NamedDataModule):
@@ -313,27 +305,11 @@ class CIFAR10DataModule(NamedDataModule):
 
     dataset = "cifar10"
 
-    def __init__(
-        self,
-        patch_size: int | None = 4,
-        augment: Augmentation = PHOTO_CHANGES,
-        **kwargs: Any,
-    ):
-        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
-
 
 class CIFAR100DataModule(NamedDataModule):
     """50,000 training and 10,000 test photos of a hundred classes, 32x32, color."""
 
     dataset = "cifar100"
-
-    def __init__(
-        self,
-        patch_size: int | None = 4,
-        augment: Augmentation = PHOTO_CHANGES,
-        **kwargs: Any,
-    ):
-        super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
 
 class FolderDataModule(ImageDataModule):
@@ -357,12 +333,11 @@ class FolderDataModule(ImageDataModule):
         image_size: int = 64,
         channels: Literal[1, 3] = 3,
         patch_size: int | None = 8,
-        augment: Augmentation = PHOTO_CHANGES,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(root=root, patch_size=patch_size, augment=augment, **kwargs)
+        super().__init__(root=root, patch_size=patch_size, **kwargs)
         mean = mean or ([0.485, 0.456, 0.406] if channels == 3 else [0.5])
         std = std or ([0.229, 0.224, 0.225] if channels == 3 else [0.25])
         info = DatasetInfo(

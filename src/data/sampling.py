@@ -31,11 +31,9 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
         count = min(round(fraction * len(members)), len(members) - 1)
         held_out.append(order[:count])
     if fraction and not any(map(len, held_out)):
-        most = int(labels.bincount().max())
-        fix = f"use {1 / most:.2g} or more, or 0" if most > 1 else "use 0"
         raise InputError(
             f"data.val_fraction {fraction} of {len(labels)} images rounds to 0 in every class; "
-            f"{fix}"
+            "raise it or set it to 0"
         )
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True

@@ -1,6 +1,7 @@
 """Open a split of the dataset that a checkpoint describes, without Lightning."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,17 +55,12 @@ def open_split(
 
 
 def _name_of(dataset: DatasetInfo) -> str:
-    """Return the dataset's name in the table: the one in a checkpoint is not trusted."""
+    """Return the name of the dataset in the table; a checkpoint's own `name` is not trusted."""
     for name, known in DATASETS.items():
-        if known.module != dataset.module:
-            continue
-        if (known.classes, known.image_size) != (dataset.classes, dataset.image_size):
-            raise InputError(
-                f"the checkpoint describes {name} with {len(dataset.classes)} classes and images "
-                f"of {dataset.image_size} pixels, which are not its own; train again"
-            )
-        return name
+        altered = replace(dataset, name=name, root=None, patch_size=None) != known
+        if known.module == dataset.module and not altered:
+            return name
     raise InputError(
-        f"the images of dataset {dataset.name!r} cannot be found from its checkpoint (data "
-        f"module {dataset.module}); name image files instead"
+        f"the images of dataset {dataset.name!r} are unknown (data module {dataset.module!r}); "
+        "name image files instead"
     )
