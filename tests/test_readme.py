@@ -1,171 +1,262 @@
-"""README.md and CONTRIBUTING.md tell the truth: commands run on a short budget, and paths, flags and files exist."""
+"""Check README.md, CONTRIBUTING.md and docs/: commands run; paths, links and flags exist."""
 
+import functools
 import os
 import re
+import shlex
 from pathlib import Path
 
 import program
 import pytest
+import yaml
 from photos import ONE, SEVEN, class_folders, write_on, written
 from PIL import Image
 from program import ROOT
 
-from src.cli.keys import GROUPS, check_keys
-from src.data.datasets import DATASETS
-from src.errors import InputError
-
-PAGES = {
-    name: (ROOT / name).read_text()
-    for name in ("README.md", "CONTRIBUTING.md", "benchmarks/ablation.md")
-}
+PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in PATHS}
 README = PAGES["README.md"]
-BLOCKS = re.findall(
-    r"```(bash|console)\n(.*?)```", README, re.DOTALL
-)  # in the order of the page: later ones build on
-SHOWN = [(kind, line) for kind, block in BLOCKS for line in block.splitlines()]
-TYPED = [line.removeprefix("$ ") for kind, line in SHOWN if kind == "bash" or line.startswith("$ ")]
-LINES = [line.split("#")[0].strip() for line in TYPED]
-COMMANDS = [
-    line for line in LINES if line.startswith(("python ", ".venv/bin/python ", "python -m venv"))
-]
-SHORT = [
-    "--trainer.limit_train_batches",
-    "4",
-    "--trainer.limit_val_batches",
-    "1",
-    "--trainer.limit_test_batches",
-    "1",
-]
-HAS_MNIST = (ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file()
-MADE_BY_A_RUN = {"config.yaml", "hparams.yaml"}
+MNIST = ROOT / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"(\S*python|torchrun) .*")
+NOT_RUN = re.compile(
+    r"-m (venv|pytest|benchmarks)|--serve|torchrun|--trainer.devices|data/cifar100"
+)
+FORMER_FLAGS = {"--data.augment.shift", "--data.augment.elastic"}  # of old commits, in ablation.md
+WRITTEN_BY_A_RUN = {"config.yaml"}
+
+
+def shown_commands(text: str) -> list[str]:
+    """Return the commands in a page's code blocks, in order."""
+    commands = []
+    for language, block in BLOCK.findall(text):
+        lines = block.replace("\n  --", " --").splitlines()
+        if language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        for line in lines:
+            commands += commands_in(line.split("#")[0])
+    return commands
+
+
+def commands_in(line: str) -> list[str]:
+    parts = [part.strip() for part in line.replace(".venv/bin/", "").split("&&")]
+    return [part for part in parts if COMMAND.fullmatch(part)]
+
+
+def inline_code(text: str) -> list[str]:
+    """Return the inline code of a page, each on one line."""
+    prose = BLOCK.sub("", text)
+    found = re.findall(r"`([^`]+)`", prose)
+    return [" ".join(code.split()) for code in found]
+
+
+def split_command(command: str) -> tuple[str, list[str]]:
+    """Return the script of this project that a command starts, "" if none, and its arguments."""
+    words = shlex.split(command)
+    if "train.py" in words:  # torchrun has arguments of its own in front
+        words = words[words.index("train.py") - 1 :]
+    if words[1].endswith(".py"):
+        return words[1], words[2:]
+    module = words[2].replace(".", "/")
+    if not module.startswith(("src/", "benchmarks/", "examples/")):
+        return "", []
+    package = (ROOT / module).is_dir()
+    script = f"{module}/__main__.py" if package else f"{module}.py"
+    return script, words[3:]
+
+
+# Commands run ------------------------------------------------------------------------------------
+
+SHOWN = [command for text in PAGES.values() for command in shown_commands(text)]
+RUN = [command for command in dict.fromkeys(SHOWN) if not NOT_RUN.search(command)]
+TRAIN = "python train.py --config configs/digits.yaml"
+
+
+@functools.cache
+def run(command: str, folder: Path) -> program.Ended:
+    """Run a command in `folder`; a training has four batches in one epoch, two when resumed."""
+    script, arguments = split_command(command)
+    if script == "train.py" and not re.search("help|--print_config", command):
+        epochs = 2 if "--resume" in arguments else 1
+        arguments += ["--trainer.max_epochs", str(epochs)]
+        arguments += ["--trainer.limit_train_batches", "4"]
+        arguments += ["--trainer.limit_val_batches", "1"]
+        arguments += ["--trainer.limit_test_batches", "1"]
+        if command != TRAIN:
+            arguments += ["--pictures", "false"]
+    running = program.Running(*arguments, script=script, prepare=(os.chdir, folder))
+    return running.end()
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """The tracked files by link, MNIST if it is there, photos, and runs of the digits and of a tiny CIFAR-100."""
+    """Return a folder with the programs, photos, and the runs that the pages refer to."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("src", "configs", "benchmarks", "train.py", "classify.py"):
+    for name in ("src", "configs", "benchmarks", "examples", "train.py", "classify.py"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "data").mkdir()
-    if HAS_MNIST:
+    if MNIST.is_file():
         (folder / "data" / "MNIST").symlink_to(ROOT / "data" / "MNIST")
-    class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
-    for path in (folder / "photos").rglob("*.jpg"):  # they are classified as photos of digits, too
-        picture = Image.open(path)
-        write_on(picture, SEVEN, 4, "white")
-        picture.save(path)
-    written(ONE, (60, 60), 5).save(folder / "photo.png")
-    class_folders(
-        folder / "data" / "cifar100", DATASETS["cifar100"].classes, (32, 32), train=20, test=1
-    )
-    run("python train.py --config configs/cifar100_cpu.yaml", folder)
-    run("python train.py --config configs/digits.yaml", folder)  # what the install command does
+    write_photos(folder)
+    for command in (pretraining(), f"{TRAIN} --name mnist", TRAIN):
+        ended = run(command, folder)
+        assert ended.code == 0, ended
     return folder
 
 
-def run(command: str, folder: Path) -> program.Ended:
-    """Run a command of the README as it stands, trainings cut to four batches of one epoch (two when resumed)."""
-    script, *arguments = command.removeprefix(".venv/bin/").removeprefix("python ").split()
-    if script == "-m":
-        script = arguments.pop(0).replace(".", "/") + ".py"
-    if script == "train.py" and not {"--help", "--print_config"} & set(arguments):
-        epochs = "2" if "--resume" in arguments else "1"
-        arguments += [*SHORT, "--trainer.max_epochs", epochs]
-    return program.Running(*arguments, script=script, prepare=(os.chdir, folder)).end()
+def write_photos(folder: Path) -> None:
+    """Write a folder of class images that show a digit, and a photo of one."""
+    class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
+    for path in (folder / "photos").rglob("*.jpg"):
+        picture = Image.open(path)
+        write_on(picture, SEVEN, 4, "white")
+        picture.save(path)
+    photo = written(ONE, (60, 60), 5)
+    photo.save(folder / "photo.png")
 
 
-def test_the_readme_has_commands():
-    assert len(COMMANDS) >= 12
-
-
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if not re.search("-m venv|-m benchmarks|--serve", c)]
-)
-def test_command_runs(command, checkout):
-    default_is_mnist = (
-        command in ("python train.py", "python train.py --resume") or "configs/mnist" in command
+def pretraining() -> str:
+    """Return a command for a run that the fine-tuning in own-images.md can start from."""
+    shown = shown_commands(PAGES["docs/own-images.md"])
+    (finetuning,) = [command for command in shown if "--model.init_from" in command]
+    return finetuning.replace(
+        "--model.init_from data/runs/cifar100_cpu",
+        "--name cifar100_cpu",
     )
-    if default_is_mnist and not HAS_MNIST:
-        pytest.skip("needs the real MNIST under data/")
-    if re.search("cifar10(?!0)", command) and not (ROOT / "data" / "cifar10").is_dir():
-        pytest.skip("needs the real CIFAR-10 under data/")
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_command_runs(command, checkout):
+    if command == "python train.py" and not MNIST.is_file():
+        pytest.skip("needs MNIST under data/")
     ended = run(command, checkout)
     assert ended.code == 0, ended
     assert ended.out
     assert "Traceback" not in ended.err
 
 
-def test_the_test_command_is_the_one_of_the_gate():
-    (line,) = [line for line in LINES if line.endswith("-m pytest")]
+def test_the_readme_shows_what_is_printed(checkout):
+    """Compare with the same commands for the digits, without the values."""
+    blocks = [block for language, block in BLOCK.findall(README) if language == "console"]
+    commands = (TRAIN, "python classify.py --index 0", f"{TRAIN} --resume")
+    for block, command in zip(blocks, commands, strict=True):
+        lines = block.splitlines()[1:]
+        shown = {without_values(line) for line in lines if line != "..."}
+        printed = run(command, checkout).out.splitlines()
+        assert shown <= {without_values(line) for line in printed}
+
+
+def without_values(line: str) -> str:
+    line = re.sub(r"32-true|bf16-mixed", "precision", line)
+    line = re.sub(r"\b(mnist|digits)\b", "dataset", line)
+    line = re.sub(r"\d[\d.,]*%?", "#", line)
+    line = line.replace("epochs", "epoch").replace("█", "")
+    return " ".join(line.split())
+
+
+def test_the_library_example_runs(tmp_path):
+    ((language, code),) = BLOCK.findall(PAGES["docs/library.md"])
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    running = program.Running(script=str(script), prepare=(os.chdir, tmp_path))
+    ended = running.end()
+    assert ended.code == 0, ended
+
+
+# What is named exists ----------------------------------------------------------------------------
+
+
+@functools.cache
+def help_of(script: str) -> str:
+    return program.Running("--help", script=script).end().out
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_exists(page):
+    text = PAGES[page]
+    commands = shown_commands(text)
+    for code in inline_code(text):
+        commands += commands_in(code)
+    for command in commands:
+        script, arguments = split_command(command)
+        assert not script or (ROOT / script).is_file(), command
+        for flag in filter(re.compile(r"--[\w-]+").fullmatch, arguments):  # those with dots: below
+            assert re.search(rf"{flag}\b", help_of(script)), command
+
+
+@pytest.fixture(scope="module")
+def train_flags() -> set[str]:
+    """Return the flags of the keys of data, model and trainer."""
+    flags = {"--model.help", "--data.help"}
+    for config in ("configs/mnist.yaml", "configs/folder.yaml"):
+        printed = program.train("--config", config, "--print_config")
+        flags |= flags_of(yaml.safe_load(printed.out))
+    return flags
+
+
+def flags_of(tree: dict, prefix: str = "--") -> set[str]:
+    flags = set()
+    for key, value in tree.items():
+        flags.add(prefix + key)
+        if isinstance(value, dict):
+            below = prefix if key == "init_args" else f"{prefix}{key}."
+            flags |= flags_of(value, below)
+    return flags
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_of_train_exists(page, train_flags):
+    named = re.findall(r"--(?:model|data|trainer)\.[\w.]*\w", PAGES[page])
+    assert set(named) - train_flags - FORMER_FLAGS == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_exists(page):
+    words = {word for code in inline_code(PAGES[page]) for word in code.split()}
+    folder = r"(src|configs|benchmarks|tests|docs|examples|\.ci)/[\w./-]*"
+    file = r"[\w-]+\.(py|md)"
+    paths = {word for word in words if re.fullmatch(f"{folder}|{file}", word)}
+    configs = {word for word in words if re.fullmatch(r"\w+\.yaml", word)}
+    paths |= {f"configs/{name}" for name in configs - WRITTEN_BY_A_RUN}
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", PAGES[page])
+    for link, anchor in links:
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            assert anchor in map(anchor_of, headings)
+
+
+def anchor_of(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    kept = re.sub(r"[^\w\- ]", "", heading.lower())
+    return kept.replace(" ", "-")
+
+
+def test_the_index_lists_every_page():
+    linked = re.findall(r"\]\(([\w-]+\.md)\)", PAGES["docs/index.md"])
+    pages = {path.name for path in ROOT.glob("docs/*.md")}
+    assert set(linked) == pages - {"index.md"}
+
+
+def test_the_architecture_lists_every_file_once():
+    table = PAGES["docs/architecture.md"]
+    listed = re.findall(r"^\| `([\w/.]+\.py)`", table, re.MULTILINE)
+    files = [path for path in ROOT.glob("src/**/*.py") if path.stat().st_size]
+    assert sorted(listed) == sorted(str(path.relative_to(ROOT)) for path in files)
+
+
+def test_readme_and_contributing_name_the_commands_of_the_gate():
     gate = (ROOT / ".ci" / "run").read_text()
-    assert line.split("&& ")[1].split("/bin/")[1] in gate
-    assert "requirements-dev.txt" in line and "requirements-dev.txt" in gate
-
-
-def test_contributing_names_every_check_of_the_gate():
-    gate = re.findall(r"/bin/((?:ruff|python -m pytest).*)", (ROOT / ".ci" / "run").read_text())
-    assert len(gate) == 3 and not [
-        command for command in gate if command not in PAGES["CONTRIBUTING.md"]
-    ]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_path_that_it_names_exists(page):
-    code = re.findall(r"`([^`\n]+)`", PAGES[page])
-    words = {word for text in code for word in text.split()} | set(
-        re.findall(r"\]\(([\w./-]+)\)", PAGES[page])
-    )
-    paths = {
-        w
-        for w in words
-        if re.fullmatch(r"(src|configs|benchmarks|tests|\.ci)/[\w./-]*|[\w-]+\.(py|md)", w)
-    }
-    paths |= {
-        f"configs/{w}" for w in words if re.fullmatch(r"\w+\.yaml", w) and w not in MADE_BY_A_RUN
-    }
-    assert len(paths) >= 5
-    assert not [path for path in paths if not (ROOT / path).exists()]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_benchmark_that_it_names_exists(page):
-    names = set(re.findall(r"python -m benchmarks\.(\w+)", PAGES[page]))
-    assert names and not [
-        name for name in names if not (ROOT / "benchmarks" / f"{name}.py").is_file()
-    ]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_flag_that_it_names_is_a_key(page):
-    lines = [
-        line for line in PAGES[page].splitlines() if "elastic" not in line
-    ]  # a setting of older commits
-    flags = set(re.findall(r"--(?:model|data)\.[\w.]*\w", "\n".join(lines)))
-    flags.discard("--data.augment.shift")  # which the page says is an older name
-    assert not [flag for flag in flags if not is_key(flag)]
-
-
-def is_key(flag: str) -> bool:
-    """Whether any model or dataset has this key."""
-    for model in GROUPS["model"]:
-        for data in GROUPS["data"]:
-            try:
-                check_keys({"model": model, "data": data}, [flag], [])
-                return True
-            except InputError:
-                pass
-    return False
-
-
-def test_the_map_names_every_file_of_src_in_the_room_where_it_is():
-    (table,) = re.findall(r"^## The files.*?(?=^## )", README, re.DOTALL | re.MULTILINE)
-    paths = [
-        cell
-        for cell in re.findall(r"^\| \**`([^`]+)`", table, re.MULTILINE)
-        if cell.startswith("src/")
-    ]
-    files = [path.relative_to(ROOT) for path in (ROOT / "src").rglob("*.py") if path.stat().st_size]
-    assert sorted(path for path in paths if path.endswith(".py")) == sorted(map(str, files))
-    rooms = [path for path in paths if path.endswith("/")]
-    room_of_each = [str(Path(path).parent) + "/" for path in paths if path.endswith(".py")]
-    assert list(dict.fromkeys(room_of_each)) == rooms
+    (tests,) = [command for command in shown_commands(README) if "-m pytest" in command]
+    assert tests in gate
+    checks = re.findall(r"/bin/((?:ruff|mypy).*)", gate)
+    missing = [check for check in checks if check not in PAGES["CONTRIBUTING.md"]]
+    assert checks and missing == []
