@@ -3,39 +3,69 @@
 python train.py                                             MNIST
 python train.py --config configs/digits.yaml                no download, under a minute
 python train.py --model.depth 4 --trainer.max_epochs 3      any key of the config can be a flag
-python train.py --resume                                    go on with the newest run of that name
+python train.py --resume                                    resume the newest run of that name
 python train.py --help                                      all keys
 """
 
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from src.errors import exit_on_input_error
 
-# Before PyTorch is imported: waiting threads spin for microseconds, then sleep (measured in benchmarks/ablation.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+if TYPE_CHECKING:
+    from src.extras.report.pictures import Pictures
+    from src.training.build import Settings
+    from src.training.classifier import ViT
 
 
 def main(args: list[str]) -> None:
-    # Not at the top: these imports take seconds, in which Ctrl-C must already end well.
-    from src.cli.start import import_torchmetrics
-
-    import_torchmetrics()
-    from src.cli.messages import announce, quiet, report
+    # Imported late: these take seconds, and Ctrl-C must work meanwhile.
+    from src.cli.messages import announce, print_results, silence_lightning
     from src.cli.parser import parse
     from src.training.build import build
     from src.training.test import test
 
-    quiet()
+    silence_lightning()
     settings = parse(args)
-    training = build(settings)
-    announce(training)
-    trainer, checkpoint = training.trainer, training.checkpoint
-    trainer.fit(training.model, datamodule=training.data, ckpt_path=checkpoint, weights_only=True)
-    if not trainer.fast_dev_run:
-        report(training, test(training), settings.runs)
+    pictures, initialize = find_extras(settings)
+    run = build(settings, [pictures] if pictures else [], initialize)
+    announce(run)
+    run.fit()
+    if settings.trainer["fast_dev_run"]:
+        return
+    results = test(run)
+    if results is None:  # not the first process
+        return
+    if pictures:
+        pictures.write_report(run.folder, run.data)
+    print_results(run, results, settings.runs, report=pictures is not None)
+
+
+def find_extras(
+    settings: "Settings",
+) -> tuple["Pictures | None", Callable[["ViT"], str] | None]:
+    """Return the callback of `--pictures`, and what loads `--model.init_from`.
+
+    Both are None without the folder src/extras, on which the core does not depend.
+    """
+    try:
+        from src.extras.report.pictures import Pictures
+        from src.extras.weights.load_encoder import initialize
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("src.extras"):
+            raise
+        if settings.pictures:
+            print("note: src/extras is missing: no pictures and no report", file=sys.stderr)
+        return None, None
+    options = settings.trainer
+    draws = settings.pictures and not options["fast_dev_run"] and options["logger"] is not False
+    return Pictures(settings.config) if draws else None, initialize
 
 
 if __name__ == "__main__":
+    # Before PyTorch is imported: waiting threads spin briefly, then sleep (docs/ablation.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     with exit_on_input_error():
         main(sys.argv[1:])

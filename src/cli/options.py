@@ -1,0 +1,106 @@
+"""The options of `train.py` that decide which configuration is the base of all others."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.errors import ArgumentParser, InputError, one_line
+from src.runs.checkpoint import Checkpoint
+from src.runs.directory import find_run
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_CONFIG = "configs/mnist.yaml"
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a training starts from.
+
+    Attributes:
+        config: path of the YAML file that all flags are parsed over.
+        tree: its content.
+        name: name of the run.
+        runs: folder of all runs.
+        resumed: run directory and checkpoint to resume from.
+        flags: the remaining flags.
+    """
+
+    config: str
+    tree: dict[str, Any]
+    name: str
+    runs: Path
+    resumed: tuple[Path, Checkpoint] | None
+    flags: list[str]
+
+
+def read_base(args: list[str]) -> Base:
+    """Return the base of a command line; a resumed run's own config.yaml replaces `--config`.
+
+    Raises:
+        InputError: the config, the name or the run to resume is wrong.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-c")
+    parser.add_argument("--name")
+    parser.add_argument("--runs", default="data/runs")
+    parser.add_argument("--resume", nargs="?", const=True)
+    given, flags = parser.parse_known_args(args)
+    config = _find_config(given.config or DEFAULT_CONFIG)
+    tree = read_yaml(config)
+    name = _name(config, tree) if given.name is None else given.name
+    if not re.fullmatch(r"\w[\w.+=, -]*", name):
+        raise InputError(
+            f"--name {name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,"
+        )
+    runs = Path(given.runs)
+    if given.resume is None:
+        return Base(config, tree, name, runs, None, flags)
+    if given.resume == "":
+        raise InputError("--resume '': not a path; leave it out for the newest run of the name")
+    run, path = find_run("" if given.resume is True else given.resume, runs, name)
+    saved = str(run / "config.yaml")
+    saved_tree = read_yaml(saved)
+    saved_name = _name(saved, saved_tree)
+    if given.config and not given.name and name != saved_name:
+        raise InputError(
+            f"--config {given.config}: {run} is a run of {saved_name!r}; leave out --config: a "
+            "resumed run uses its own"
+        )
+    resumed = (run, Checkpoint.open(path))
+    return Base(saved, saved_tree, run.parent.name, runs, resumed, flags)
+
+
+def _find_config(config: str) -> str:
+    for path in (Path(config), ROOT / config):  # the program may be started from another folder
+        if path.is_file():
+            return str(path)
+    known = sorted((ROOT / "configs").glob("*.yaml"))
+    names = ", ".join(f"configs/{path.name}" for path in known)
+    raise InputError(f"{config}: no such config; choose one of {names}")
+
+
+def _name(config: str, tree: dict[str, Any]) -> str:
+    """Return the `name` that a run's config.yaml holds, or else the stem of the file."""
+    return tree.get("name") or Path(config).stem
+
+
+def read_yaml(config: str) -> dict[str, Any]:
+    """Return the content of a YAML file.
+
+    Raises:
+        InputError: it cannot be read, is not a tree of keys, or uses aliases, by which a few bytes
+            could stand for a tree that fills the memory.
+    """
+    try:
+        text = Path(config).read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("aliases (*name) are not supported")
+        tree = yaml.safe_load(text) or {}
+        if not isinstance(tree, dict):
+            raise ValueError(f"it has no keys; see {DEFAULT_CONFIG} for an example")
+        return tree
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, TypeError) as error:
+        raise InputError(f"{config}: not a config: {one_line(error, 500)}; fix its YAML") from None
