@@ -1,12 +1,14 @@
-"""A training of one's own: own images, own augmentation, Lightning's own Trainer; then a plot, and predictions.
+"""Train on your own data with Lightning's Trainer, plot the curves, and predict.
 
-    python -m examples.own_training                   half a minute of one CPU core
+    python -m examples.own_training                   half a minute on one CPU core
 
-Nothing is downloaded: the images are drawn, circles, squares and triangles in random places, sizes and shades.
+The data is drawn, not downloaded: circles, squares and triangles at random places, in random sizes
+and shades.
 """
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -18,21 +20,26 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from src.config import DatasetInfo
 from src.training.classifier import ViT
 
-CLASSES = ["circle", "square", "triangle"]
+CLASSES = ("circle", "square", "triangle")
 SIDE = 32  # pixels
 
 
 class Shapes(Dataset):
-    """(uint8 [1, 32, 32], label): the image with that index and seed is always the same.
+    """Images of shapes, uint8 [1, 32, 32], with labels; each is a function of seed and index.
 
     Args:
-        augment: called with each image; only that of the training changes anything.
+        count: number of images.
+        seed: seed of the images.
+        augment: applied to each image; only training images need it.
     """
 
-    def __init__(self, count: int, seed: int, augment=None):
-        self.count, self.seed, self.augment = count, seed, augment
+    def __init__(self, count: int, seed: int, augment: Callable[[Tensor], Tensor] | None = None):
+        self.count = count
+        self.seed = seed
+        self.augment = augment
 
     def __len__(self) -> int:
         return self.count
@@ -41,33 +48,60 @@ class Shapes(Dataset):
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         label = int(torch.randint(3, (), generator=random))
         image = draw(label, random)
-        return (self.augment(image) if self.augment else image), label
+        if self.augment:
+            image = self.augment(image)
+        return image, label
 
 
 def draw(label: int, random: torch.Generator) -> Tensor:
-    """One shape on noise: uint8 [1, 32, 32]."""
-    x, y, radius, shade = (
-        torch.rand(4, generator=random) * torch.tensor([12, 12, 4, 120])
-    ).tolist()
-    x, y, radius = x + 10, y + 10, radius + 5
+    """Draw one shape on noise, uint8 [1, 32, 32]."""
+    ranges = torch.tensor([12, 12, 4, 120])
+    left, top, size, shade = (torch.rand(4, generator=random) * ranges).tolist()
+    x, y, radius = left + 10, top + 10, size + 5
+    fill = round(shade) + 60
     picture = Image.new("L", (SIDE, SIDE))
-    if label == 0:
-        ImageDraw.Draw(picture).ellipse(
-            [x - radius, y - radius, x + radius, y + radius], round(shade) + 60
-        )
+    pen = ImageDraw.Draw(picture)
+    if CLASSES[label] == "circle":
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill)
     else:
-        ImageDraw.Draw(picture).regular_polygon(
-            (x, y, radius), 4 if label == 1 else 3, fill=round(shade) + 60
-        )
+        corners = 4 if CLASSES[label] == "square" else 3
+        pen.regular_polygon((x, y, radius), corners, fill=fill)
     noise = torch.randint(60, (1, SIDE, SIDE), generator=random)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, SIDE, SIDE)
-    return (pixels + noise).clamp(max=255).to(torch.uint8)
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    noisy = pixels.view(1, SIDE, SIDE) + noise
+    return noisy.clamp(max=255).to(torch.uint8)
 
 
-def turn_and_mirror(image: Tensor) -> Tensor:
-    """The own augmentation: quarter turns, and mirrors. Any function of an image does, those of torchvision, too."""
-    turned = torch.rot90(image, int(torch.randint(4, ())), (1, 2))
-    return turned.flip(2) if torch.rand(()) < 0.5 else turned
+def rotate_and_flip(image: Tensor) -> Tensor:
+    """Rotate by a random multiple of 90 degrees and mirror half of the images.
+
+    Any function of an image can take its place, such as a transform of torchvision.
+    """
+    rotated = torch.rot90(image, int(torch.randint(4, ())), (1, 2))
+    return rotated.flip(2) if torch.rand(()) < 0.5 else rotated
+
+
+def build_model() -> ViT:
+    """Return a small ViT for the shapes."""
+    dataset = DatasetInfo(
+        name="shapes",
+        classes=CLASSES,
+        image_size=SIDE,
+        channels=1,
+        patch_size=8,
+        mean=(0.2,),
+        std=(0.2,),
+    )
+    return ViT(
+        dataset,
+        width=64,
+        depth=4,
+        heads=4,
+        pool="mean",
+        lr=2e-3,
+        warmup_epochs=2,
+        weight_decay=0.05,
+    )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -80,67 +114,57 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
 
     pl.seed_everything(0)
-    train = DataLoader(
-        Shapes(options.images, seed=0, augment=turn_and_mirror), 100, shuffle=True, drop_last=True
-    )
-    val, test = (DataLoader(Shapes(1000, seed), 500) for seed in (1, 2))
-    dataset = dict(
-        name="shapes",
-        classes=CLASSES,
-        image_size=SIDE,
-        channels=1,
-        patch_size=8,
-        mean=[0.2],
-        std=[0.2],
-    )
-    model = ViT(
-        dataset,
-        width=64,
-        depth=4,
-        heads=4,
-        pool="mean",
-        lr=2e-3,
-        warmup_epochs=2,
-        weight_decay=0.05,
-    )
+    train_images = Shapes(options.images, seed=0, augment=rotate_and_flip)
+    test_images = Shapes(1000, seed=2)
+    train = DataLoader(train_images, batch_size=100, shuffle=True, drop_last=True)
+    val = DataLoader(Shapes(1000, seed=1), batch_size=500)
+    test = DataLoader(test_images, batch_size=500)
 
     best = ModelCheckpoint(
-        options.folder, "best", monitor="val_accuracy", mode="max", enable_version_counter=False
+        options.folder,
+        filename="best",
+        monitor="val_accuracy",
+        mode="max",
+        enable_version_counter=False,
     )
     logger = CSVLogger(options.folder)
     trainer = pl.Trainer(
-        max_epochs=options.epochs, callbacks=[best], logger=logger, gradient_clip_val=1.0
+        max_epochs=options.epochs,
+        callbacks=[best],
+        logger=logger,
+        gradient_clip_val=1.0,
     )
+    model = build_model()
     trainer.fit(model, train, val)
-    (tested,) = trainer.test(model, test, ckpt_path="best", weights_only=True, verbose=False)
-    print(f"test accuracy {tested['test_accuracy']:.4f}")
-
+    (result,) = trainer.test(model, test, ckpt_path="best", weights_only=True, verbose=False)
+    print(f"test accuracy {result['test_accuracy']:.4f}")
     plot(Path(logger.log_dir, "metrics.csv"), options.folder / "learning.png")
+
     model = ViT.load_from_checkpoint(best.best_model_path)
     probabilities = torch.cat(trainer.predict(model, test))
     for index in range(5):
-        probability, guess = probabilities[index].max(0)
-        print(
-            f"{CLASSES[test.dataset[index][1]]:>8}: {CLASSES[guess]} with probability {probability:.3f}"
-        )
+        probability, predicted = probabilities[index].max(0)
+        label = test_images[index][1]
+        print(f"{CLASSES[label]:>8}: {CLASSES[predicted]} with probability {probability:.3f}")
 
 
 def plot(table: Path, picture: Path) -> None:
-    """Accuracy by epoch, from the table that Lightning's logger wrote."""
+    """Plot the accuracy of each epoch from the logger's metrics.csv."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # after the choice of a backend without windows
 
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for split in ("train", "val"):
         values = [float(row[f"{split}_accuracy"]) for row in rows if row[f"{split}_accuracy"]]
-        axes.plot(range(1, len(values) + 1), values, label=split)
+        epochs = range(1, len(values) + 1)
+        axes.plot(epochs, values, label=split)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     axes.legend()
     figure.savefig(picture, dpi=100)
     pyplot.close(figure)
-    print(f"{picture}: the curves")
+    print(f"Wrote {picture}")
 
 
 if __name__ == "__main__":
