@@ -1,4 +1,4 @@
-"""Everything random is a function of (seed, epoch) or (seed, epoch, step), never of what happened before."""
+"""Random numbers that depend only on (seed, epoch) or (seed, epoch, step), not on earlier draws."""
 
 import numpy as np
 import torch
@@ -6,34 +6,42 @@ from torch import Tensor
 
 
 def fold_in(*numbers: int) -> int:
-    """Mix a seed with an epoch, step or rank into one 63-bit seed: the same numbers always give the same seed."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+    """Hash a seed with an epoch, step or rank into a new 63-bit seed, the same on every machine."""
+    sequence = np.random.SeedSequence(numbers)
+    (state,) = sequence.generate_state(1, np.uint64)
+    return int(state) >> 1
 
 
 class Draw:
-    """Random numbers for each of B samples, from one generator and on its device."""
+    """Draw random numbers for each sample of a batch.
 
-    def __init__(self, size: int, generator: torch.Generator):
+    Args:
+        size: batch size B.
+        generator: source of the numbers, which are drawn on its device.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
         self.size = size
         self.generator = generator
         self.device = generator.device
 
     def uniform(self, low: float | Tensor, high: float | Tensor) -> Tensor:
-        """float32 [B], uniform in [low, high)."""
-        return low + (high - low) * torch.rand(
-            self.size, generator=self.generator, device=self.device
-        )
+        """Return float32 [B], uniform in [low, high)."""
+        return low + (high - low) * self.fractions()
+
+    def fractions(self, *shape: int) -> Tensor:
+        """Return float32 [B, *shape], uniform in [0, 1)."""
+        return torch.rand(self.size, *shape, generator=self.generator, device=self.device)
 
     def integers(self, low: int, high: int) -> Tensor:
-        """int64 [B], uniform in low..high, both included."""
-        return torch.randint(
-            low, high + 1, (self.size,), generator=self.generator, device=self.device
-        )
+        """Return int64 [B], uniform from low to high, both included."""
+        shape = (self.size,)
+        return torch.randint(low, high + 1, shape, generator=self.generator, device=self.device)
 
     def permutation(self, size: int) -> Tensor:
-        """int64 [size]: 0..size-1 in random order."""
+        """Return int64 [size]: the numbers from 0 to size - 1 in random order."""
         return torch.randperm(size, generator=self.generator, device=self.device)
 
     def coin(self, probability: float = 0.5) -> Tensor:
-        """bool [B], True with the probability."""
+        """Return bool [B]: True with the given probability."""
         return self.uniform(0, 1) < probability

@@ -1,8 +1,8 @@
-"""Affine maps of whole batches, the one resampling that applies them, and boxes.
+"""Affine maps, resampling and boxes for batches of images.
 
-An affine map takes an output pixel to the input pixel whose color it gets. Coordinates are in pixels, x to the right
-and y down, from the center of the image. The maps of a batch are [3, 3, B]: with the batch last, composing them takes a
-ninth of the time.
+A map takes an output pixel to the input pixel that it is sampled from. Coordinates are in pixels
+from the center of the image, x to the right and y down. A batch of maps is float32 [3, 3, B]:
+composing maps is nine times as fast with the batch last.
 """
 
 import math
@@ -13,45 +13,76 @@ from torch import Tensor
 
 from src.randomness import Draw
 
+ENTRIES = ("xx", "xy", "x0", "yx", "yy", "y0")
 
-def affine(draw: Draw, xx=1.0, xy=0.0, x0=0.0, yx=0.0, yy=1.0, y0=0.0) -> Tensor:
-    """[3, 3, B] maps x_in = xx * x + xy * y + x0, y_in = yx * x + yy * y + y0; each entry a number or a tensor [B]."""
-    maps = torch.empty(9, draw.size, device=draw.device)
-    for entry, value in zip(maps, (xx, xy, x0, yx, yy, y0, 0.0, 0.0, 1.0), strict=True):
-        entry[:] = value
+
+def affine(draw: Draw, **entries: float | Tensor) -> Tensor:
+    """Build maps x_in = xx * x + xy * y + x0, y_in = yx * x + yy * y + y0.
+
+    Args:
+        draw: gives the batch size and the device.
+        entries: any of the six, a number or a tensor [B] each; the others are the identity's.
+
+    Returns:
+        float32 [3, 3, B].
+    """
+    maps = torch.eye(3, device=draw.device).view(9, 1).repeat(1, draw.size)
+    for name, entry in entries.items():
+        maps[ENTRIES.index(name)] = entry
     return maps.view(3, 3, -1)
 
 
-def resample(images: Tensor, maps: Tensor) -> Tensor:
-    """Bilinear: [B, C, H, W] of any type, maps [3, 3, B] -> float32 [B, C, H, W]. Black (0) outside of the images."""
-    B, _, H, W = images.shape
-    x = torch.arange(W, device=images.device) + (0.5 - W / 2)  # [W]
-    y = (torch.arange(H, device=images.device) + (0.5 - H / 2))[:, None]  # [H, 1]
-    grid = torch.empty(2, B, H, W, device=images.device)
-    for axis, size in enumerate((W, H)):  # grid_sample wants coordinates from -1 to 1
-        a, b, c = (maps[axis] * (2 / size))[:, :, None, None]  # [B, 1, 1] each
-        torch.add(a * x, b * y + c, out=grid[axis])
-    grid = grid.movedim(0, -1)
-    return F.grid_sample(
-        images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-
-
 def compose(first: Tensor, then: Tensor) -> Tensor:
-    """The product of [3, 3, B] maps; not by @, which TF32 or autocast may round to a hundredth of a pixel."""
+    """Return the matrix products first @ then of two batches of maps [3, 3, B].
+
+    Under TF32 or autocast, `@` would round coordinates to about a hundredth of a pixel.
+    """
     return (first[:, :, None] * then).sum(1)
 
 
-def crop_maps(least_area: float, draw: Draw, H: int, W: int) -> Tensor:
-    """[3, 3, B] maps that stretch a random crop over the whole image, keeping to the drawn area exactly: the aspect
-    ratio is drawn among those at which a crop of this area fits, where torchvision draws both again until one does."""
-    area = draw.uniform(least_area, 1)
-    shape = math.log(H / W)  # of a crop of full height and width, as a log ratio of height to width
-    room = -area.log()
-    low = (shape - room).clamp(min=math.log(3 / 4))
-    high = (shape + room).clamp(max=math.log(4 / 3))
-    stretch = ((draw.uniform(low, high) - shape) / 2).exp()
-    height = (area.sqrt() * stretch).clamp(max=1)  # fractions of H and W
+def resample(images: Tensor, maps: Tensor) -> Tensor:
+    """Sample images through maps, with bilinear interpolation; black outside the image.
+
+    Args:
+        images: [B, C, H, W] of any type.
+        maps: [3, 3, B].
+
+    Returns:
+        float32 [B, C, H, W].
+    """
+    B, _, H, W = images.shape
+    x = torch.arange(0.5 - W / 2, W / 2, device=images.device)
+    y = torch.arange(0.5 - H / 2, H / 2, device=images.device)[:, None]
+    grid = torch.empty(2, B, H, W, device=images.device)
+    for axis, size in enumerate((W, H)):
+        scaled = maps[axis] * (2 / size)  # grid_sample takes coordinates from -1 to 1
+        a, b, c = scaled[:, :, None, None]
+        torch.add(a * x, b * y + c, out=grid[axis])
+    grid = grid.movedim(0, -1)
+    return F.grid_sample(images.float(), grid, align_corners=False)
+
+
+def crop_maps(min_area: float, draw: Draw, H: int, W: int) -> Tensor:
+    """Draw random crops, stretched to the whole image (Inception crop, Szegedy et al. 2015).
+
+    The aspect ratio is drawn among those at which a crop of the drawn area fits into the image.
+    torchvision instead draws area and ratio again until the crop fits.
+
+    Args:
+        min_area: smallest area of a crop as a fraction of the image.
+        draw: source of random numbers.
+        H, W: size of the images.
+
+    Returns:
+        float32 [3, 3, B].
+    """
+    area = draw.uniform(min_area, 1)
+    image_ratio = math.log(H / W)  # all ratios are logarithms of height / width
+    slack = -area.log()
+    low = (image_ratio - slack).clamp(min=math.log(3 / 4))
+    high = (image_ratio + slack).clamp(max=math.log(4 / 3))
+    stretch = ((draw.uniform(low, high) - image_ratio) / 2).exp()
+    height = (area.sqrt() * stretch).clamp(max=1)  # as fractions of H and W
     width = (area.sqrt() / stretch).clamp(max=1)
     x = draw.uniform(-0.5, 0.5) * (1 - width) * W
     y = draw.uniform(-0.5, 0.5) * (1 - height) * H
@@ -59,9 +90,17 @@ def crop_maps(least_area: float, draw: Draw, H: int, W: int) -> Tensor:
 
 
 def box_mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, H: int, W: int) -> Tensor:
-    """bool [B, 1, H, W], True inside each sample's box; arguments are [B], in pixels."""
+    """Return masks that are True inside one box per sample.
+
+    Args:
+        top, left, height, width: the boxes in pixels, [B] each; they may cross the border.
+        H, W: size of the images.
+
+    Returns:
+        bool [B, 1, H, W].
+    """
     y = torch.arange(H, device=top.device)
     x = torch.arange(W, device=top.device)
     rows = (y >= top[:, None]) & (y < (top + height)[:, None])  # [B, H]
     columns = (x >= left[:, None]) & (x < (left + width)[:, None])  # [B, W]
-    return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+    return rows[:, None, :, None] & columns[:, None, None]

@@ -1,4 +1,4 @@
-"""MixUp and CutMix of whole batches, every sample in its own proportion; shapes as in `augment.py`."""
+"""MixUp and CutMix for batches of images, with one mixing proportion per sample."""
 
 import math
 
@@ -11,14 +11,27 @@ from src.transforms.geometry import box_mask
 
 
 def mix(
-    images: Tensor, labels: Tensor, classes: int, settings: Augmentation, generator: torch.Generator
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    settings: Augmentation,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """MixUp and CutMix: float [B, C, H, W] and int64 [B] -> float [B, C, H, W] and soft targets, float32 [B, classes].
+    """Mix each image and its target with another sample of the batch.
 
-    Each sample is mixed with a partner (a permutation of the batch) in its own proportion lambda ~ Beta(alpha, alpha):
-    MixUp (Zhang et al. 2018) blends, CutMix (Yun et al. 2019) pastes a box of the area 1 - lambda, cut off at the
-    image's border, and its targets follow the area pasted in the end. With both on each sample gets one, evenly.
-    With both off, images come back as they are with one-hot targets. Label smoothing is left to the loss.
+    Partners are a permutation of the batch; proportions follow Beta(alpha, alpha). MixUp (Zhang et
+    al. 2018) blends two images. CutMix (Yun et al. 2019) pastes a box, clipped at the border, and
+    its targets follow the pasted area. With both on, each sample gets one of them at random.
+
+    Args:
+        images: float [B, C, H, W].
+        labels: int64 [B].
+        classes: number of classes K.
+        settings: `mixup` and `cutmix` are their alphas; both 0 returns the images unchanged.
+        generator: source of random numbers, on the device of the images.
+
+    Returns:
+        The mixed images [B, C, H, W] and soft targets, float32 [B, K], without label smoothing.
     """
     B, _, H, W = images.shape
     targets = torch.zeros(B, classes, device=images.device).scatter_(1, labels[:, None], 1.0)
@@ -26,38 +39,32 @@ def mix(
         return images, targets
     draw = Draw(B, generator)
     partner = draw.permutation(B)
-    weight = torch.ones(
-        B, 1, 1, 1, device=images.device
-    )  # of the sample itself; its partner has the rest
+    # Weight of the sample itself; its partner gets the rest.
+    weight = torch.ones(B, 1, 1, 1, device=images.device)
     if settings.mixup:
         weight = symmetric_beta(settings.mixup, draw).view(B, 1, 1, 1)
     if settings.cutmix:
-        box = _cutmix_box(symmetric_beta(settings.cutmix, draw), draw, H, W)
-        cut = draw.coin(0.5 if settings.mixup else 1.0).view(B, 1, 1, 1)
-        weight = torch.where(cut, ~box, weight)  # [B, 1, H, W]
-    share = weight.mean((1, 2, 3))
-    mixed = torch.lerp(images[partner], images, weight.to(images.dtype))
-    return mixed, torch.lerp(targets[partner], targets, share[:, None])
-
-
-def _cutmix_box(share: Tensor, draw: Draw, H: int, W: int) -> Tensor:
-    """bool [B, 1, H, W]: a box of sides sqrt(1 - share) of the image's, around any pixel, cut off at the border."""
-    side = (1 - share).sqrt()
-    height, width = (side * H).floor(), (side * W).floor()
-    top = draw.integers(0, H - 1) - (height / 2).floor()
-    left = draw.integers(0, W - 1) - (width / 2).floor()
-    return box_mask(top, left, height, width, H, W)
+        side = (1 - symmetric_beta(settings.cutmix, draw)).sqrt()
+        height, width = (side * H).floor(), (side * W).floor()
+        top = draw.integers(0, H - 1) - (height / 2).floor()
+        left = draw.integers(0, W - 1) - (width / 2).floor()
+        box = box_mask(top, left, height, width, H, W)
+        use_cutmix = draw.coin(0.5 if settings.mixup else 1.0)
+        weight = torch.where(use_cutmix.view(B, 1, 1, 1), ~box, weight)  # [B, 1, H, W]
+    share = weight.mean((2, 3))  # [B, 1]
+    images = images[partner].lerp(images, weight.to(images.dtype))
+    return images, targets[partner].lerp(targets, share)
 
 
 def symmetric_beta(alpha: float, draw: Draw) -> Tensor:
-    """float32 [B] from Beta(alpha, alpha), for any alpha > 0; alpha = 1 is uniform.
+    """Draw float32 [B] from Beta(alpha, alpha), for any alpha > 0; alpha = 1 is uniform.
 
-    torch.distributions takes no generator, and rejection methods wait for the device. This is exact and needs two
-    uniform numbers: Bailey's (1994) polar method gives t = sqrt(2a (U^(-1/a) - 1)) cos(2 pi V) of Student's t
-    distribution with 2a degrees of freedom, and 1/2 + t / (2 sqrt(2a + t^2)) is then Beta(a, a) (Devroye 1996).
+    torch.distributions takes no generator, and rejection sampling waits for the device. This method
+    is exact and needs two uniform numbers U and V. Bailey's polar method (1994) gives
+    t = sqrt(2a (U^(-1/a) - 1)) cos(2 pi V), which has Student's t distribution with 2a degrees of
+    freedom; 1/2 + t / (2 sqrt(2a + t^2)) then has the distribution Beta(a, a) (Devroye 1996).
     """
-    direction = draw.uniform(0, 2 * math.pi).cos()
-    radius = torch.expm1(
-        -draw.uniform(0, 1).log() / alpha
-    )  # U^(-1/a) - 1, without cancellation for U near 1
-    return 0.5 + 0.5 * direction.sign() / (1 + 1 / (radius * direction.square())).sqrt()
+    cosine = draw.uniform(0, 2 * math.pi).cos()
+    # U^(-1/a) - 1, accurate for U near 1.
+    radius = torch.expm1(-draw.fractions().log() / alpha)
+    return 0.5 + 0.5 * cosine.sign() / (1 + 1 / (radius * cosine.square())).sqrt()

@@ -1,9 +1,9 @@
-"""Patches, and normalization: all the preprocessing there is at validation.
+"""Convert images to patches and back, and normalize uint8 images.
 
 Shapes: B batch, C channels, H and W image height and width, P patch size, N = (H/P)(W/P) patches.
 """
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,78 +12,100 @@ from src.errors import InputError
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """[B, C, H, W] -> [B, (H/P)(W/P), P*P*C]: patches row by row, each flattened as (P, P, C), channels last.
+    """Split images into patches: [B, C, H, W] -> [B, N, P*P*C].
 
-    Raises InputError if P does not divide H and W.
+    Patches are in row-major order. Each is flattened as (P, P, C), channels last.
+
+    Raises:
+        InputError: P does not divide H and W.
     """
     B, C, H, W = images.shape
     P = patch_size
     check_patch_size(P, (H, W))
-    # Two copies with long contiguous runs are more than twice as fast as one that gathers single values.
+    # Two copies of long contiguous runs are over twice as fast as one that gathers single values.
     rows = images.permute(0, 2, 3, 1).reshape(B, H // P, P, W // P, P * C)
-    return rows.transpose(2, 3).reshape(B, (H // P) * (W // P), P * P * C)
+    return rows.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 class Patchify(nn.Module):
-    """`patchify` as a module, for a pipeline of transforms."""
+    """`patchify` as a module.
 
-    def __init__(self, patch_size: int):
+    Args:
+        patch_size: side P of the patches in pixels.
+    """
+
+    def __init__(self, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
 
     def forward(self, images: Tensor) -> Tensor:
         return patchify(images, self.patch_size)
 
-    def extra_repr(self) -> str:
-        return f"patch_size={self.patch_size}"
 
+def unpatchify(patches: Tensor, patch_size: int, image_size: int, channels: int) -> Tensor:
+    """Invert `patchify` for square images: [B, N, P*P*C] -> [B, C, H, W].
 
-def unpatchify(
-    patches: Tensor, patch_size: int, image_size: int | tuple[int, int], channels: int
-) -> Tensor:
-    """The inverse of `patchify`: [B, N, P*P*C] -> [B, C, H, W]. image_size is (H, W), or one number for a square."""
-    H, W = (image_size, image_size) if isinstance(image_size, int) else image_size
+    Args:
+        patches: output of `patchify`.
+        patch_size: side P of the patches in pixels.
+        image_size: side H = W of the images in pixels.
+        channels: number of channels C.
+
+    Raises:
+        InputError: P does not divide the image size.
+    """
     P = patch_size
-    check_patch_size(P, (H, W))
-    grid = patches.reshape(len(patches), H // P, W // P, P, P, channels)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), channels, H, W)
+    check_patch_size(P, (image_size, image_size))
+    side = image_size // P
+    grid = patches.reshape(len(patches), side, side, P, P, channels)
+    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 def check_patch_size(patch_size: int, image_size: tuple[int, int]) -> None:
-    """Raises InputError, naming the sizes that would do, if patch_size does not divide both sides of the image."""
+    """Check that patches tile an image of size (H, W).
+
+    Raises:
+        InputError: the patch size does not divide H and W; the message lists the sizes that do.
+    """
     H, W = image_size
     if patch_size < 1 or H % patch_size or W % patch_size:
-        common = math.gcd(H, W)
-        choices = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
+        divisors = [str(size) for size in range(1, H + 1) if H % size == W % size == 0]
         raise InputError(
-            f"patch_size {patch_size} does not divide the image size {H}x{W}; choose one of {choices}"
+            f"data.patch_size {patch_size} does not divide the image size {H}x{W}; "
+            f"choose one of {', '.join(divisors)}"
         )
 
 
-def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 [B, C, H, W]: (images / 255 - mean) / std, channel by channel.
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalize images by channel: (images / 255 - mean) / std.
 
-    This is all the preprocessing there is at validation. mean and std have one number a channel, in units of 0 to 1.
-    Raises InputError if the images are not uint8 or the channels differ from mean and std.
+    Args:
+        images: uint8 [B, C, H, W]; not modified.
+        mean: mean of each channel, from 0 to 1.
+        std: standard deviation of each channel, on the same scale.
+
+    Returns:
+        float32 [B, C, H, W].
+
+    Raises:
+        InputError: the images are not a uint8 batch.
+        ValueError: mean or std does not have C values.
     """
     check_images(images)
     return normalize_(images.float(), mean, std)
 
 
+def normalize_(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalize float [B, C, H, W] with values from 0 to 255 in place, like `normalize`."""
+    # Python numbers, because tensors of mean and std would have to be copied to the device.
+    for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
+        channel.mul_(1 / (255 * s)).sub_(m / s)
+    return pixels
+
+
 def check_images(images: Tensor) -> None:
+    """Raise InputError unless the images are uint8 [B, C, H, W]."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise InputError(
             f"images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}"
         )
-
-
-def normalize_(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """Normalizes float [B, C, H, W] of 0 to 255 in place. Tensors of mean and std would cost a copy to the device."""
-    C = pixels.shape[1]
-    if not len(mean) == len(std) == C:
-        raise InputError(
-            f"images have {C} channels, but mean has {len(mean)} values and std {len(std)}"
-        )
-    for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
-        channel.mul_(1 / (255 * s)).sub_(m / s)
-    return pixels

@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment: operations dealt out to the images of a batch."""
+"""RandAugment (Cubuk et al. 2020) and TrivialAugment (Müller & Hutter 2021) for whole batches."""
 
 import math
 from typing import NamedTuple
@@ -10,113 +10,137 @@ from src.randomness import Draw
 from src.transforms import color
 
 OPERATIONS = (
-    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
-    *(
-        "brightness",
-        "saturation",
-        "contrast",
-        "sharpness",
-        "posterize",
-        "solarize",
-        "autocontrast",
-        "equalize",
-    ),
+    "identity",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "brightness",
+    "saturation",
+    "contrast",
+    "sharpness",
+    "posterize",
+    "solarize",
+    "autocontrast",
+    "equalize",
 )
 
 
 class Limits(NamedTuple):
-    """Strengths of a policy at its full magnitude, 30."""
+    """Strengths of the operations at a policy's largest magnitude."""
 
-    shear: float  # pixels a pixel
-    translate: tuple[float, float]  # the lesser of a fraction of the image and a number of pixels
+    shear: float  # pixels per pixel
+    translate: tuple[float, float]  # fraction of the image size, pixels: the smaller one applies
     rotate: float  # degrees
-    color: float  # factors of 1 - color to 1 + color
-    posterize: int  # bits taken away
+    color: float  # factors from 1 - color to 1 + color
+    posterize: int  # bits removed
 
 
 LIMITS = {
-    "randaugment": Limits(0.3, (150 / 331, float("inf")), 30, 0.9, 4),
-    # The paper moves by up to 32 pixels; images smaller than that, by up to their size.
+    "randaugment": Limits(0.3, (150 / 331, math.inf), 30, 0.9, 4),
+    # The paper translates by up to 32 pixels, which may be more than a small image has.
     "trivialaugment": Limits(0.99, (1.0, 32), 135, 0.99, 6),
 }
 
 
-class Deal(NamedTuple):
-    """One operation for each of B images, which get a place in a row of slots for each operation."""
+class Assignment(NamedTuple):
+    """One operation for each of B images, grouped by operation into groups of equal capacity."""
 
     limits: Limits
-    operation: Tensor  # int64 [B], into OPERATIONS
-    slots: Tensor  # int64 [operations, ceil(B / operations)]: the image in each slot; empty ones repeat the first image
-    place: Tensor  # int64 [B]: the slot of each image, counted through all rows
-    magnitude: Tensor  # float32 [B], 0 to 1
-    sign: Tensor  # float32 [B], -1 or 1
+    operation: Tensor  # int64 [B], index into OPERATIONS
+    groups: Tensor  # int64 [operations, capacity]: indices of images; image 0 pads a group
+    position: Tensor  # int64 [B]: where each image is in the flattened groups
+    magnitude: Tensor  # float32 [B], from 0 to 1
+    strength: Tensor  # float32 [B], the magnitude with a random sign
 
 
-def deal_out(policy: str, magnitude: int, draw: Draw) -> Deal:
-    """Deals an operation to each image, and its strength: the magnitude (of 30) for 'randaugment' (Cubuk et al. 2020),
-    any for 'trivialaugment' (Müller & Hutter 2021).
+def assign_operations(policy: str, magnitude: int, draw: Draw) -> Assignment:
+    """Assign a random operation and its strength to each image of a batch.
 
-    Each image gets any operation with the same probability, but as when dealing cards, all of them come up about
-    equally often in a batch: so the number of images of each is known beforehand, and it runs on these alone without
-    waiting for the device.
+    Each operation is equally likely for each image, but they are drawn without replacement: a batch
+    has at most ceil(B / operations) images of each. Group sizes therefore do not depend on the
+    draw, and no operation has to wait for the device to learn its number of images.
+
+    Args:
+        policy: a key of LIMITS.
+        magnitude: strength for 'randaugment', from 0 to 30; 'trivialaugment' draws it per image.
+        draw: source of random numbers.
     """
-    B, count = draw.size, len(OPERATIONS)
-    each = math.ceil(B / count)
-    place = draw.permutation(count * each)[:B]
-    slots = torch.zeros(count * each, dtype=torch.int64, device=draw.device)
-    slots[place] = torch.arange(B, device=draw.device)
-    level = (
-        draw.integers(0, 30)
-        if policy == "trivialaugment"
-        else torch.full((B,), magnitude, device=draw.device)
-    )
+    B = draw.size
+    capacity = math.ceil(B / len(OPERATIONS))
+    order = draw.permutation(len(OPERATIONS) * capacity)
+    position = order[:B]
+    images = order.argsort()  # the inverse permutation; only the first B are images
+    images = torch.where(images < B, images, 0)
+    level = torch.full_like(position, magnitude)
+    if policy == "trivialaugment":
+        level = draw.integers(0, 30)
     sign = draw.integers(0, 1) * 2.0 - 1.0
-    return Deal(LIMITS[policy], place // each, slots.view(count, each), place, level / 30, sign)
+    return Assignment(
+        LIMITS[policy],
+        position // capacity,
+        images.view(-1, capacity),
+        position,
+        level / 30,
+        level / 30 * sign,
+    )
 
 
-def apply_colors(images: Tensor, deals: list[Deal]) -> Tensor:
-    """The color operations of each deal in turn: uint8 [B, C, H, W] -> new uint8 [B, C, H, W].
+def apply_colors(images: Tensor, assignments: list[Assignment]) -> Tensor:
+    """Apply the color operations of each assignment in turn.
 
-    Images are sorted by their operation, and back, whole: index_select copies an image at once, indexing by [] a byte.
+    Args:
+        images: uint8 [B, C, H, W]; not modified.
+        assignments: from `assign_operations`, for the same images.
+
+    Returns:
+        uint8 [B, C, H, W].
     """
-    for deal in deals:
-        factor = 1 + deal.sign * deal.magnitude * deal.limits.color
+    for assignment in assignments:
+        limits = assignment.limits
+        factor = 1 + assignment.strength * limits.color
         strengths = {
-            color.brightness: factor,
-            color.saturation: factor,
-            color.contrast: factor,
-            color.sharpness: factor,
-            color.posterize: 8 - (deal.magnitude * deal.limits.posterize).round(),
-            color.solarize: 255 * (1 - deal.magnitude),
-            color.autocontrast: None,
-            color.equalize: None,
+            "brightness": factor,
+            "saturation": factor,
+            "contrast": factor,
+            "sharpness": factor,
+            "posterize": 8 - (assignment.magnitude * limits.posterize).round(),
+            "solarize": 255 * (1 - assignment.magnitude),
+            "autocontrast": None,
+            "equalize": None,
         }
-        groups = list(images.index_select(0, deal.slots.flatten()).chunk(len(OPERATIONS)))
-        for operation, strength in strengths.items():
-            row = OPERATIONS.index(operation.__name__)
-            arguments = () if strength is None else (strength[deal.slots[row]],)
+        # index_select copies whole images; indexing with [] would copy single bytes.
+        groups = list(images.index_select(0, assignment.groups.flatten()).chunk(len(OPERATIONS)))
+        for name, strength in strengths.items():
+            operation = getattr(color, name)
+            row = OPERATIONS.index(name)
+            arguments = [] if strength is None else [strength[assignment.groups[row]]]
             groups[row] = operation(groups[row], *arguments)
-        images = torch.cat(groups).index_select(0, deal.place)
+        images = torch.cat(groups).index_select(0, assignment.position)
     return images
 
 
-def geometry(deal: Deal, H: int, W: int) -> dict[str, Tensor]:
-    """The geometric operations of a step as the entries [B] of affine maps from output to input pixels, relative to
-    the center; the identity for images that got a color operation.
+def affine_entries(assignment: Assignment, H: int, W: int) -> dict[str, Tensor]:
+    """Return the geometric operations as entries [B] of `geometry.affine`.
+
+    Images with a color operation get the identity.
     """
-    strength = deal.magnitude * deal.sign
+    limits = assignment.limits
 
-    def of(name: str, limit: float) -> Tensor:
-        return torch.where(deal.operation == OPERATIONS.index(name), strength * limit, 0)
+    def scaled(name: str, limit: float) -> Tensor:
+        chosen = assignment.operation == OPERATIONS.index(name)
+        return torch.where(chosen, assignment.strength * limit, 0)
 
-    fraction, pixels = deal.limits.translate
-    x0 = -of("translate_x", min(W * fraction, pixels)).trunc()
-    y0 = -of("translate_y", min(H * fraction, pixels)).trunc()
-    shear_x, shear_y = of("shear_x", deal.limits.shear), of("shear_y", deal.limits.shear)
-    angle = of("rotate", deal.limits.rotate).deg2rad()
+    fraction, pixels = limits.translate
+    x0 = -scaled("translate_x", min(W * fraction, pixels)).trunc()
+    y0 = -scaled("translate_y", min(H * fraction, pixels)).trunc()
+    shear_x = scaled("shear_x", limits.shear)
+    shear_y = scaled("shear_y", limits.shear)
+    angle = scaled("rotate", limits.rotate).deg2rad()
     cos, sin = angle.cos(), angle.sin()
-    # An image has at most one of these, so that their entries just add up. A shear leaves the upper left corner in
-    # its place, as in the papers' code, not the center: hence its x0 and y0.
+    # At most one of these is nonzero for an image, so the entries can be added. As in the papers'
+    # code, a shear fixes the upper left corner rather than the center, which moves x0 and y0.
     return {
         "xx": cos,
         "xy": shear_x - sin,
