@@ -1,4 +1,4 @@
-"""What the whole-program tests share."""
+"""Fixtures that several folders of tests share."""
 
 import program
 import pytest
@@ -8,19 +8,19 @@ import torchvision
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Every test draws the same random numbers, whichever ran before it."""
+    """Seed every test, so that it does not depend on those before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """The directory of a finished run: two epochs of the tiny network on scikit-learn's digits. Leave it as it is."""
+    """A finished run: two epochs of the tiny network on the digits. Do not change it."""
     return program.run(tmp_path_factory.mktemp("digits_run"))
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    """torchvision cannot download: it fails at once."""
+    """Make torchvision's downloads fail at once."""
 
     def fail(*args, **kwargs):
         raise OSError("no network")

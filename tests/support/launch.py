@@ -1,4 +1,4 @@
-"""Several processes of `train.py` at once, with the environment that torchrun, SLURM or Lightning gives each."""
+"""Start several processes of `train.py`, with the environment of torchrun, SLURM or Lightning."""
 
 import os
 import socket
@@ -13,58 +13,59 @@ def free_port() -> int:
 
 
 def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
-    """What torchrun sets for process `rank` of all, when each node has the same number of processes."""
-    local = processes // nodes
-    numbers = {
+    """Return what torchrun sets for a process, with equally many processes on each node."""
+    per_node = processes // nodes
+    values = {
         "RANK": rank,
         "WORLD_SIZE": processes,
-        "LOCAL_RANK": rank % local,
-        "LOCAL_WORLD_SIZE": local,
+        "LOCAL_RANK": rank % per_node,
+        "LOCAL_WORLD_SIZE": per_node,
+        "GROUP_RANK": rank // per_node,
+        "TORCHELASTIC_RUN_ID": "none",
     }
-    return {key: str(value) for key, value in (numbers | {"GROUP_RANK": rank // local}).items()} | {
-        "TORCHELASTIC_RUN_ID": "none"
-    }
+    return {key: str(value) for key, value in values.items()}
 
 
 def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
-    """What srun sets for task `rank` of all."""
-    local = processes // nodes
-    numbers = {
+    """Return what srun sets for a task."""
+    per_node = processes // nodes
+    values = {
         "SLURM_PROCID": rank,
         "SLURM_NTASKS": processes,
-        "SLURM_LOCALID": rank % local,
+        "SLURM_LOCALID": rank % per_node,
         "SLURM_JOB_ID": 4711,
-    }
-    numbers |= {
         "SLURM_STEP_NUM_TASKS": processes,
-        "SLURM_NODEID": rank // local,
+        "SLURM_NODEID": rank // per_node,
         "SLURM_NNODES": nodes,
-        "SLURM_NTASKS_PER_NODE": local,
+        "SLURM_NTASKS_PER_NODE": per_node,
+        "SLURM_JOB_NAME": "train",
     }
-    return {key: str(value) for key, value in numbers.items()} | {"SLURM_JOB_NAME": "train"}
+    return {key: str(value) for key, value in values.items()}
+
+
+def node(rank: int) -> dict[str, str]:
+    """Return what a user sets on a node on which Lightning starts the processes."""
+    return {"NODE_RANK": str(rank)}
 
 
 def start(
     args: list, environments: list[dict], prepare=None, port: int | None = None
 ) -> list[Running]:
-    """A process for each environment; `prepare(rank)` gives what `Running` is to call in it, or ()."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
+    """Start a process per environment; `prepare(rank)` is the `prepare` of `Running`, or ()."""
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
     processes = []
     for rank, environment in enumerate(environments):
-        calls = [(_enter, environment | common), prepare(rank) if prepare else ()]
-        processes.append(Running(*args, prepare=(each, *filter(None, calls))))
+        calls = [(_update_environment, environment | rendezvous)]
+        if prepare and prepare(rank):
+            calls.append(prepare(rank))
+        processes.append(Running(*args, prepare=(each, *calls)))
     return processes
 
 
-def _enter(environment: dict[str, str]) -> None:
+def _update_environment(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
 def launch(args: list, environments: list[dict], prepare=None) -> list[Ended]:
-    """Start them, and wait until all have ended."""
+    """Start the processes and wait until all have ended."""
     return [process.end(120) for process in start(args, environments, prepare)]
-
-
-def node(rank: int) -> dict[str, str]:
-    """What one sets by hand on node `rank`, where Lightning then starts the processes."""
-    return {"NODE_RANK": str(rank)}

@@ -1,11 +1,8 @@
-"""Reads the tables that benchmarks print."""
+"""Parse the tables that benchmarks print."""
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The rows of a Markdown table, by their first cell."""
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line[:1] == "|"
-    ]
+    """Return the rows of a Markdown table by their first cell."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {first: others for first, *others in cells[2:]}

@@ -4,54 +4,63 @@ import pytest
 import torch
 from torchvision import models
 
+from src.config import DatasetInfo, TrainingConfig, ViTConfig
 from src.errors import InputError
-from src.extras.weights.load_encoder import load_encoder
 from src.models.vit import VisionTransformer
-from src.runs.checkpoint import FORMAT
+from src.runs.checkpoint import FORMAT, describe
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 
 
+def dataset(image_size=24, patch_size=8, classes=7, channels=3) -> DatasetInfo:
+    return DatasetInfo(
+        image_size=image_size,
+        patch_size=patch_size,
+        classes=classes,
+        channels=channels,
+    )
+
+
+def vit(image_size=24, patch_size=8, classes=7, channels=3, **options) -> VisionTransformer:
+    """Return a freshly initialized network of ours, in training mode."""
+    images = dataset(image_size, patch_size, classes, channels)
+    return VisionTransformer(ViTConfig(**options), images)
+
+
+def ours(**options) -> VisionTransformer:
+    """Return a small network of ours with random weights, in evaluation mode."""
+    return randomize(vit(**SMALL | options)).eval()
+
+
 def randomize(module):
-    """Random values for every parameter: heads start at zero and norms at one, which would hide mistakes."""
+    """Fill every parameter with random values: initial zeros and ones would hide mistakes."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            norm = parameter.ndim == 1 and name.endswith("weight")
+            is_norm = parameter.ndim == 1 and name.endswith("weight")
             fan_in = parameter[0].numel() if parameter.ndim in (2, 4) else 4
-            parameter.normal_(mean=float(norm), std=0.2 if parameter.ndim == 1 else fan_in**-0.5)
+            std = 0.2 if parameter.ndim == 1 else fan_in**-0.5
+            parameter.normal_(mean=float(is_norm), std=std)
     return module
 
 
 def patchify(images, patch_size):
     """[B, C, H, W] -> [B, N, P*P*C] by loops over the grid, channel last."""
-    side = range(0, images.shape[2], patch_size)
-    rows = [
+    steps = range(0, images.shape[2], patch_size)
+    patches = [
         images[:, :, y : y + patch_size, x : x + patch_size].permute(0, 2, 3, 1).flatten(1)
-        for y in side
-        for x in side
+        for y in steps
+        for x in steps
     ]
-    return torch.stack(rows, dim=1)
-
-
-def ours(image_size=24, patch_size=8, classes=7, channels=3, **options):
-    shape = {
-        "image_size": image_size,
-        "patch_size": patch_size,
-        "channels": channels,
-        "classes": classes,
-    }
-    return randomize(VisionTransformer(**shape, **SMALL | options)).eval()
+    return torch.stack(patches, dim=1)
 
 
 def torchvision_vit(
     image_size=24, patch_size=8, classes=7, width=32, depth=2, heads=4, mlp_ratio=2
 ):
-    hidden = width * mlp_ratio
-    return randomize(
-        models.VisionTransformer(
-            image_size, patch_size, depth, heads, width, hidden, num_classes=classes
-        )
-    ).eval()
+    network = models.VisionTransformer(
+        image_size, patch_size, depth, heads, width, width * mlp_ratio, num_classes=classes
+    )
+    return randomize(network).eval()
 
 
 def timm_vit(name="vit_tiny_patch16_224", **options):
@@ -66,16 +75,17 @@ def small_timm(image_size=24, classes=7, **options):
 
 @torch.no_grad()
 def assert_same_logits(network, other, patch_size, image_size, channels=3, batch=1):
-    images = torch.randn(
-        batch, channels, image_size, image_size, generator=torch.Generator().manual_seed(1)
-    )
-    expected, got = other(images), network(patchify(images, patch_size))
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(batch, channels, image_size, image_size, generator=generator)
+    expected, actual = other(images), network(patchify(images, patch_size))
     assert expected.std() > 0.1, "logits without spread would prove nothing"
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
-def error_of(network, source):
-    """The one-line message of the InputError; the network must be untouched."""
+def load_error(network, source):
+    """Return the one-line message of `load_encoder`, which must leave the network untouched."""
+    from src.extras.weights.load_encoder import load_encoder
+
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(InputError) as caught:
         load_encoder(network, str(source))
@@ -90,9 +100,10 @@ def save(tmp_path, content, name="weights.pth"):
     return tmp_path / name
 
 
-def checkpoint(tmp_path, state, **network):
-    """A checkpoint as `train.py` writes it, as far as it matters here."""
-    network = {"kind": "vit", "patch_size": 8, "channels": 3, "size": "Ti", "heads": 4} | network
-    hyper_parameters = {"network": network, "dataset": {"classes": ["a", "b"]}}
+def checkpoint(tmp_path, state, images=None, ensemble=1, **network):
+    """Write a checkpoint with the keys that `Checkpoint.open` reads."""
+    config = ViTConfig(**SMALL | network)
+    training = TrainingConfig(ensemble=ensemble)
+    hyper_parameters = describe(images or dataset(), config, training)
     content = {"format": FORMAT, "state_dict": state, "hyper_parameters": hyper_parameters}
     return save(tmp_path, content, "best.ckpt")
