@@ -9,25 +9,34 @@ from torch.testing import assert_close
 from src.errors import InputError
 from src.transforms.patchify import Patchify, normalize, patchify, unpatchify
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+MEAN = [0.4914, 0.4822, 0.4465]
+STD = [0.2470, 0.2435, 0.2616]
 
 
 def test_patches_are_in_row_major_order_with_channels_last():
-    first = [[1, 2, 3, 4], [5, 6, 7, 8]]
-    second = [[10, 20, 30, 40], [50, 60, 70, 80]]
-    images = torch.tensor([[first, second]])  # [1, 2, 2, 4]
+    images = torch.arange(16).view(1, 2, 2, 4)
     expected = [
-        [1, 10, 2, 20, 5, 50, 6, 60],
-        [3, 30, 4, 40, 7, 70, 8, 80],
+        [0, 8, 1, 9, 4, 12, 5, 13],
+        [2, 10, 3, 11, 6, 14, 7, 15],
     ]
+
     assert patchify(images, 2).tolist() == [expected]
     assert Patchify(2)(images).tolist() == [expected]
 
 
-@pytest.mark.parametrize("channels, size, patch_size", [(1, 28, 7), (2, 6, 1), (3, 4, 4)])
+@pytest.mark.parametrize(
+    "channels, size, patch_size",
+    [
+        (1, 28, 7),
+        (2, 6, 1),
+        (3, 4, 4),
+    ],
+)
 def test_unpatchify_inverts_patchify(channels, size, patch_size):
     images = random_images(2, channels, size, size)
+
     patches = patchify(images, patch_size)
+
     assert patches.shape == (2, (size // patch_size) ** 2, patch_size**2 * channels)
     assert torch.equal(unpatchify(patches, patch_size, size, channels), images)
 
@@ -40,14 +49,15 @@ def test_unpatchify_inverts_patchify(channels, size, patch_size):
         (0, 28, 28, "data.patch_size 0 does not divide"),
     ],
 )
-def test_error_of_a_wrong_patch_size_lists_the_choices(patch_size, height, width, message):
+def test_error_of_a_wrong_patch_size_lists_the_choices(
+    patch_size,
+    height,
+    width,
+    message,
+):
+    images = torch.zeros(1, 1, height, width)
     with pytest.raises(InputError, match=message):
-        patchify(torch.zeros(1, 1, height, width), patch_size)
-
-
-def test_unpatchify_rejects_a_wrong_patch_size():
-    with pytest.raises(InputError, match="data.patch_size 5 does not divide"):
-        unpatchify(torch.zeros(1, 1, 1), 5, 28, 1)
+        patchify(images, patch_size)
 
 
 def test_normalize_matches_torchvision():
@@ -55,12 +65,11 @@ def test_normalize_matches_torchvision():
     before = images.clone()
     scaled = TF.to_dtype(images, torch.float32, scale=True)
     expected = TF.normalize(scaled, MEAN, STD)
+
     assert_close(normalize(images, MEAN, STD), expected, rtol=0, atol=1e-5)
     assert torch.equal(images, before)
 
 
-def test_normalize_rejects_other_types_and_channels():
+def test_normalize_rejects_float_images():
     with pytest.raises(InputError, match="images must be uint8"):
         normalize(torch.rand(2, 3, 4, 4), MEAN, STD)
-    with pytest.raises(ValueError):
-        normalize(random_images(2, 1, 4, 4), MEAN, STD)
