@@ -51,9 +51,9 @@ def test_error_for_a_missing_dataset_names_every_place_searched(name, tmp_path, 
     with pytest.raises(InputError) as caught:
         read_torchvision(name, tmp_path, "train")
     message = str(caught.value)
-    for place in (FOLDERS[name], f"{name}/{{train,test}}/<class>/"):
-        assert str(tmp_path / place) in message
-    for part in ("http", "no network", "by hand", "configs/digits.yaml", "--data.root"):
+    assert f"{tmp_path / FOLDERS[name]}/" in message
+    assert f"{tmp_path / name}/{{train,test}}/<class>/" in message
+    for part in ("http", "no network", "configs/digits.yaml"):
         assert part in message
     assert "\n" not in message
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from batches import trainer
+from photos import class_folders
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from src.data import folders, image_set
 from src.data.images import read_image
@@ -40,14 +42,6 @@ def save(folder, name, mode, extension, number):
     if mode != "I;16":
         image = image.convert("RGB")
     image.convert(mode).save(folder / f"{name}.{extension}")
-
-
-def add_split(root, split, count):
-    for name in CLASSES:
-        folder = root / split / name
-        folder.mkdir(parents=True)
-        for index in range(count):
-            save(folder, index, "RGB", "png", index)
 
 
 @pytest.fixture
@@ -112,8 +106,7 @@ def test_training_images_are_held_out_where_there_is_no_val_folder(photos):
 
 
 def test_val_and_test_folders_are_used_whole(photos):
-    add_split(photos, "val", 3)
-    add_split(photos, "test", 2)
+    class_folders(photos, CLASSES, (20, 20), val=3, test=2)
     sets = read(photos, val_fraction=0.25)
     assert len(sets["train"]) == 24
     assert len(sets["val"]) == 9
@@ -131,20 +124,14 @@ def test_a_second_start_decodes_nothing(photos, decoded):
     assert len(decoded) == 24
 
 
-CHANGES = {
-    "the same size but newer": lambda train: os.utime(train / "cat" / "0.png", (1, 1)),
-    "one more": lambda train: save(train / "dog", "new", "RGB", "png", 1),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_the_cache_is_written_again_when_a_file_changes(photos, change, decoded):
+def test_the_cache_is_written_again_when_a_file_changes(photos, decoded):
     read(photos)
-    CHANGES[change](photos / "train")
-    decoded.clear()
-    images = read(photos)["train"]
-    files = list((photos / "train").glob("*/*"))
-    assert len(decoded) == len(images) == len(files)
+    os.utime(photos / "train" / "cat" / "0.png", (1, 1))
+    read(photos)
+    assert len(decoded) == 48
+    save(photos / "train" / "dog", "new", "RGB", "png", 1)
+    assert len(read(photos)["train"]) == 25
+    assert len(decoded) == 73
 
 
 def test_a_damaged_cache_is_written_again(photos):
@@ -167,12 +154,12 @@ def test_the_cache_opens_without_running_code(photos):
 
 
 def mapped_file(images) -> str:
-    """Return the file that the images are mapped from, or '' if they are in ordinary memory."""
+    """Return what the memory of the images is mapped from: a file, if it is mapped."""
     for line in Path("/proc/self/maps").read_text().splitlines():
-        area, *_, name = line.split()
-        first, end = (int(address, 16) for address in area.split("-"))
-        if first <= images.data_ptr() < end:
-            return name if name.startswith("/") else ""
+        area, *_, name = line.split(maxsplit=5)
+        first, end = area.split("-")
+        if int(first, 16) <= images.data_ptr() < int(end, 16):
+            return name
     return ""
 
 
@@ -202,13 +189,18 @@ def test_images_beyond_the_memory_budget_are_the_same(photos, held):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_stream_the_same_batches(photos, workers):
     whole = read(photos)["train"]
-    module = module_of(photos, batch_size=5, memory_budget=budget(10), workers=workers)
+    module = module_of(
+        photos,
+        batch_size=5,
+        memory_budget=budget(10),
+        workers=workers,
+    )
     module.trainer = trainer()
     module.prepare_data()
-    batches = list(module.train_dataloader())
-    order = list(TrainBatches(24, 5, 0, trainer()))
-    assert len(batches) == 4
-    for batch, indices in zip(batches, order, strict=True):
+    loader = module.train_dataloader()
+    assert type(loader) is DataLoader
+    order = TrainBatches(24, 5, 0, trainer())
+    for batch, indices in zip(loader, order, strict=True):
         assert_same(batch, whole.__getitems__(indices))
 
 
@@ -243,21 +235,3 @@ def test_damaged_images_are_named_or_left_out(photos, capsys):
     assert "1 damaged image(s) left out" in capsys.readouterr().out
     with pytest.raises(InputError, match=refusal):  # despite the cache of the other setting
         read(photos)
-
-
-def test_a_class_whose_images_are_all_damaged_is_refused(photos):
-    for path in (photos / "train" / "owl").iterdir():
-        path.write_text("damaged")
-    with pytest.raises(InputError, match="all images of class owl are damaged"):
-        read(photos, skip_broken=True)
-
-
-def test_mean_needs_a_value_per_channel(photos):
-    with pytest.raises(InputError, match="must have 1 values each"):
-        module_of(photos, channels=1, mean=[0.5, 0.5, 0.5])
-
-
-def test_one_class_folder_is_not_enough(tmp_path):
-    (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"at least two class folders are needed, found 1 \(cat\)"):
-        module_of(tmp_path)

@@ -45,43 +45,51 @@ def assert_similar(a, b):
 
 
 @pytest.fixture
-def upright(tmp_path):
-    PHOTO.save(tmp_path / "upright.png")
-    return read(tmp_path / "upright.png")
+def path(tmp_path):
+    return tmp_path / "x.png"
+
+
+@pytest.fixture
+def upright(path):
+    PHOTO.save(path)
+    return read(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tif"])
 def test_a_turned_photo_is_turned_upright(tmp_path, upright, orientation, extension):
-    stored = PHOTO.transpose(TURNS[orientation]) if orientation > 1 else PHOTO
+    path = tmp_path / f"turned.{extension}"
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / f"x.{extension}"
+    stored = PHOTO.transpose(TURNS[orientation]) if orientation > 1 else PHOTO
     stored.save(path, exif=exif, **LOSSLESS.get(extension, {}))
     tolerance = 6 if extension == "jpg" else 1
     assert_close(read(path), upright, tolerance)
     assert read_photo(path, 40).size == PHOTO.size
 
 
-@pytest.mark.parametrize("extension", ["png", "tif", "ppm"])
-def test_16_bits_are_scaled_to_8(tmp_path, extension):
-    Image.fromarray(RED.astype(np.uint16) * 257).save(tmp_path / f"x.{extension}")
-    Image.fromarray(RED).save(tmp_path / "8.png")
-    assert_close(read(tmp_path / f"x.{extension}"), read(tmp_path / "8.png"), 1)
+DEEP = {
+    "png": RED.astype(np.uint16) * 257,
+    "tif": RED.astype(np.uint16) * 257,
+    "ppm": RED.astype(np.uint16) * 257,
+    "255.tif": RED.astype(np.float32),
+    "1.tif": RED.astype(np.float32) / 255,
+}
 
 
-@pytest.mark.parametrize("white", [255, 1])
-def test_floating_point_values_reach_to_255_or_to_1(tmp_path, white):
-    values = RED.astype(np.float32) * (white / 255)
-    values[0, :3] = [np.nan, np.inf, -np.inf]
-    Image.fromarray(values).save(tmp_path / "x.tif")
-    Image.fromarray(RED).save(tmp_path / "8.png")
-    assert_close(read(tmp_path / "x.tif"), read(tmp_path / "8.png"), 3)
+@pytest.mark.parametrize("extension", DEEP)
+def test_deep_images_are_scaled_to_8_bits(tmp_path, path, extension):
+    values = DEEP[extension].copy()
+    if values.dtype == np.float32:
+        values[0, :3] = [np.nan, np.inf, -np.inf]
+    deep = tmp_path / f"deep.{extension}"
+    Image.fromarray(values).save(deep)
+    Image.fromarray(RED).save(path)
+    assert_close(read(deep), read(path), 3)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_parts_become_white(tmp_path, mode):
-    path = tmp_path / "x.png"
+def test_transparent_parts_become_white(path, mode):
     image = PHOTO.convert("RGBA")
     image.paste((9, 9, 9, 0), (0, 0, 40, 10))  # dark, but fully transparent
     image = image.quantize(16) if mode == "P" else image.convert(mode)
@@ -96,67 +104,81 @@ def test_transparent_parts_become_white(tmp_path, mode):
     assert photo.getpixel((5, 5))[3] == 0
 
 
-def test_a_transparent_color_becomes_white(tmp_path):
-    Image.new("RGB", (30, 30), (1, 2, 3)).save(tmp_path / "x.png", transparency=(1, 2, 3))
-    assert (read(tmp_path / "x.png") == 255).all()
-
-
-@pytest.mark.parametrize("name", ["CMYK.jpg", "CMYK.tif", "YCbCr.jpg", "P.gif", "P.png", "P.bmp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CMYK.jpg",
+        "CMYK.tif",
+        "YCbCr.jpg",
+        "P.gif",
+        "P.png",
+        "P.bmp",
+    ],
+)
 def test_colors_of_every_mode(tmp_path, upright, name):
-    mode = name.split(".")[0]
-    image = PHOTO.quantize(256) if mode == "P" else PHOTO.convert(mode)
-    image.save(tmp_path / name, quality=100)
-    assert_similar(read(tmp_path / name), upright)
+    path = tmp_path / name
+    image = PHOTO.quantize(256) if path.stem == "P" else PHOTO.convert(path.stem)
+    image.save(path, quality=100)
+    assert_similar(read(path), upright)
 
 
-def test_black_and_white(tmp_path):
-    Image.fromarray(RED > 100).save(tmp_path / "x.png")
-    assert read(tmp_path / "x.png", 30, 1).unique().tolist() == [0, 255]
+def test_black_and_white(path):
+    Image.fromarray(RED > 100).save(path)
+    assert read(path, 30, 1).unique().tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png", "tif"])
 def test_of_an_animation_the_first_frame_is_read(tmp_path, upright, extension):
-    path = tmp_path / f"x.{extension}"
-    frames = [Image.new("RGB", PHOTO.size, color) for color in ("green", "blue")]
-    options = LOSSLESS.get(extension, {})
-    PHOTO.save(path, save_all=True, append_images=frames, **options)
+    path = tmp_path / f"animation.{extension}"
+    frame = Image.new("RGB", PHOTO.size, "green")
+    PHOTO.save(path, save_all=True, append_images=[frame])
     assert_similar(read(path), upright)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20000, 10), (10, 20000), (20, 20), (21, 20)])
-def test_every_size_is_resized(tmp_path, size):
-    Image.new("RGB", size, "white").save(tmp_path / "x.png")
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (20000, 10),
+        (10, 20000),
+        (20, 20),
+        (21, 20),
+    ],
+)
+def test_every_size_is_resized(path, size):
+    Image.new("RGB", size, "white").save(path)
     for channels in (1, 3):
-        pixels = read(tmp_path / "x.png", channels=channels)
+        pixels = read(path, channels=channels)
         assert pixels.shape == (channels, 20, 20)
         assert (pixels == 255).all()
 
 
 def test_a_large_photo_looks_like_its_small_copy(tmp_path, upright):
     """A large JPEG is decoded at a fraction of its size."""
-    PHOTO.resize((4000, 3000)).save(tmp_path / "x.jpg", quality=95)
-    assert_similar(read(tmp_path / "x.jpg"), upright)
+    path = tmp_path / "large.jpg"
+    PHOTO.resize((4000, 3000)).save(path, quality=95)
+    assert_similar(read(path), upright)
 
 
-def test_an_image_is_cropped_to_its_center_square(tmp_path):
+def test_an_image_is_cropped_to_its_center_square(path):
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
-    image.save(tmp_path / "wide.png")
-    red, green, blue = read(tmp_path / "wide.png", 10)[:, :, 1:-1]
+    image.save(path)
+    red, green, blue = read(path, 10)[:, :, 1:-1]
     assert red.max() == green.max() == 0
     assert blue.min() == 255
 
 
-def test_a_sheet_of_paper_scanned_at_600_dpi_is_read(tmp_path):
-    Image.new("L", (4960, 7016), 200).save(tmp_path / "scan.png")
-    assert (read(tmp_path / "scan.png") == 200).all()
+def test_a_sheet_of_paper_scanned_at_600_dpi_is_read(path):
+    Image.new("L", (4960, 7016), 200).save(path)
+    assert (read(path) == 200).all()
 
 
 def test_decoders_are_loaded_on_first_use_by_many_threads(tmp_path):
     """Pillow's own loading of its decoders is not thread-safe."""
-    for number in range(16):
-        extension = ("png", "webp", "tif", "gif")[number % 4]
-        PHOTO.save(tmp_path / f"{number}.{extension}")
+    for extension in ("png", "webp", "tif", "gif"):
+        for number in range(4):
+            PHOTO.save(tmp_path / f"{number}.{extension}")
     code = """
 import sys
 from concurrent.futures import ThreadPoolExecutor

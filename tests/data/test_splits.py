@@ -1,7 +1,5 @@
 """Opening the images of the dataset that a checkpoint describes."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -33,8 +31,8 @@ def own_images(root) -> DatasetInfo:
 def test_every_data_module_says_which_one_it_is(name):
     info = DATASETS[name]
     kind = getattr(modules, info.module)
-    module = kind(root="somewhere", patch_size=None)
-    assert module.info == replace(info, root="somewhere")
+    module = kind(root="somewhere", patch_size=4)
+    assert module.info == replace(info, root="somewhere", patch_size=4)
 
 
 def test_digits():
@@ -115,14 +113,3 @@ def test_a_name_in_a_checkpoint_is_no_path(tmp_path, offline):
     dataset = replace(DATASETS["cifar10"], name="../other")
     with pytest.raises(InputError, match="was not found"):
         open_split(dataset, "test", root=tmp_path / "data")
-
-
-def test_neither_lightning_nor_torchvision_is_imported():
-    code = """
-import sys
-from src.data.datasets import DATASETS
-from src.data.splits import open_split
-open_split(DATASETS["digits"], "test")
-assert not sys.modules.keys() & {"pytorch_lightning", "torchvision", "matplotlib"}
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -30,21 +30,22 @@ def refusal(path) -> str:
 
 def with_checksums(data: bytes) -> bytes:
     """Correct the checksums of a PNG, so that its decoder sees what was altered."""
-    corrected, place = data[:8], 8
-    while (end := place + 8 + int.from_bytes(data[place : place + 4], "big")) <= len(data) - 4:
-        checksum = zlib.crc32(data[place + 4 : end])
-        corrected += data[place:end] + struct.pack(">I", checksum)
-        place = end + 4
-    return corrected + data[place:]
+    corrected, data = data[:8], data[8:]
+    while len(data) >= 12:
+        end = 8 + int.from_bytes(data[:4], "big")
+        checksum = struct.pack(">I", zlib.crc32(data[4:end]))
+        corrected += data[:end] + checksum
+        data = data[end + 4 :]
+    return corrected + data
 
 
 @pytest.mark.parametrize("side", [9000, 30_000, 2**31 - 1])
 def test_a_decompression_bomb_is_refused_by_its_declared_size(tmp_path, side):
     path = tmp_path / "x.png"
     PHOTO.save(path)
-    data = path.read_bytes()
-    size = struct.pack(">II", side, side)
-    path.write_bytes(with_checksums(data[:16] + size + data[24:]))
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", side, side)
+    path.write_bytes(with_checksums(data))
     message = refusal(path)
     if side == 9000:  # Pillow itself refuses the others
         assert "declares 9000x9000 pixels, the limit for PNG is 39,146,837" in message
@@ -111,11 +112,9 @@ def seed_files(folder) -> list[bytes]:
         (transparent, "png", ANIMATION),
         (deep, "png", {}),
         (PHOTO, "jpeg", {"progressive": True}),
-        (PHOTO.convert("CMYK"), "jpeg", {}),
         (PHOTO, "webp", ANIMATION),
         (transparent, "webp", {"lossless": True}),
         (PHOTO, "gif", ANIMATION),
-        (palette, "bmp", {}),
         (PHOTO, "tiff", {"compression": "tiff_lzw"}),
         (PHOTO, "tiff", {"compression": "jpeg"}),
         (PHOTO.convert("F"), "tiff", ANIMATION),
