@@ -1,164 +1,166 @@
-"""Serves the page of `page.py`, for this computer alone unless told otherwise.
+"""Serve the page of `python classify.py --serve`.
 
-What browsers send is untrusted: its size is limited, no file is handed out but what was sent, and nothing is fetched
-from elsewhere, neither by the server nor by the browser.
+A connection carries one request, within a deadline. What is uploaded is an image, never a path.
+Images are decoded and classified one at a time, because decoding one may take 448 MiB.
 """
 
+import asyncio
 import contextlib
 import errno
-import os
+import ipaddress
+import re
 import signal
 import socket
 import sys
 import tempfile
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from src.errors import InputError
-from src.inference.predictor import Predictor
+from src.errors import InputError, printable
+from src.extras.page.page import JSON, Page
+from src.extras.page.request import UPLOAD, Refusal, Request, host_pattern
+from src.inference.predictor import Predictor, PreparedImage
 
-if TYPE_CHECKING:
-    import gradio as gr
+MAX_CONNECTIONS = 32  # others wait for these
+MAX_UPLOADS = 4  # in memory; others wait for these
+SECONDS = 60  # from accepting a connection to closing it: 20 MiB at 3 Mbit/s
+HEADERS = """\
+Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'
+Cross-Origin-Opener-Policy: same-origin
+Cross-Origin-Resource-Policy: same-origin
+Referrer-Policy: same-origin
+X-Content-Type-Options: nosniff
+Cache-Control: no-store
+Connection: close
+"""
 
-MAX_UPLOAD = (
-    20 * 2**20
-)  # bytes of an image file; that of a camera with 50 million pixels is smaller
-MAX_MESSAGE = 2**20  # bytes of everything else, of which a drawing is the largest: some 10 kB
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"  # Gradio evaluates code
 
-
-def serve(predictor: Predictor, examples: list[tuple[Tensor, str]], host: str, port: int) -> None:
-    """Serve the page until Ctrl-C or SIGTERM.
-
-    Args:
-        examples: images to offer, uint8 [C, S, S], each with the name of its class.
+def serve(
+    predictor: Predictor,
+    examples: list[tuple[Tensor, str]],
+    host: str,
+    port: int,
+    prepare: Callable[[str], PreparedImage],
+    *,
+    draws: bool,
+) -> None:
+    """Serve a `Page` until Ctrl-C or SIGTERM.
 
     Raises:
-        InputError: the port is in use, or the host is not one of this computer's.
+        InputError: the port is in use, or the host is not an address of this computer.
     """
-    _check_address(host, port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="classify-page-") as folder:
-        page = start(predictor, examples, host, port, Path(folder))
-        print(f"Serving {page.title} on {page.local_url} (Ctrl-C stops it)", flush=True)
+    page = Page(predictor, examples, prepare, draws)
+    with listen(host, port) as listener:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        ip = ipaddress.ip_address(listener.getsockname()[0])
+        name = _network_address() if ip.is_unspecified else printable(host)
+        url = f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+        print(f"Serving {printable(predictor.dataset.name)} on {url} (Ctrl-C stops it)", flush=True)
+        if not ip.is_loopback:
+            print(f"note: everyone who can reach this computer can use {url}", flush=True)
+        hosts = host_pattern(host, port, ip.is_loopback)
         try:
-            threading.Event().wait()
+            asyncio.run(Server(page, hosts).run(listener))
         except KeyboardInterrupt:
             print()
-        finally:
-            page.close(verbose=False)
 
 
-def start(
-    predictor: Predictor, examples: list[tuple[Tensor, str]], host: str, port: int, folder: Path
-) -> "gr.Blocks":
-    """Begin to serve the page, in threads; what is uploaded lies in `folder`, for a few minutes each."""
-    from src.extras.page.page import (  # only here: Gradio takes seconds to import, a mistake is said at once
-        build,
-        gr,
-    )
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that accepts connections to `host`.
 
-    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_EXAMPLES_CACHE": str(folder)}
-    page = build(predictor, examples)
-    from starlette.middleware import Middleware  # comes with Gradio
-
-    page.launch(
-        server_name=host,
-        server_port=port,
-        app_kwargs={"middleware": [Middleware(Guard, folder=folder)]},
-        max_file_size=MAX_UPLOAD,
-        allowed_paths=[],
-        footer_links=[],
-        theme=gr.themes.Default(
-            font=["system-ui", "sans-serif"], font_mono=["monospace"]
-        ),  # the computer's own
-        css=Path(__file__).with_name("page.css").read_text(),
-        share=False,
-        ssr_mode=False,
-        mcp_server=False,
-        run_history=False,
-        enable_monitoring=False,
-        inline=False,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
-    return page
-
-
-def _check_address(host: str, port: int) -> None:
-    """Take the address for a moment: what is wrong with it is found before Gradio words it in its own way."""
+    Raises:
+        InputError: the port is in use, or the host is not an address of this computer.
+    """
     if not 1 <= port <= 65535:
-        raise InputError(f"--port {port}: use 1 to 65535, for example 7860")
+        raise InputError(f"--port must be from 1 to 65535, got {port}; the default is 7860")
     try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            probe.listen()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(
-                f"--port {port} is in use; choose another, or stop what uses it"
-            ) from None
-        if error.errno == errno.EACCES:
-            raise InputError(
-                f"--port {port}: no permission to use it; choose one above 1023"
-            ) from None
-        raise InputError(
-            f"--host {host}: not an address of this computer; use 127.0.0.1, or 0.0.0.0 for all"
-        ) from None
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=256)
+    except (OSError, UnicodeError) as error:
+        problems = {
+            errno.EADDRINUSE: f"--port {port} is in use; choose another, or stop what uses it",
+            errno.EACCES: f"--port {port} needs administrator rights; choose one above 1023",
+        }
+        unknown = f"--host {host} is not an address of this computer; use 127.0.0.1 or 0.0.0.0"
+        raise InputError(problems.get(getattr(error, "errno", 0), unknown)) from None
 
 
-class Guard:
-    """Refuses, before Gradio sees them, requests that the page never makes, and has browsers load nothing from outside.
+def _network_address() -> str:
+    """Return the address of this computer on its network, or else its name."""
+    with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; an address for documentation, RFC 5737
+        return str(probe.getsockname()[0])
+    return socket.gethostname()
 
-    Gradio itself would fetch any address of the Internet for whoever asks for it as a file.
+
+class Server:
+    """An HTTP server for one page.
+
+    Args:
+        page: what is served.
+        hosts: `Host` headers that are accepted.
     """
 
-    def __init__(self, app, folder: Path):
-        self.app, self.folder = app, folder
+    def __init__(self, page: Page, hosts: re.Pattern[str]) -> None:
+        self.page = page
+        self.files = page.files()
+        self.hosts = hosts
+        self.connections = asyncio.Semaphore(MAX_CONNECTIONS)
+        self.uploads = asyncio.Semaphore(MAX_UPLOADS)
+        self.worker = ThreadPoolExecutor(max_workers=1)
 
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+    async def run(self, listener: socket.socket) -> None:
+        """Answer requests until cancelled."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)  # it would print tracebacks of lost connections
+        with tempfile.TemporaryDirectory(prefix="page-") as folder:
+            self.path = Path(folder, "image")
+            await asyncio.start_server(self._handle, sock=listener)
+            try:
+                await asyncio.Event().wait()  # not serve_forever: it waits for open connections
+            finally:
+                self.worker.shutdown(cancel_futures=True)
 
-        async def with_policy(message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"content-security-policy", POLICY.encode()),
-                ]
-            await send(message)
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(SECONDS), self.connections:
+                writer.write(await self._respond(reader))
+                writer.write_eof()
+                while await reader.read(2**16):
+                    pass  # closing a socket with unread data would discard the answer
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            pass  # the client is gone or too slow, or its headers are too long
+        except Exception as error:
+            print(f"error: page: {printable(repr(error))}", file=sys.stderr)
+        finally:
+            writer.transport.abort()
 
-        if reason := self.refusal(scope):
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 403,
-                    "headers": [(b"content-type", b"text/plain")],
-                }
-            )
-            return await send({"type": "http.response.body", "body": reason.encode()})
-        await self.app(scope, receive, with_policy)
-
-    def refusal(self, scope) -> str | None:
-        path, headers = scope["path"], dict(scope["headers"])
-        if "proxy=" in path or (
-            "file=" in path and not _is_within(path.split("file=", 1)[1], self.folder)
-        ):
-            return "only what was sent to this page is served"
-        size, most = (
-            headers.get(b"content-length", b"0"),
-            MAX_UPLOAD + 2**20 if path.endswith("/upload") else MAX_MESSAGE,
-        )
-        if scope["method"] == "POST" and (b"transfer-encoding" in headers or int(size) > most):
-            return f"more than {most >> 20} MiB"
-        return None
+    async def _respond(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            request = Request(await reader.readuntil(b"\r\n\r\n"))
+            request.check(self.hosts, self.files)
+            if request.path != UPLOAD:
+                return _response(200, *self.files[request.path])
+            async with self.uploads:
+                upload = await reader.readexactly(int(request.headers["content-length"]))
+                loop = asyncio.get_running_loop()
+                work = loop.run_in_executor(self.worker, self.page.answer, upload, self.path)
+                return _response(200, JSON, await work)
+        except Refusal as refusal:
+            status, reason = refusal.args
+        except InputError as error:
+            status, reason = 422, str(error)
+        return _response(status, "text/plain; charset=utf-8", reason.encode())
 
 
-def _is_within(path: str, folder: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError):  # a NUL byte, a name that is too long
-        return Path(path).resolve().is_relative_to(folder.resolve())
-    return False
+def _response(status: int, kind: str, content: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\n{HEADERS}"
+    head += f"Content-Type: {kind}\nContent-Length: {len(content)}\n\n"
+    return head.replace("\n", "\r\n").encode() + content
