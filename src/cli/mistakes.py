@@ -84,7 +84,7 @@ def _class_in_config(group: str, tree: dict[str, Any]) -> str:
 def _class_in_flags(group: str, flags: list[str]) -> str | None:
     """Return the class of the last flag that names one; None if no flag does."""
     chosen = None
-    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         name, _, value = flag.partition("=")
         if name in (f"--{group}", f"--{group}.class_path"):
             chosen = value or following

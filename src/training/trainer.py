@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Trainer as LightningTrainer
-from pytorch_lightning.callbacks import Callback, RichProgressBar, Timer
+from pytorch_lightning.callbacks import Callback, Checkpoint, RichProgressBar, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src.errors import InputError, one_line
-from src.runs.checkpoint import Checkpoint
+from src.runs.checkpoint import Checkpoint as OpenedCheckpoint
 from src.training.checkpointing import AtomicCheckpointIO
 from src.training.precision import automatic_precision
 from src.training.stopping import early_stopping
@@ -36,7 +36,7 @@ class Trainer(LightningTrainer):
 
 
 def make_trainer(
-    settings: dict[str, Any], patience: int | None, resumed: Checkpoint | None
+    settings: dict[str, Any], patience: int | None, resumed: OpenedCheckpoint | None
 ) -> Trainer:
     """Return a trainer with the user's settings and callbacks.
 
@@ -53,6 +53,8 @@ def make_trainer(
     overrides = {
         "callbacks": callbacks,
         "enable_progress_bar": progress_bar,
+        # Ours are added later; Lightning would add one of its own.
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "logger": [] if loggers in (None, True, False) else loggers,
         "plugins": [*_as_list(settings["plugins"]), AtomicCheckpointIO(resumed)],
         "enable_model_summary": False,

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from src.transforms import color, policies
 from src.transforms.geometry import affine, box_mask, compose, crop_maps, resample
 from src.transforms.patchify import check_images, normalize_
 
+Policy = Literal["none", "randaugment", "trivialaugment"]
+EraseFill = Literal["noise", "constant"]
 MAXIMA = {
     "translate": 1000,
     "rotate": 180,
@@ -80,11 +82,11 @@ class Augmentation:
     resized_crop: float = 0.0
     jitter: float = 0.0
     hue: float = 0.0
-    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    policy: Policy = "none"
     policy_ops: int = 2
     policy_magnitude: int = 9
     erase: float = 0.0
-    erase_fill: Literal["noise", "constant"] = "noise"
+    erase_fill: EraseFill = "noise"
     mixup: float = 0.0
     cutmix: float = 0.0
 
@@ -96,6 +98,10 @@ class Augmentation:
                 raise InputError(
                     f"data.augment.{name} must be between {low} and {high}, got {value}"
                 )
+        for name, choices in (("policy", Policy), ("erase_fill", EraseFill)):
+            if (value := getattr(self, name)) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise InputError(f"data.augment.{name} must be one of {known}, got {value}")
 
 
 @dataclass
