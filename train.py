@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 def main(args: list[str]) -> None:
     # Imported late: these take seconds, and Ctrl-C must work meanwhile.
+    from src.cli.fast_import import import_torchmetrics
+
+    import_torchmetrics()
     from src.cli.messages import announce, print_results, silence_lightning
     from src.cli.parser import parse
     from src.training.build import build
