@@ -24,7 +24,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,8 @@ class Classifier(LightningModule):
         dataset: the images to classify.
         config: architecture and training settings.
     """
+
+    kind: ClassVar[str]  # of the network, as a checkpoint names it
 
     def __init__(self, dataset: DatasetInfo | dict[str, Any], config: Any):
         super().__init__()
@@ -119,6 +121,11 @@ class Classifier(LightningModule):
             InputError: the file cannot be opened, or holds another kind of network.
         """
         checkpoint = Checkpoint.open(checkpoint_path)
+        if checkpoint.network.kind != cls.kind:
+            raise InputError(
+                f"{checkpoint_path}: a checkpoint of a {checkpoint.network.kind}, not of a "
+                f"{cls.kind}; load it with the class that wrote it"
+            )
         checkpoint.build_network()  # refuses a network that does not fit its weights
         hparams = to_primitives(checkpoint.network) | to_primitives(checkpoint.training)
         try:
@@ -126,8 +133,8 @@ class Classifier(LightningModule):
             model.load_state_dict(checkpoint.content["state_dict"])
         except (TypeError, RuntimeError) as error:
             raise InputError(
-                f"{checkpoint_path}: not a checkpoint of a {cls.__name__} ({one_line(error)}); "
-                "load it with the class that wrote it"
+                f"{checkpoint_path}: does not fit a {cls.__name__} with these arguments "
+                f"({one_line(error)}); change only training settings"
             ) from None
         return model.to(map_location)
 
@@ -305,6 +312,8 @@ class ViT(Classifier):
         settings: those of `ViTHyperparameters`.
     """
 
+    kind = ViTHyperparameters.kind
+
     def __init__(
         self,
         dataset: Any,
@@ -342,6 +351,8 @@ class CNN(Classifier):
         dataset: see `ViT`.
         settings: those of `CNNHyperparameters`.
     """
+
+    kind = CNNHyperparameters.kind
 
     def __init__(self, dataset: Any, **settings: Any):
         super().__init__(dataset, CNNHyperparameters(**settings))
