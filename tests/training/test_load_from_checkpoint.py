@@ -1,0 +1,112 @@
+"""`load_from_checkpoint`, and resuming, with Lightning's own Trainer."""
+
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from library import cnn, digits, small, trainer
+
+from src.data.modules import DigitsDataModule
+from src.errors import InputError
+from src.training.classifier import CNN, ViT
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def save(folder, model):
+    """Train for two steps and return the path of the checkpoint."""
+    fit = trainer(1, limit_train_batches=2)
+    fit.fit(model, digits())
+    fit.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def change(path, *keys, **values):
+    """Change values in the hyperparameters of a checkpoint, under `keys`."""
+    content = torch.load(path, weights_only=True)
+    tree = content["hyper_parameters"]
+    for key in keys:
+        tree = tree[key]
+    tree |= values
+    torch.save(content, path)
+
+
+def assert_equal_weights(a, b):
+    expected = b.state_dict()
+    assert a.state_dict().keys() == expected.keys()
+    for key, value in a.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ema_decay": 0.9}, {"ensemble": 2}, {"optimizer": "muon"}],
+    ids=str,
+)
+def test_the_model_is_restored(tmp_path, options):
+    model = small(**options)
+    again = ViT.load_from_checkpoint(save(tmp_path, model))
+    assert again.hparams == model.hparams
+    assert_equal_weights(again, model)
+    assert again.training, "as Lightning's own does"
+
+
+def test_a_run_of_train_py_is_loaded_and_trained_further(digits_run):
+    path = str(digits_run / "checkpoints" / "last.ckpt")
+    model = ViT.load_from_checkpoint(path, lr=1e-4)
+    assert model.config.lr == 1e-4
+    assert model.network_config.width == 8
+    trainer(1).fit(model, datamodule=DigitsDataModule())
+    assert model.lr_now < 1e-4
+
+
+def test_the_network_cannot_be_changed(tmp_path):
+    path = save(tmp_path, small())
+    with pytest.raises(InputError, match="does not fit a ViT with these arguments"):
+        ViT.load_from_checkpoint(path, width=32)
+
+
+def test_the_other_class_is_refused(tmp_path):
+    path = save(tmp_path, cnn())
+    assert isinstance(CNN.load_from_checkpoint(path), CNN)
+    with pytest.raises(InputError, match="a checkpoint of a cnn, not of a vit"):
+        ViT.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("group", ["dataset", "network", "training"])
+def test_a_checkpoint_cannot_name_another_file_to_load(tmp_path, group):
+    path = save(tmp_path, small())
+    change(path, group, init_from="torchvision:vit_b_16")
+    with pytest.raises(InputError, match="do not fit each other .*init_from"):
+        ViT.load_from_checkpoint(path)
+
+
+def test_a_checkpoint_cannot_declare_a_network_that_fills_the_memory(tmp_path):
+    path = save(tmp_path, small())
+    change(path, "network", depth=10**6)
+    with pytest.raises(InputError, match="do not fit each other"):
+        ViT.load_from_checkpoint(path)
+
+
+def test_code_in_a_file_is_refused(tmp_path):
+    content = {"state_dict": {}, "hyper_parameters": {"network": math.sqrt}}
+    torch.save(content, tmp_path / "hostile.ckpt")
+    with pytest.raises(InputError, match="never code"):
+        ViT.load_from_checkpoint(tmp_path / "hostile.ckpt")
+
+
+def test_lightnings_trainer_resumes_exactly(tmp_path):
+    options = {"dropout": 0.2, "warmup_epochs": 0, "min_lr": 1e-2}  # a constant learning rate
+    models = []
+    for stops in ((4,), (2, 4)):
+        pl.seed_everything(0)
+        path = None
+        for epochs in stops:
+            model = small(**options)
+            fit = trainer(epochs)
+            fit.fit(model, digits(), ckpt_path=path, weights_only=True)
+            path = tmp_path / f"{epochs}.ckpt"
+            fit.save_checkpoint(path)
+        models.append(model)
+    assert_equal_weights(*models)
