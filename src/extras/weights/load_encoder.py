@@ -1,28 +1,92 @@
-"""The loading of a trained encoder for fine-tuning, from torchvision, timm or a checkpoint of ours."""
+"""Start a network from the encoder of a trained one (`--model.init_from`)."""
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.errors import InputError
-from src.extras.weights.names import TIMM, TORCHVISION, TORCHVISION_OLD, convert, inverse, rename
-from src.models.stem import ConvStem, doubling
-from src.models.vit import SIZES, VisionTransformer, sincos_positions
-from src.runs.checkpoint import load_checkpoint, network_weights
-from src.runs.directory import find_trained
+from src.extras.weights.read_encoder import (
+    TORCHVISION_PREFIX,
+    Encoder,
+    infer_options,
+    read_encoder,
+)
+from src.models.blocks import sincos_positions
+from src.models.stem import ConvStem
+from src.models.vit import VisionTransformer
+from src.runs.directory import find_finished
 
-# Heads leave no trace in the shapes. These are the published sizes; the last is ViT-H.
-HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()} | {
-    (1280, 32): 16
-}
+if TYPE_CHECKING:
+    from src.training.classifier import ViT
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def initialize(model: "ViT") -> str:
+    """Load `model.init_from` into a model, and into its averaged weights if it has any.
+
+    Returns:
+        The report of `load_encoder`.
+
+    Raises:
+        InputError: see `load_encoder`.
+    """
+    assert isinstance(model.net, VisionTransformer)
+    report = load_encoder(model.net, str(model.init_from))
+    if model.ema:
+        model.ema.load_state_dict(model.net.state_dict())
+    model.initialized = True
+    return report
+
+
+def load_encoder(network: VisionTransformer, source: str) -> str:
+    """Load everything but the head from trained weights; resample positions to the network's grid.
+
+    Everything is checked before anything is copied: after an error the network is unchanged.
+
+    Args:
+        network: the network to fill. Its head is left as it is.
+        source: `torchvision:vit_b_16`, or another vit_* of torchvision; a state dict of
+            torchvision or timm (.pth, .pt, .bin, .safetensors); a checkpoint of this program
+            (.ckpt), its run directory, or the folder of all runs of a name. Averaged weights are
+            preferred where a checkpoint has them.
+
+    Returns:
+        A report of a few lines: what was loaded, resampled, not used, and what is new.
+
+    Raises:
+        InputError: the source cannot be read safely, or its encoder does not fit the network.
+    """
+    path = Path(source).expanduser()
+    is_name = not path.suffix and not source.startswith(TORCHVISION_PREFIX)
+    if path.is_dir() or is_name:
+        source = str(find_finished(source))
+    encoder = read_encoder(source)
+    own = network.state_dict()
+    head = {key: value for key, value in own.items() if key.startswith("head.")}
+    expected = {key: value for key, value in own.items() if key not in head}
+    _check_fit(encoder, network, expected)
+    positions, resampled = _fit_positions(encoder, network)
+    network.load_state_dict(encoder.state | {"positions": positions} | head)
+    heads = str(_heads(network))
+    heads += ", as in the source" if "heads" in encoder.options else ", which the source lacks"
+    lines = [
+        f"encoder from {source} ({encoder.style})",
+        f"  loaded     {len(encoder.state)} tensors",
+        f"  resampled  {resampled}",
+        f"  not used   {_describe_head(encoder.head)}",
+        f"  new        {_describe_head(head['head.weight'])}",
+        f"  heads      {heads}",
+    ]
+    return "\n".join(lines)
 
 
 def resample_positions(positions: Tensor, side: int, extra_tokens: int) -> Tensor:
-    """Bicubic interpolation of position embeddings to another grid, section 3.2 of the ViT paper (arXiv:2010.11929).
+    """Interpolate position embeddings to another grid, section 3.2 of the ViT paper.
 
     Args:
         positions: [1, extra_tokens + S * S, D].
@@ -30,293 +94,141 @@ def resample_positions(positions: Tensor, side: int, extra_tokens: int) -> Tenso
         extra_tokens: tokens before the grid, such as the class token; they are kept as they are.
 
     Returns:
-        [1, extra_tokens + side * side, D], in the same dtype. Smaller grids are antialiased.
+        [1, extra_tokens + side * side, D], in the same dtype: bicubic, smaller grids antialiased.
 
     Raises:
-        InputError: when the tokens after the first `extra_tokens` are not a square.
+        InputError: the tokens after the first `extra_tokens` are not a square.
     """
-    extra, grid = positions[:, :extra_tokens], positions[:, extra_tokens:]
-    old = math.isqrt(grid.shape[1])
-    if old == 0 or old**2 != grid.shape[1]:
+    old = _grid_side(positions, extra_tokens)
+    if old is None:
         raise InputError(
-            f"positions {list(positions.shape)} are not a square grid after {extra_tokens} extra tokens; "
-            "only square images can be resampled"
+            f"positions {list(positions.shape)} are not a square grid after {extra_tokens} extra "
+            "tokens; only square images can be resampled"
         )
     if old == side:
         return positions
-    grid = grid.float().transpose(1, 2).unflatten(2, (old, old))
-    grid = F.interpolate(
-        grid, size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    extra, grid = positions[:, :extra_tokens], positions[:, extra_tokens:]
+    images = grid.float().transpose(1, 2).unflatten(2, (old, old))
+    resized = F.interpolate(
+        images, size=(side, side), mode="bicubic", antialias=True, align_corners=False
     )
-    return torch.cat([extra, grid.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
+    tokens = resized.flatten(2).transpose(1, 2)
+    return torch.cat([extra, tokens.to(positions.dtype)], dim=1)
 
 
-def load_encoder(network: VisionTransformer, source: str) -> str:
-    """Load everything but the head from trained weights; position embeddings are resampled to the network's grid.
-
-    Nothing is copied before everything is checked: after an error the network is what it was.
-
-    Args:
-        network: the network to fill. Its head stays as it is.
-        source: `torchvision:vit_b_16` (or another vit_* of torchvision, downloaded by it); or a file: a state dict of
-            torchvision or timm (.pth, .pt, .bin, .safetensors); or a checkpoint of this program (.ckpt), its run
-            directory, or the folder of a name's runs; the averaged weights are taken where it has them.
-
-    Returns:
-        A report of a few lines: what was loaded, resampled, not used, and what is new.
-
-    Raises:
-        InputError: when the source cannot be read safely, or its encoder is not that of the network.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir() or not (
-        path.suffix or source.startswith("torchvision:")
-    ):  # a run, or the name of one
-        source = str(find_trained(source))
-    found = _read(source)
-    own = network.state_dict()
-    head = {key: value for key, value in own.items() if key.startswith("head.")}
-    _compare(source, found, network, {key: value for key, value in own.items() if key not in head})
-    positions, resampled = _fit_positions(source, found, network)
-    network.load_state_dict(found.state | {"positions": positions} | head)
-    heads = network.blocks[0].attention.heads
-    heads = (
-        f"{heads}, as in the source"
-        if "heads" in found.options
-        else f"{heads}, which the source does not tell"
-    )
-    return "\n".join(
-        [
-            f"encoder from {source} ({found.style})",
-            f"  loaded     {len(found.state)} tensors",
-            f"  resampled  {resampled}",
-            f"  not used   {_head(found.head)}",
-            f"  new        {_head(head.get('head.weight'))}",
-            f"  heads      {heads}",
-        ]
-    )
+def _grid_side(positions: Tensor, extra_tokens: int) -> int | None:
+    """Return the tokens along one side of the grid; None if it is not a square."""
+    tokens = positions.shape[1] - extra_tokens
+    side = math.isqrt(max(0, tokens))
+    return side if side and side**2 == tokens else None
 
 
-class _Found(NamedTuple):
-    """What a source holds: its encoder in our names, and what the tensors alone do not say."""
-
-    style: str
-    state: dict[str, Tensor]
-    head: Tensor | None  # [K, D]
-    names: dict[str, str]  # ours -> those of the source
-    options: dict[str, int]  # patch_size, channels and heads, where they are known
-
-    def shown(self, key: str) -> str:
-        """Name and shape of one of our tensors as the source has it, for messages."""
-        return f"{rename(key, self.names) or key}" + (
-            f" {list(self.state[key].shape)}" if key in self.state else ""
-        )
-
-
-def _read(source: str) -> _Found:
-    if source.endswith(".ckpt"):
-        return _from_checkpoint(source, load_checkpoint(Path(source).expanduser()))
-    state = _download(source) if source.startswith("torchvision:") else _open(source)
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
-        raise InputError(
-            f"{source}: holds no named tensors but a {type(state).__name__}; give a state dict"
-        )
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"{source}: {key} is a {type(value).__name__}, not a tensor; give a state dict"
-            )
-    return _from_library(source, state)
-
-
-def _from_checkpoint(source: str, checkpoint: dict) -> _Found:
-    hparams, (state, averaged) = checkpoint["hyper_parameters"], network_weights(checkpoint)
-    network = hparams["network"]
-    if (members := hparams.get("ensemble", 1)) != 1:
-        raise InputError(
-            f"{source}: an ensemble of {members} networks; give a run of a single network"
-        )
-    if network["kind"] != "vit":
-        raise InputError(f"{source}: holds a {network['kind']}, not a ViT; give weights of a ViT")
-    heads = network.get("heads") or SIZES.get(network.get("size"), {}).get("heads")
-    options = {
-        "patch_size": network.get("patch_size"),
-        "channels": network.get("channels"),
-        "heads": heads,
+def _check_fit(encoder: Encoder, network: VisionTransformer, expected: dict[str, Tensor]) -> None:
+    """Raise InputError at the first tensor that does not fit; name every setting to change."""
+    source = encoder.source
+    own = _options(network, expected)
+    differing = {
+        name: value for name, value in encoder.options.items() if value != own.get(name, value)
     }
-    style = f"{'averaged' if averaged else 'trained'} weights of a checkpoint"
-    return _Found(style, _without_head(state), state.get("head.weight"), {}, options)
-
-
-def _from_library(source: str, state: dict[str, Tensor]) -> _Found:
-    if "conv_proj.weight" in state or "encoder.pos_embedding" in state:
-        style, names, old = "torchvision names", TORCHVISION, TORCHVISION_OLD
-    elif "patch_embed.proj.weight" in state or "pos_embed" in state:
-        style, names, old = "timm names", TIMM, {}
-    else:
-        raise InputError(
-            f"{source}: {next(iter(state))} is not a name of a ViT of torchvision or timm; give weights of one of these"
-        )
-    head, conv = (
-        state.get(names["head."] + "weight"),
-        state.get(names["embed."] + "weight", torch.empty(0)),
-    )
-    options = {"channels": conv.shape[1], "patch_size": conv.shape[-1]} if conv.ndim == 4 else {}
-    state = convert(_without_head(state), inverse(names) | old, source)
-    if heads := HEADS.get((_facts(state).get("width"), _facts(state)["depth"])):
-        options["heads"] = heads
-    return _Found(style, state, head, names, options)
-
-
-def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(("head.", "heads.", "pre_logits."))
-    }
-
-
-def _download(source: str) -> dict:
-    from torchvision import models  # half a second to import, for this source alone
-
-    name = source.removeprefix("torchvision:")
-    known = [model for model in models.list_models() if model.startswith("vit_")]
-    if name not in known:
-        raise InputError(
-            f"{source} is unknown; choose one of {', '.join('torchvision:' + model for model in known)}"
-        )
-    weights = models.get_model_weights(name).DEFAULT
-    try:
-        return weights.get_state_dict(
-            progress=True, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except Exception as error:  # no network, a full disk, a wrong hash, half a file
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        reason = " ".join(str(error).split())[:200]
-        message = (
-            f"{source}: no download ({reason}); get {weights.url} by hand and save it as {file}"
-        )
-        raise InputError(message) from error
-
-
-def _open(source: str) -> Any:
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"{source}: no such file; give a .pth, .safetensors or .ckpt file, or torchvision:vit_b_16"
-        )
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError:
-            raise InputError(
-                f"{source}: the safetensors package is missing; pip install safetensors"
-            ) from None
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise InputError(
-            f"{source}: not a file of tensors that opens without running code ({type(error).__name__}); "
-            f"save a state dict again, with {'safetensors' if path.suffix == '.safetensors' else 'torch.save'}"
-        ) from error
-
-
-def _compare(
-    source: str, found: _Found, network: VisionTransformer, expected: dict[str, Tensor]
-) -> None:
-    """Raise InputError at the first tensor that does not fit; the line names every option to change."""
-    stem, patch_size = isinstance(network.embed, ConvStem), network.patch_size
-    have = _facts(expected) | {"heads": network.blocks[0].attention.heads, "patch_size": patch_size}
-    have["channels"] = (
-        network.embed.channels if stem else network.embed.in_features // patch_size**2
-    )
-    wanted = _facts(found.state) | found.options
-    wanted = {name: value for name, value in wanted.items() if value != have.get(name, value)}
-    flags = [
-        f"--{'data' if name == 'patch_size' else 'model'}.{name} {'null' if value is None else str(value).lower()}"
-        for name, value in wanted.items()
-        if name != "channels"
-    ]
-    channels = [f"use images of {wanted['channels']} channels"] if "channels" in wanted else []
-    advice = ["set " + " ".join(flags)] * bool(flags) + channels
-    remedy = " and ".join(advice) or "use the complete weights of a plain ViT"
-
+    remedy = _remedy(differing)
     for key, value in expected.items():
-        shape = found.state[key].shape if key in found.state else None
-        if shape is None:
-            raise InputError(
-                f"{source}: {found.shown(key)} is missing, the model's is {list(value.shape)}; {remedy}"
-            )
-        if (
-            shape[-1:] != value.shape[-1:]
-            or len(shape) != value.ndim
-            or (key != "positions" and shape != value.shape)
-        ):
-            raise InputError(
-                f"{source}: {found.shown(key)} does not fit the model's {list(value.shape)}; {remedy}"
-            )
-    for key in found.state:
+        name, shape = encoder.describe(key), list(value.shape)
+        found = encoder.state.get(key)
+        if found is None:
+            raise InputError(f"{source}: {name} is missing, the model's is {shape}; {remedy}")
+        if not _has_shape(found, value, is_positions=key == "positions"):
+            raise InputError(f"{source}: {name} does not fit the model's {shape}; {remedy}")
+    for key in encoder.state:
         if key not in expected:
-            raise InputError(f"{source}: {found.shown(key)} has no place in the model; {remedy}")
-    for name, value in wanted.items():
-        raise InputError(
-            f"{source}: {name} is {value} in the file but {have[name]} in the model; {remedy}"
-        )
-
-
-def _facts(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The options of `VisionTransformer` that show in a state dict."""
-    width = state["norm.weight"].numel() if "norm.weight" in state else 0
-    stages = [(*value.shape, 0)[0] for key, value in state.items() if key.endswith(".conv1.weight")]
-    doubled = not stages or stages[:-1] == doubling(stages[-1], len(stages))
-    facts = {
-        "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "stem_layers": len(stages),
-        "stem_width": None if doubled else stages[0],
-        "whiten": any(key.startswith("embed.whiten.") for key in state),
-        "pool": "cls"
-        if "class_token" in state
-        else "sequence"
-        if "sequence_pool.score.weight" in state
-        else "mean",
-    }
-    if width:
-        facts["width"] = width
-        if "blocks.0.mlp.0.bias" in state:
-            facts["mlp_ratio"] = round(state["blocks.0.mlp.0.bias"].numel() / width, 4)
-    return facts
-
-
-def _head(weight: Tensor | None) -> str:
-    return "nothing" if weight is None or weight.ndim == 0 else f"head ({len(weight)} classes)"
-
-
-def _fit_positions(source: str, found: _Found, network: VisionTransformer) -> tuple[Tensor, str]:
-    """The source's positions on the network's grid, and what was done to them."""
-    positions, extra = found.state["positions"], int(network.pool == "cls")
-    side = math.isqrt(max(0, positions.shape[1] - extra))
-    if positions.shape[0] != 1 or side == 0 or side**2 != positions.shape[1] - extra:
-        raise InputError(
-            f"{source}: {found.shown('positions')} is not a square grid after {extra} class token, the model's is "
-            f"{list(network.positions.shape)}; use weights trained on square images"
-        )
-    report = (
-        f"positions from {side}x{side} to {network.side}x{network.side}"
-        if side != network.side
-        else "nothing"
-    )
-    if not isinstance(network.positions, nn.Parameter):  # a formula: it knows the other grid too
-        if not torch.allclose(
-            positions[0, extra:].float(), sincos_positions(side, positions.shape[2]), atol=1e-3
-        ):
             raise InputError(
-                f"{source}: {found.shown('positions')} is learned, the model's {list(network.positions.shape)} "
-                "is fixed; set --model.positions learned"
+                f"{source}: {encoder.describe(key)} has no place in the model; {remedy}"
             )
-        return network.positions, report
-    return resample_positions(positions, network.side, extra), report
+    for name, value in differing.items():
+        raise InputError(
+            f"{source}: {name} is {value} in the file but {own[name]} in the model; {remedy}"
+        )
+    for key, value in expected.items():
+        _check_values(encoder, key, value)
+
+
+def _has_shape(found: Tensor, expected: Tensor, is_positions: bool) -> bool:
+    """Return whether a tensor has the shape that is expected; positions may have another grid."""
+    if is_positions and found.ndim == 3:
+        return found.shape[2] == expected.shape[2]
+    return found.shape == expected.shape
+
+
+def _check_values(encoder: Encoder, key: str, expected: Tensor) -> None:
+    found = encoder.state[key]
+    dtypes = FLOATS if expected.is_floating_point() else (expected.dtype,)
+    problem = ""
+    if found.dtype not in dtypes:
+        problem = f"is of type {found.dtype}"
+    elif not found.float().isfinite().all():
+        problem = "has infinite or NaN values"
+    if problem:
+        raise InputError(
+            f"{encoder.source}: {encoder.describe(key)} {problem}; give weights in floating point "
+            "as they were trained"
+        )
+
+
+def _options(network: VisionTransformer, state: dict[str, Tensor]) -> dict[str, Any]:
+    embed, patch_size = network.embed, network.patch_size
+    if isinstance(embed, ConvStem):
+        channels = embed.channels
+    else:
+        assert patch_size
+        channels = embed.in_features // patch_size**2
+    known = {"heads": _heads(network), "patch_size": patch_size, "channels": channels}
+    return infer_options(state) | known
+
+
+def _heads(network: VisionTransformer) -> int:
+    first: Any = network.blocks[0]
+    return first.attention.heads
+
+
+def _remedy(differing: dict[str, Any]) -> str:
+    """Return what to change so that the network has these settings."""
+    flags, advice = [], []
+    for name, value in differing.items():
+        if name == "channels":
+            advice.append(f"use images of {value} channels")
+        else:
+            owner = "data" if name == "patch_size" else "model"
+            text = "null" if value is None else str(value).lower()
+            flags.append(f"--{owner}.{name} {text}")
+    if flags:
+        advice.insert(0, "set " + " ".join(flags))
+    return " and ".join(advice) or "use the complete weights of a plain ViT"
+
+
+def _describe_head(weight: Tensor | None) -> str:
+    if weight is None or weight.ndim == 0:
+        return "nothing"
+    return f"head ({len(weight)} classes)"
+
+
+def _fit_positions(encoder: Encoder, network: VisionTransformer) -> tuple[Tensor, str]:
+    """Return the source's positions on the network's grid, and a report of what was done."""
+    positions, extra = encoder.state["positions"], int(network.pool == "cls")
+    what = f"{encoder.source}: {encoder.describe('positions')}"
+    shape = list(network.positions.shape)
+    side = _grid_side(positions, extra)
+    if positions.shape[0] != 1 or side is None:
+        raise InputError(
+            f"{what} is not a square grid after {extra} class token, the model's is {shape}; use "
+            "weights trained on square images"
+        )
+    report = "nothing"
+    if side != network.side:
+        report = f"positions from {side}x{side} to {network.side}x{network.side}"
+    if isinstance(network.positions, nn.Parameter):
+        return resample_positions(positions, network.side, extra), report
+    fixed = sincos_positions(side, positions.shape[2])
+    if not torch.allclose(positions[0, extra:].float(), fixed, atol=1e-3):
+        raise InputError(
+            f"{what} is learned, the model's {shape} is fixed; set --model.positions learned"
+        )
+    return network.positions, report

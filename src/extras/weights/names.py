@@ -1,16 +1,20 @@
-"""State dicts to and from torchvision and timm.
+"""Convert state dicts to and from the names of torchvision and timm.
 
-Our patches are flattened channel last, [P, P, C]; the patch projection of the others is a convolution with weights
-[D, C, P, P]. All other tensors are the same under other names: in the tables below `#` is the number of a block.
+We flatten patches channels last, [P, P, C]; the others project them by a convolution with weights
+[D, C, P, P]. All other tensors differ in name only. In the tables, `#` is the number of a block.
 """
 
 import math
 import re
+from typing import Any
 
 from torch import Tensor
 
+from src.config import DatasetInfo, NetworkConfig, ViTConfig
 from src.errors import InputError
-from src.models.vit import SIZES
+
+State = dict[str, Tensor]
+Names = dict[str, str]
 
 TORCHVISION = {
     "class_token": "class_token",
@@ -38,124 +42,126 @@ TIMM = {
     "norm.": "norm.",
     "head.": "head.",
 }
-# The names of the published torchvision files, which are older than the code that loads them.
+# The files that torchvision publishes still have the names of an older version of its code.
 TORCHVISION_OLD = {
     "encoder.layers.encoder_layer_#.mlp.linear_1.": "blocks.#.mlp.0.",
     "encoder.layers.encoder_layer_#.mlp.linear_2.": "blocks.#.mlp.3.",
 }
 
 
-def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `torchvision.models.VisionTransformer` -> that of our `VisionTransformer`.
+def from_torchvision(state: State, source: str = "torchvision state dict") -> State:
+    """Convert the state dict of a torchvision `VisionTransformer` to that of ours.
 
-    Tensors that only change their name are shared, not copied. The same holds for the three functions below.
-
-    Raises:
-        InputError: when a key has no counterpart here, as those of a convolutional stem.
-    """
-    return convert(state, inverse(TORCHVISION) | TORCHVISION_OLD, "torchvision state dict")
-
-
-def to_torchvision(state: dict[str, Tensor], channels: int = 3) -> dict[str, Tensor]:
-    """The state dict of our `VisionTransformer` with a class token -> that of `torchvision.models.VisionTransformer`.
+    Tensors that only change their name are shared, not copied, here and in the functions below.
 
     Raises:
-        InputError: when a key has no counterpart there, or `channels` does not fit the embedding.
+        InputError: a key has no counterpart, as in a convolutional stem; names `source`.
     """
-    return convert(state, TORCHVISION, "state dict for torchvision", channels)
+    return _convert(state, _inverse(TORCHVISION) | TORCHVISION_OLD, source)
 
 
-def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a timm `vit_*_patch*` model with fused qkv -> that of our `VisionTransformer`.
+def to_torchvision(state: State, channels: int = 3) -> State:
+    """Convert the state dict of our `VisionTransformer` to that of torchvision's.
 
     Raises:
-        InputError: when a key has no counterpart here, as layer scale, registers or a norm before the blocks.
+        InputError: a key has no counterpart, or the embedding has other channels.
     """
-    return convert(state, inverse(TIMM), "timm state dict")
+    return _convert(state, TORCHVISION, "state dict for torchvision", channels)
 
 
-def to_timm(state: dict[str, Tensor], channels: int = 3) -> dict[str, Tensor]:
-    """The state dict of our `VisionTransformer` without a stem -> that of a timm `vit_*_patch*` model.
+def from_timm(state: State, source: str = "timm state dict") -> State:
+    """Convert the state dict of a timm `vit_*_patch*` model with fused qkv to that of ours.
 
     Raises:
-        InputError: when a key has no counterpart there, or `channels` does not fit the embedding.
+        InputError: a key has no counterpart, such as layer scale or registers; names `source`.
     """
-    return convert(state, TIMM, "state dict for timm", channels)
+    return _convert(state, _inverse(TIMM), source)
 
 
-def timm_arguments(network: dict) -> dict | None:
-    """The arguments of `timm.create_model` that make the network into which `to_timm`'s tensors fit.
+def to_timm(state: State, channels: int = 3) -> State:
+    """Convert the state dict of our `VisionTransformer` to that of a timm `vit_*_patch*` model.
 
-    Args:
-        network: the network as a checkpoint describes it; see `build`.
-
-    Returns:
-        None where timm has no such network: those that are not plain ViTs, or pool by a learned weight of each token.
+    Raises:
+        InputError: a key has no counterpart, or the embedding has other channels.
     """
-    if network["kind"] != "vit" or network["stem_layers"] or network["pool"] == "sequence":
+    return _convert(state, TIMM, "state dict for timm", channels)
+
+
+def timm_arguments(
+    config: NetworkConfig, dataset: DatasetInfo, ensemble: int = 1
+) -> dict[str, Any] | None:
+    """Return the arguments of `timm.create_model` for the network that fits `to_timm`.
+
+    None if timm has no such network: it has plain ViTs without sequence pooling.
+    """
+    if not isinstance(config, ViTConfig) or ensemble > 1:
         return None
-    sizes = {
-        name: network[name] or SIZES[network["size"]][name] for name in ("width", "depth", "heads")
-    }
-    mlp_ratio, hidden = network["mlp_ratio"], round(sizes["width"] * network["mlp_ratio"])
-    if int(sizes["width"] * mlp_ratio) != hidden:  # timm rounds down
-        mlp_ratio = (hidden + 0.5) / sizes["width"]
-    token = network["pool"] == "cls"
+    if config.stem_layers or config.pool == "sequence" or config.mirror:
+        return None
+    width, depth, heads = config.sizes
+    mlp_ratio = config.mlp_ratio
+    hidden = round(width * mlp_ratio)
+    if int(width * mlp_ratio) != hidden:  # timm rounds down
+        mlp_ratio = (hidden + 0.5) / width
+    has_token = config.pool == "cls"
     return {
-        "model_name": "vit_tiny_patch16_224",  # the other arguments make of it what they say
-        **{"img_size": network["image_size"], "patch_size": network["patch_size"]},
-        **{"in_chans": network["channels"], "num_classes": network["classes"]},
-        **{
-            "embed_dim": sizes["width"],
-            "depth": sizes["depth"],
-            "num_heads": sizes["heads"],
-            "mlp_ratio": mlp_ratio,
-        },
-        # timm pools first and then normalizes, unless told otherwise; we normalize first, as the paper does.
-        **{"class_token": token, "global_pool": "token" if token else "avg", "fc_norm": False},
+        "model_name": "vit_tiny_patch16_224",  # the arguments below replace all of its sizes
+        "img_size": dataset.image_size,
+        "patch_size": dataset.patch_size,
+        "in_chans": dataset.channels,
+        "num_classes": len(dataset.classes),
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": mlp_ratio,
+        "class_token": has_token,
+        "global_pool": "token" if has_token else "avg",
+        "fc_norm": False,  # normalize before pooling, as the paper does
     }
 
 
-def inverse(names: dict[str, str]) -> dict[str, str]:
-    """A table read from the other side."""
-    return {theirs: ours for ours, theirs in names.items()}
-
-
-def rename(key: str, names: dict[str, str]) -> str | None:
-    """The other name of a tensor by a table; None where it has none."""
+def rename(key: str, names: Names) -> str | None:
+    """Return the other name of a tensor in a table; None if it has none."""
     for old, new in names.items():
-        match = re.fullmatch(
-            re.escape(old).replace(r"\#", r"(?P<block>\d+)") + "(?P<end>weight|bias|)", key
-        )
-        if match:
-            return new.replace("#", match.groupdict().get("block", "")) + match["end"]
+        pattern = re.escape(old).replace(r"\#", r"(?P<block>\d+)")
+        if match := re.fullmatch(pattern + "(?P<end>weight|bias|)", key):
+            block = match.groupdict().get("block", "")
+            return new.replace("#", block) + match["end"]
     return None
 
 
-def convert(
-    state: dict[str, Tensor], names: dict[str, str], where: str, channels: int = 3
-) -> dict[str, Tensor]:
-    """The same tensors under the other names of a table; `where` names them in errors."""
+def _inverse(names: Names) -> Names:
+    return {theirs: ours for ours, theirs in names.items()}
+
+
+def _convert(state: State, names: Names, source: str, channels: int = 3) -> State:
     converted = {}
     for key, value in state.items():
+        what = f"{source}: {key} {list(value.shape)}"
         new = rename(key, names)
         if new is None:
-            raise InputError(
-                f"{where}: {key} {list(value.shape)} has no counterpart; only plain ViTs can be converted"
-            )
+            raise InputError(f"{what} has no counterpart; only plain ViTs can be converted")
         if new == "embed.weight":
-            if value.ndim != 4:
-                raise InputError(
-                    f"{where}: {key} {list(value.shape)} is not a convolution; only plain ViTs can be converted"
-                )
-            value = value.permute(0, 2, 3, 1).flatten(1)
+            value = _to_linear(value, what)
         elif key == "embed.weight":
-            side = math.isqrt(value.shape[1] // channels)
-            if side**2 * channels != value.shape[1]:
-                raise InputError(
-                    f"{where}: {key} {list(value.shape)} is not a square patch of {channels} channels; "
-                    "give its channels"
-                )
-            value = value.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2).contiguous()
+            value = _to_convolution(value, what, channels)
         converted[new] = value
     return converted
+
+
+def _to_linear(weight: Tensor, what: str) -> Tensor:
+    """[D, C, P, P] -> [D, P*P*C]"""
+    if weight.ndim != 4:
+        raise InputError(f"{what} is not a convolution; only plain ViTs can be converted")
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _to_convolution(weight: Tensor, what: str, channels: int) -> Tensor:
+    """[D, P*P*C] -> [D, C, P, P]"""
+    side = math.isqrt(weight.shape[1] // channels)
+    if side**2 * channels != weight.shape[1]:
+        raise InputError(
+            f"{what} is not a square patch of {channels} channels; pass the right `channels`"
+        )
+    patches = weight.unflatten(1, (side, side, channels))
+    return patches.permute(0, 3, 1, 2).contiguous()
