@@ -1,95 +1,98 @@
-"""What a step does to the weights, by hand, and which options there are."""
+"""The effect of one step on the weights, computed by hand, and the flags of train.py."""
 
-import inspect
 import re
 from dataclasses import fields
 
 import pytest
 import torch
+from library import QUIET
 from program import train
 from pytorch_lightning import Callback
+from torch.nn.utils import parameters_to_vector
 
+from src.config import ViTHyperparameters
 from src.data.modules import DigitsDataModule
-from src.models.vit import VisionTransformer
-from src.training.classifier import FROM_DATA, Training, ViT
+from src.training.classifier import ViT
 from src.training.trainer import Trainer
 
 
 class Weights(Callback):
-    """The network's parameters as one vector, before the first step and after each."""
+    """Record all weights as one vector, before the first step and after each."""
 
     def on_train_start(self, trainer, module) -> None:
-        self.seen = [torch.nn.utils.parameters_to_vector(module.net.parameters()).detach()]
+        self.seen = [parameters_to_vector(module.net.parameters()).detach()]
 
     def on_train_batch_end(self, trainer, module, *rest) -> None:
-        self.seen.append(torch.nn.utils.parameters_to_vector(module.net.parameters()).detach())
+        self.seen.append(parameters_to_vector(module.net.parameters()).detach())
 
 
-def trained(steps: int, clip: float | None = None, **options) -> tuple[ViT, list[torch.Tensor]]:
-    """A small network after so many steps on digits, and its weights before and after each."""
-    data, weights = DigitsDataModule(patch_size=None, batch_size=64), Weights()
+def train_steps(steps: int, clip: float | None = None, **options):
+    """Return a small network after some steps on digits, and its weights before and after each."""
+    data = DigitsDataModule(patch_size=None, batch_size=64)
     model = ViT(
-        data.description, width=8, depth=1, heads=1, stem_layers=2, warmup_epochs=0, **options
+        data.info,
+        width=8,
+        depth=1,
+        heads=1,
+        stem_layers=2,
+        warmup_epochs=0,
+        **options,
     )
-    quiet = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
+    weights = Weights()
     trainer = Trainer(
-        accelerator="cpu", max_epochs=1, limit_train_batches=steps, limit_val_batches=0, gradient_clip_val=clip,
-        use_distributed_sampler=False, callbacks=[weights], **quiet,
-    )  # fmt: skip
+        max_epochs=1,
+        limit_train_batches=steps,
+        limit_val_batches=0,
+        gradient_clip_val=clip,
+        use_distributed_sampler=False,
+        callbacks=[weights],
+        **QUIET,
+    )
     trainer.fit(model, datamodule=data)
     return model, weights.seen
 
 
-def test_the_average_of_the_weights_by_hand():
-    model, (start, first, second) = trained(2, lr=0.1, ema_decay=0.2)
-    average = start + (1 - 2 / 11) * (first - start)  # the warm-up of the average: 2/11, 3/12, ...
-    average = average + (1 - 0.2) * (second - average)  # ... but never above ema_decay
-    found = torch.nn.utils.parameters_to_vector(model.ema.parameters())
+def test_the_average_of_the_weights():
+    model, (start, first, second) = train_steps(2, lr=0.1, ema_decay=0.2)
+    # The decay is (1 + step) / (10 + step), but at most ema_decay.
+    average = start + (1 - 2 / 11) * (first - start)
+    average = average + (1 - 0.2) * (second - average)
+    found = parameters_to_vector(model.ema.parameters())
     torch.testing.assert_close(found, average, atol=1e-6, rtol=1e-5)
     assert (found - second).norm() > 1e-3
-    for ours, theirs in zip(
-        model.ema.buffers(), model.net.buffers(), strict=True
-    ):  # batch norm's statistics
-        assert torch.equal(ours, theirs)
+    statistics = zip(model.ema.buffers(), model.net.buffers(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in statistics)
 
 
-def test_a_clipped_gradient_has_the_norm_it_is_clipped_to():
+def test_a_gradient_is_clipped_to_the_norm():
     sgd = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0}
-    clipped, free = (trained(1, clip, **sgd)[1] for clip in (0.01, None))
-    nesterov = 1 + 0.9  # the first step of momentum 0.9
-    assert (clipped[1] - clipped[0]).norm() == pytest.approx(0.5 * nesterov * 0.01, rel=0.01)
-    assert (free[1] - free[0]).norm() > 0.05
+    _, (before, clipped) = train_steps(1, 0.01, **sgd)
+    nesterov = 1 + 0.9  # factor of the first step with momentum 0.9
+    assert (clipped - before).norm() == pytest.approx(0.5 * nesterov * 0.01, rel=0.01)
+    _, (before, unclipped) = train_steps(1, None, **sgd)
+    assert (unclipped - before).norm() > 0.05
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_a_frozen_stem_keeps_its_statistics(whiten):
-    stem = {"stem_layers": 2, "whiten": whiten}
-    description = DigitsDataModule(patch_size=None).description
-    frozen = ViT(description, width=32, depth=1, heads=2, freeze="encoder", **stem)
-    before = {key: value.clone() for key, value in frozen.net.state_dict().items()}
-    frozen.net(torch.randn(4, 1, 8, 8)).sum().backward()
-    assert all(torch.equal(before[key], value) for key, value in frozen.net.state_dict().items())
-    assert (
-        frozen.net.head.weight.grad is not None
-        and frozen.net.embed.stages[0].conv1.weight.grad is None
-    )
+    info = DigitsDataModule(patch_size=None).info
+    network = {"width": 32, "depth": 1, "heads": 2, "stem_layers": 2}
+    net = ViT(info, freeze="encoder", whiten=whiten, **network).net
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net(torch.randn(4, 1, 8, 8)).sum().backward()
+    after = net.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert net.head.weight.grad is not None
+    assert net.embed.stages[0].conv1.weight.grad is None
 
 
-def test_every_option_of_network_and_training_is_a_flag_with_help():
-    shown = re.findall(
-        r"^  --model\.(\w+) \S+\s+(.+(?:\n {20,}.+)*)",
-        train("--model.help", "ViT").out,
-        re.MULTILINE,
-    )
-    options = {name: " ".join(text.split()) for name, text in shown}
-    network = inspect.signature(VisionTransformer).parameters.keys() - set(FROM_DATA)
-    assert options.keys() == {"dataset", "init_from", "freeze"} | network | {
-        field.name for field in fields(Training)
-    }
-    assert all(re.match(r"\S+ \S+ .*\((required, )?type: ", text) for text in options.values()), (
-        options
-    )
-    assert options["mlp_ratio"].endswith("(type: float, default: 4.0)")
-    assert options["beta2"].endswith("(type: float, default: 0.999)")
+def test_every_hyperparameter_is_a_flag_with_help():
+    printed = train("--model.help", "ViT").out
+    flag = re.compile(r"^  --model\.(\w+) \S+\s+(.+(?:\n {20,}.+)*)", re.MULTILINE)
+    shown = {name: " ".join(text.split()) for name, text in flag.findall(printed)}
+    hyperparameters = {field.name for field in fields(ViTHyperparameters)}
+    assert shown.keys() == {"dataset", "init_from", "freeze"} | hyperparameters
+    for name, text in shown.items():
+        assert re.match(r"\S+ \S+ .*\((required, )?type: ", text), name
+    assert shown["mlp_ratio"].endswith("(type: float, default: 4.0)")
+    assert shown["beta2"].endswith("(type: float, default: 0.999)")
