@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,26 +58,25 @@ class Page:
         files = {path: (kind, (folder / name).read_bytes()) for path, (name, kind) in FILES.items()}
         return files | {"/page.json": (JSON, json.dumps(about).encode())}
 
-    def answer(self, upload: bytes, path: Path) -> bytes:
+    def answer(self, upload: bytes) -> bytes:
         """Return the likeliest classes of an image, notes, and two pictures, as JSON.
 
         Args:
             upload: an image file.
-            path: where to store it while it is decoded.
 
         Raises:
             InputError: the image cannot be read.
         """
-        try:
-            path.write_bytes(upload)
-            prepared = self.prepare(str(path))
-        except InputError as error:
-            reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the image")
-            raise InputError(reason) from None
-        except OSError as error:
-            raise InputError(f"the image cannot be stored: {error.strerror}") from None
-        finally:
-            path.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="page-") as folder:
+            path = Path(folder, "image")
+            try:
+                path.write_bytes(upload)
+                prepared = self.prepare(str(path))
+            except InputError as error:
+                reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the image")
+                raise InputError(reason) from None
+            except OSError as error:
+                raise InputError(f"the image cannot be stored: {error.strerror}") from None
         image = prepared.image
         pictures = [_picture("What the network was given", to_picture(image))]
         with contextlib.suppress(InputError):  # a convolutional network has no attention

@@ -12,11 +12,9 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from pathlib import Path
 
 from torch import Tensor
 
@@ -55,7 +53,7 @@ def serve(
         InputError: the port is in use, or the host is not an address of this computer.
     """
     page = Page(predictor, examples, prepare, draws)
-    with listen(host, port) as listener:
+    with listen(host, port) as listener, ThreadPoolExecutor(max_workers=1) as worker:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         ip = ipaddress.ip_address(listener.getsockname()[0])
         name = _network_address() if ip.is_unspecified else printable(host)
@@ -65,9 +63,18 @@ def serve(
             print(f"note: everyone who can reach this computer can use {url}", flush=True)
         hosts = host_pattern(host, port, ip.is_loopback)
         try:
-            asyncio.run(Server(page, hosts).run(listener))
+            asyncio.run(_run_until_sigterm(Server(page, hosts, worker), listener))
         except KeyboardInterrupt:
             print()
+        except asyncio.CancelledError:
+            sys.exit(143)
+
+
+async def _run_until_sigterm(server: "Server", listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(server.run(listener))
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(task.cancel))
+    await task
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -104,27 +111,26 @@ class Server:
     Args:
         page: what is served.
         hosts: `Host` headers that are accepted.
+        worker: its thread classifies.
     """
 
-    def __init__(self, page: Page, hosts: re.Pattern[str]) -> None:
+    def __init__(self, page: Page, hosts: re.Pattern[str], worker: ThreadPoolExecutor) -> None:
         self.page = page
         self.files = page.files()
         self.hosts = hosts
         self.connections = asyncio.Semaphore(MAX_CONNECTIONS)
         self.uploads = asyncio.Semaphore(MAX_UPLOADS)
-        self.worker = ThreadPoolExecutor(max_workers=1)
+        self.worker = worker
 
     async def run(self, listener: socket.socket) -> None:
         """Answer requests until cancelled."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)  # it would print tracebacks of lost connections
-        with tempfile.TemporaryDirectory(prefix="page-") as folder:
-            self.path = Path(folder, "image")
-            await asyncio.start_server(self._handle, sock=listener)
-            try:
-                await asyncio.Event().wait()  # not serve_forever: it waits for open connections
-            finally:
-                self.worker.shutdown(cancel_futures=True)
+        server = await asyncio.start_server(self._handle, sock=listener)
+        try:
+            await asyncio.Event().wait()  # not serve_forever, which waits for open connections
+        finally:
+            server.close()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -151,7 +157,7 @@ class Server:
             async with self.uploads:
                 upload = await reader.readexactly(int(request.headers["content-length"]))
                 loop = asyncio.get_running_loop()
-                work = loop.run_in_executor(self.worker, self.page.answer, upload, self.path)
+                work = loop.run_in_executor(self.worker, self.page.answer, upload)
                 return _response(200, JSON, await work)
         except Refusal as refusal:
             status, reason = refusal.args

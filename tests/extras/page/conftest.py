@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -23,61 +23,63 @@ HOSTILE = (
 )
 
 
-class Running:
-    """A running server.
+class Client:
+    """Requests to a server on this computer, byte for byte."""
 
-    Attributes:
-        page: its page.
-        port: its port on 127.0.0.1.
-    """
+    def __init__(self, port: int):
+        self.port = port
 
-    def __init__(self, page: Page):
-        self.page = page
-        self.port = free_port()
-        self.listener = listen("127.0.0.1", self.port)
-        self.thread = threading.Thread(target=asyncio.run, args=[self._run()])
-        self.thread.start()
-        self.send("GET / HTTP/1.1")  # now it runs
+    def connect(self, host: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection((host, self.port), timeout=60)
 
-    async def _run(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.task = asyncio.current_task()
-        hosts = host_pattern("127.0.0.1", self.port, is_private=True)
-        with contextlib.suppress(asyncio.CancelledError):
-            await Server(self.page, hosts).run(self.listener)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.task.cancel)
-        self.thread.join()
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
-
-    def send(self, request: str, body: bytes = b"") -> tuple[int, str, bytes]:
+    def send(self, head: str, body: bytes = b"", host: str = "127.0.0.1") -> tuple[int, str, bytes]:
         """Return status, headers and body of the answer; PORT in the request is replaced.
 
         The status is 0 if the connection was closed without an answer.
         """
-        head = request.replace("PORT", str(self.port)).replace("\n", "\r\n")
-        with self.connect() as connection:
+        head = head.replace("PORT", str(self.port)).replace("\n", "\r\n")
+        with self.connect(host) as connection:
             connection.sendall(f"{head}\r\n\r\n".encode("latin-1"))
             connection.sendall(body)
             return self.receive(connection)
+
+    @staticmethod
+    def receive(connection: socket.socket) -> tuple[int, str, bytes]:
+        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+        head, _, body = answer.decode("latin-1").partition("\r\n\r\n")
+        return int(head[9:12] or 0), head, body.encode("latin-1")
+
+    def get(self, path: str = "/", host: str = "127.0.0.1") -> tuple[int, str, bytes]:
+        name = f"[{host}]" if ":" in host else host
+        return self.send(f"GET {path} HTTP/1.1\nHost: {name}:PORT", host=host)
 
     def upload(self, image: bytes, headers: str = "") -> tuple[int, str, bytes]:
         """Return the answer to an image, sent as the page would."""
         head = f"POST /classify HTTP/1.1\nHost: 127.0.0.1:PORT\nContent-Length: {len(image)}"
         return self.send(f"{head}\nContent-Type: application/octet-stream{headers}", image)
 
-    @staticmethod
-    def receive(connection: socket.socket) -> tuple[int, str, bytes]:
-        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status = int(head.split()[1]) if head else 0
-        return status, head.decode(), body
 
-    def about(self) -> dict:
-        return json.loads(self.send("GET /page.json HTTP/1.1\nHost: 127.0.0.1:PORT")[2])
+class Running(Client):
+    """A server in a thread of its own."""
+
+    def __init__(self, page: Page):
+        super().__init__(free_port())
+        self.page = page
+        self.listener = listen("127.0.0.1", self.port)
+        self.thread = threading.Thread(target=asyncio.run, args=[self._run()])
+        self.thread.start()
+        self.get()  # now it runs
+
+    async def _run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.task = asyncio.current_task()
+        hosts = host_pattern("127.0.0.1", self.port, is_private=True)
+        with ThreadPoolExecutor(1) as worker, contextlib.suppress(asyncio.CancelledError):
+            await Server(self.page, hosts, worker).run(self.listener)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.task.cancel)
+        self.thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -123,3 +125,9 @@ def running(predictor, start):
     images = torch.arange(6 * 3 * 64).to(torch.uint8).reshape(6, 3, 8, 8)
     examples = [(image, predictor.classes[i % 2]) for i, image in enumerate(images)]
     return start(Page(predictor, examples, predictor.prepare, draws=False))
+
+
+@pytest.fixture
+def client():
+    """A function that returns a `Client` of a port."""
+    return Client

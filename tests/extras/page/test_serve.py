@@ -1,92 +1,85 @@
 """`python classify.py --serve` as a program: output, exit codes, mistakes in options."""
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 
 import pytest
 from launch import free_port
 from program import ROOT, classify
 
 
-class Program:
-    """`classify.py --serve` in a process of its own, until the block ends by SIGTERM.
+def _heed_ctrl_c() -> None:
+    """Undo what a shell script does to programs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    Attributes:
-        lines: the first lines of its output, as many as asked for.
-    """
 
-    def __init__(self, checkpoint, *options, lines: int = 1):
-        self.port = free_port()
-        arguments = ["--serve", "--ckpt", checkpoint, "--device", "cpu", "--port", self.port]
-        command = map(str, [sys.executable, "classify.py", *arguments, *options])
+@pytest.fixture
+def start_program(checkpoint):
+    """A function that starts `classify.py --serve`; returns the process and its port."""
+    processes = []
+
+    def start(*options):
+        port = free_port()
+        command = [
+            "classify.py",
+            "--serve",
+            "--ckpt",
+            checkpoint,
+            "--device",
+            "cpu",
+            "--port",
+            port,
+        ]
+        arguments = [sys.executable, *map(str, command), *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(list(command), cwd=ROOT, **pipes)
-        self.lines = [self.process.stdout.readline() for _ in range(lines)]
+        processes.append(subprocess.Popen(arguments, cwd=ROOT, preexec_fn=_heed_ctrl_c, **pipes))
+        return processes[-1], port
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.end(signal.SIGTERM)
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Return the exit code and what was printed on stderr."""
-        self.process.send_signal(number)
-        errors = self.process.communicate(timeout=30)[1]
-        return self.process.returncode, errors
-
-    def get(self, host: str = "127.0.0.1", data: bytes | None = None) -> int:
-        path = "classify" if data else ""
-        url = f"http://{host}:{self.port}/{path}"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/octet-stream"})
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            return opener.open(request, timeout=60).status
-        except urllib.error.HTTPError as error:
-            return error.code
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
-def test_it_says_where_it_is_and_ends_by_a_signal_in_the_middle_of_work(
-    checkpoint, tmp_path, monkeypatch, number, code
+def test_a_signal_ends_it_in_the_middle_of_work(
+    start_program, client, tmp_path, monkeypatch, number, code
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    program = Program(checkpoint)
-    url = f"http://127.0.0.1:{program.port}/"
-    assert program.lines == [f"Serving photos on {url} (Ctrl-C stops it)\n"]
-    assert program.get() == 200
-    clients = [threading.Thread(target=_ask, args=(program,)) for _ in range(8)]
-    for client in clients:
-        client.start()
-    assert program.end(number) == (code, "")
-    for client in clients:
-        client.join()
+    process, port = start_program()
+    line = process.stdout.readline()
+    assert line == f"Serving photos on http://127.0.0.1:{port}/ (Ctrl-C stops it)\n"
+
+    def upload_until_it_is_gone():
+        with contextlib.suppress(OSError):
+            while True:
+                client(port).upload(b"P6 1000 1000 255\n" + bytes(3_000_000))
+
+    threads = [threading.Thread(target=upload_until_it_is_gone) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert client(port).get()[0] == 200
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1] == "" and process.returncode == code
+    for thread in threads:
+        thread.join()
     assert not list(tmp_path.iterdir())
 
 
-def _ask(program: Program) -> None:
-    """Send images until the server is gone."""
-    try:
-        while True:
-            program.get(data=b"P6 2000 2000 255\n" + bytes(12_000_000))
-    except OSError:
-        pass
-
-
-def test_other_hosts(checkpoint):
-    with Program(checkpoint, "--host", "0.0.0.0", lines=2) as program:
-        (url,) = re.findall(r"http://\S+:\d+/", program.lines[0])
-        note = f"note: everyone who can reach this computer can use {url}\n"
-        assert program.lines[1] == note and "0.0.0.0" not in url
-        assert program.get() == program.get("127.0.0.2") == program.get("localhost") == 200
-    with Program(checkpoint, "--host", "::1") as program:
-        assert f"on http://[::1]:{program.port}/ " in program.lines[0]
-        assert program.get("[::1]") == 200
+def test_the_address_of_other_hosts_is_told(start_program, client):
+    process, port = start_program("--host", "0.0.0.0")
+    (url,) = re.findall(r"http://\S+/", process.stdout.readline())
+    note = process.stdout.readline()
+    assert note == f"note: everyone who can reach this computer can use {url}\n"
+    assert "0.0.0.0" not in url
+    assert client(port).get()[0] == client(port).get(host="127.0.0.2")[0] == 200
+    process, port = start_program("--host", "::1")
+    assert f"on http://[::1]:{port}/ " in process.stdout.readline()
+    assert client(port).get(host="::1")[0] == 200
 
 
 def serve(*options) -> str:
