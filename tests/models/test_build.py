@@ -1,44 +1,35 @@
-"""From a checkpoint's description to a network."""
+"""From a description to a network."""
 
 import pytest
 import torch
+from vits import dataset
 
+from src.config import CNNConfig, ViTConfig
 from src.errors import InputError
-from src.models.build import build
+from src.models.build import build_network
 from src.models.cnn import ConvNet
 from src.models.ensemble import Ensemble
 from src.models.vit import VisionTransformer
 
-VIT = {
-    "kind": "vit",
-    "image_size": 16,
-    "patch_size": 4,
-    "channels": 1,
-    "classes": 3,
-    "size": "Ti",
-    "depth": 1,
-}
+VIT = ViTConfig(depth=1)
 
 
-def test_the_kind_names_the_network():
-    assert isinstance(build(VIT), VisionTransformer)
-    assert isinstance(
-        build({"kind": "cnn", "image_size": 12, "channels": 1, "classes": 3}), ConvNet
-    )
+def test_config_decides_the_network():
+    assert isinstance(build_network(VIT, dataset()), VisionTransformer)
+    assert isinstance(build_network(CNNConfig(), dataset(patch_size=None)), ConvNet)
 
 
-def test_several_networks_start_differently():
-    several = build(VIT, 2)
-    assert isinstance(several, Ensemble) and len(several.networks) == 2
-    first, second = (network.embed.weight for network in several.networks)
+def test_ensemble_members_start_differently():
+    network = build_network(VIT, dataset(), ensemble=2)
+    assert isinstance(network, Ensemble)
+    first, second = (member.embed.weight for member in network.networks)
     assert not torch.equal(first, second)
 
 
-def test_more_parameters_than_any_machine_can_train_are_refused():
+def test_too_many_parameters_are_refused():
+    large = dataset(image_size=1800, patch_size=None)
     with torch.device("meta"):
-        with pytest.raises(
-            InputError, match=r"model.ensemble 10000: 4.\de\+09 parameters are too many; 2e\+09 are"
-        ):
-            build(VIT, 10_000)
-        with pytest.raises(InputError, match=r"the network: 6.\de\+09 parameters are too many"):
-            build({"kind": "cnn", "image_size": 1800, "channels": 3, "classes": 10})
+        with pytest.raises(InputError, match=r"model.ensemble 10000 would have 4.\de\+09 param"):
+            build_network(VIT, dataset(), ensemble=10_000)
+        with pytest.raises(InputError, match=r"the network would have 6.\de\+09 .* is 2e\+09"):
+            build_network(CNNConfig(), large)
