@@ -1,4 +1,4 @@
-"""The formats of an export: how its file is made of a network, and opened again by the runtime that it is for.
+"""The formats of an export: how each file is made of a network, and opened again by its runtime.
 
 | format | input | opened by |
 |---|---|---|
@@ -8,138 +8,192 @@
 """
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from src.errors import InputError
-from src.extras.weights.names import timm_arguments, to_timm
-from src.inference.pipeline import ImageClassifier
-from src.models.build import build
+from src.extras.export.describe import preparation, timm_of
+from src.extras.paper.render import center_of_image
+from src.extras.paper.strokes import strokes_of
+from src.extras.weights.names import to_timm
+from src.inference.predictor import Predictor
+from src.models.build import build_network
 
 Run = Callable[[Tensor], Tensor]  # the input of a format [B, C, S, S] -> logits, float32 [B, K]
 MAX_ONNX = 2**31  # bytes of one file: a limit of protocol buffers
+MAX_BATCH = 2**31 - 1  # without a limit, torch 2.6 exports one of 2**63
 
 
-class Network(NamedTuple):
-    """What is exported: the network with its preprocessing, and how a checkpoint describes it."""
+class ExportedNetwork(nn.Module):
+    """Images -> logits, without the in-place normalization of `ImageClassifier`.
 
-    classifier: ImageClassifier
-    shape: tuple[int, int, int]  # C, S, S of an image
-    description: dict  # the arguments of `build`
-
-    @property
-    def timm(self) -> dict | None:
-        """The arguments of `timm.create_model`; None where timm has no such network."""
-        return (
-            timm_arguments(self.description["network"])
-            if self.description["ensemble"] == 1
-            else None
-        )
-
-
-class Exportable(nn.Module):
-    """Images -> logits, as `ImageClassifier` computes them: in place, that would be a slow graph of scattered writes.
+    Where the training images are light strokes on black, images with a light border are inverted,
+    and strokes far from their center are shifted to it. Images of the dataset pass unchanged.
 
     Args:
-        brightest: the value of white: 255 for uint8 images, 1 for float32 ones.
+        predictor: the network and its dataset.
+        white: the value of white: 255 for uint8 images, 1 for float32 ones.
     """
 
-    def __init__(self, classifier: ImageClassifier, brightest: int):
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, predictor: Predictor, white: int):
         super().__init__()
-        self.network = classifier.network
-        mean, std = (
-            torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std)
-        )
-        self.register_buffer("scale", 1 / (brightest * std))
+        dataset = predictor.dataset
+        self.network = predictor.classifier.network
+        self.white = white
+        self.strokes = strokes_of(dataset)
+        self.size = dataset.image_size
+        mean = torch.tensor(dataset.mean).view(-1, 1, 1)
+        std = torch.tensor(dataset.std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (white * std))
         self.register_buffer("shift", mean / std)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 or float32 [B, C, S, S] -> float32 [B, K]"""
-        return self.network(images.float() * self.scale - self.shift).float()
+        images = images.float()
+        if self.strokes:
+            images = self._invert_light(images)
+            if self.strokes.center == "mass":
+                middle = center_of_image(self.size, self.strokes)
+                images = _center_columns(images, middle)
+                images = _center_columns(images.mT, middle).mT
+        return self.network(images * self.scale - self.shift).float()
+
+    def _invert_light(self, images: Tensor) -> Tensor:
+        sides = (images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1])
+        border = torch.cat(sides, dim=2).mean(dim=2)[..., None, None]
+        return torch.where(border > self.white / 2, self.white - images, images)
 
 
-def _trace(network: Network, dtype: str) -> ExportedProgram:
-    """The network as a graph, for any batch."""
-    module = (
-        Exportable(network.classifier, 255 if dtype == "uint8" else 1).eval().requires_grad_(False)
-    )
-    example = torch.zeros(2, *network.shape, dtype=getattr(torch, dtype))
-    batch = {
-        "images": {0: torch.export.Dim("batch", max=2**31 - 1)}
-    }  # without an end, torch 2.6 sees one at 2**63
-    program = torch.export.export(module, (example,), dynamic_shapes=batch, strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # lines of our source, and where it lies on this machine
-    return program
+def _center_columns(images: Tensor, middle: float) -> Tensor:
+    """Move images [B, 1, S, S] sideways if their center of mass is a pixel or more off."""
+    size = images.shape[3]
+    columns = torch.arange(size)
+    mass = images.sum(dim=2)  # [B, 1, S]
+    center = (mass * (columns + 0.5)).sum(dim=2) / mass.sum(dim=2).clamp(min=1e-6)
+    offset = center - middle
+    pixels = torch.where(offset.abs() < 1, 0, offset.round()).long()
+    sources = (columns + pixels[..., None]) % size
+    return images.gather(3, sources[:, :, None].expand_as(images))
 
 
-def make_onnx(network: Network, dtype: str) -> bytes:
-    if (size := sum(p.nbytes for p in network.classifier.parameters())) > MAX_ONNX:
+def make_onnx(predictor: Predictor, dtype: str) -> bytes:
+    size = sum(p.nbytes for p in predictor.classifier.parameters())
+    if size > MAX_ONNX:
         raise InputError(
-            f"--format onnx: {size / 2**30:.1f} GiB do not fit into one file; use --format torch_export"
+            f"--format onnx: {size / 2**30:.1f} GiB do not fit into one file; use --format "
+            "torch_export"
         )
     program = torch.onnx.export(
-        _trace(network, dtype), dynamo=True, output_names=["logits"], verbose=False
+        _trace(predictor, dtype),
+        dynamo=True,
+        output_names=["logits"],
+        dynamic_shapes={"images": {0: "batch"}},
+        verbose=False,
     )
+    assert program
     model = program.model_proto
+    # Notes of the exporter, a sixth of the file of a small network.
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del part.metadata_props[:]  # notes of the exporter, a sixth of the file of a small network
+        del part.metadata_props[:]
+    notes = {
+        "classes": predictor.classes,
+        "preparation": preparation(predictor.dataset, "onnx"),
+    }
+    for key, value in notes.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
     return model.SerializeToString()
 
 
-def open_onnx(network: Network, path: Path, threads: int = 0) -> Run:
+def open_onnx(predictor: Predictor, path: Path, threads: int = 0) -> Run:
+    """Open the file with this number of threads; 0 for one on each core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads  # 0: as many as there are cores
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
 
 
-def make_torch_export(network: Network, dtype: str) -> bytes:
+def make_torch_export(predictor: Predictor, dtype: str) -> bytes:
     file = io.BytesIO()
-    torch.export.save(_trace(network, dtype), file)
+    torch.export.save(_trace(predictor, dtype), file)
     return file.getvalue()
 
 
-def open_torch_export(network: Network, path: Path) -> Run:
+def open_torch_export(predictor: Predictor, path: Path) -> Run:
     return torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
-def make_safetensors(network: Network, dtype: str) -> bytes:
+def make_safetensors(predictor: Predictor, dtype: str) -> bytes:
     from safetensors.torch import save
 
-    state = network.classifier.network.state_dict()
-    if network.timm:
-        state = to_timm(state, network.shape[0])
+    state = predictor.classifier.network.state_dict()
+    if timm_of(predictor):
+        state = to_timm(state, predictor.dataset.channels)
     return save({key: value.contiguous() for key, value in state.items()})
 
 
-def open_safetensors(network: Network, path: Path) -> Run:
+def open_safetensors(predictor: Predictor, path: Path) -> Run:
     from safetensors.torch import load_file
 
-    if network.timm:
+    network: Any
+    if arguments := timm_of(predictor):
         import timm
 
-        opened = timm.create_model(**network.timm)
+        network = timm.create_model(**arguments)
     else:
-        opened = build(**network.description)
-    opened.load_state_dict(load_file(path))
-    return opened.eval()
+        checkpoint = predictor.checkpoint
+        network = build_network(
+            checkpoint.network, checkpoint.dataset, checkpoint.training.ensemble
+        )
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def _trace(predictor: Predictor, dtype: str) -> ExportedProgram:
+    """Return the network as a graph for batches of any size."""
+    dataset = predictor.dataset
+    network = ExportedNetwork(predictor, white=255 if dtype == "uint8" else 1)
+    network.eval().requires_grad_(False)
+    shape = (2, dataset.channels, dataset.image_size, dataset.image_size)
+    example = torch.zeros(shape, dtype=getattr(torch, dtype))
+    batch = torch.export.Dim("batch", min=0, max=MAX_BATCH)
+    program = torch.export.export(
+        network, (example,), dynamic_shapes={"images": {0: batch}}, strict=False
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # has lines of our source and paths of this machine
+    return program
 
 
 class Format(NamedTuple):
-    """A format of the table above."""
+    """A format of the table above.
 
-    ending: str  # of its files
-    packages: tuple[str, ...]  # that `requirements.txt` does not have
-    make: Callable[[Network, str], bytes]
-    open: Callable[[Network, Path], Run]
+    Attributes:
+        extension: of its files.
+        packages: those it needs beyond `requirements.txt`.
+        make: returns the content of the file; takes `uint8`, `float32` or `normalized`.
+        open: opens the file.
+    """
+
+    extension: str
+    packages: tuple[str, ...]
+    make: Callable[[Predictor, str], bytes]
+    open: Callable[[Predictor, Path], Run]
 
 
 FORMATS = {
