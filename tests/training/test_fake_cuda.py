@@ -1,7 +1,8 @@
-"""Every config traced on a CUDA device that is not there: tensors without memory that say they lie on one.
+"""Train, evaluate and predict with every config on a fake CUDA device.
 
-PyTorch refuses an operation whose operands lie on different devices, or whose types do not fit, and `HostReads` finds
-what would wait. The backward pass alone goes over PyTorch's `meta` device: its engine asks the driver for streams.
+Fake tensors have no memory, but claim to lie on a device. PyTorch refuses operands on different
+devices and types that do not fit, and `HostReads` finds what would wait for the device. Gradients
+are computed on the `meta` device, because autograd asks the CUDA driver for streams.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from pytorch_lightning import Trainer
 from torch._subclasses import FakeTensorMode
 
 from src.cli.parser import parse
-from src.data.folders import ImageSet
+from src.data.image_set import ImageSet
 from src.data.sampling import InMemoryBatches
 from src.inference.pipeline import ImageClassifier
 from src.training.optim import Muon
@@ -22,19 +23,19 @@ from src.training.optim import Muon
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 CUDA = torch.device("cuda", 0)
 BATCH = 16
-OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
+VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 pytestmark = pytest.mark.skipif(
-    OLD, reason="before torch 2.10 even tensors without memory ask for a CUDA driver"
+    VERSION < (2, 10), reason="before torch 2.10, fake tensors need a CUDA driver"
 )
 
 
 class CudaGenerator(torch.Generator):
-    """Draws on the CPU, where a fake tensor has no values to draw, and says that it is one of the device."""
+    """A generator on the CPU that claims to be on the device: fake tensors draw no values."""
 
     device = CUDA
 
     def __new__(cls, device):
-        assert device == CUDA, "a generator must live where the images do"
+        assert device == CUDA, "a generator must be on the device of the images"
         return super().__new__(cls)
 
     def manual_seed(self, seed):
@@ -44,15 +45,16 @@ class CudaGenerator(torch.Generator):
 
 @contextlib.contextmanager
 def fake_cuda(monkeypatch):
-    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
-    monkeypatch.setattr(torch, "Generator", CudaGenerator)
-    monkeypatch.setattr(
-        FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False
-    )  # for copied networks
-    monkeypatch.setattr(
-        torch.nn.init, "trunc_normal_", lambda weight, std: weight
-    )  # it looks at what it has drawn
+    changes = [
+        (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+        (torch.cuda, "is_bf16_supported", lambda *args: True),
+        (torch, "Generator", CudaGenerator),
+        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # reads what it has drawn
+    ]
+    for owner, name, value in changes:
+        monkeypatch.setattr(owner, name, value)
+    # Networks are copied for the moving average.
+    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
     with FakeTensorMode():
         yield
 
@@ -61,66 +63,73 @@ def autocast():
     return torch.autocast("cuda", dtype=torch.bfloat16)
 
 
-def settings(config, folder):
-    flags = ["--config", str(config), "--data.batch_size", str(BATCH), "--model.compile", "false"]
-    if "init_from" in config.read_text():
+def build(config, folder):
+    """Return data module and model on the default device, with a trainer."""
+    flags = [
+        *("--config", str(config)),
+        *("--data.batch_size", str(BATCH)),
+        *("--model.compile", "false"),
+    ]
+    text = config.read_text()
+    if "class_path: ViT" in text:
+        flags += ["--model.depth", "2"]  # all blocks do the same
+    if "init_from" in text:
         flags += ["--model.init_from", "null"]
-    if "FolderDataModule" in config.read_text():
+    if "FolderDataModule" in text:
         for name in ("cat", "dog"):
             (folder / "train" / name).mkdir(parents=True, exist_ok=True)
         flags += ["--data.root", str(folder)]
-    return parse(flags)
-
-
-def built(config, folder):
-    """The data module and the model, on whatever is the default device, tied to a trainer."""
-    parts = settings(config, folder)
-    data, model = parts.data, parts.model
-    model.trainer = data.trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False
-    )
-    data.trainer.training = True
+    settings = parse(flags)
+    data, model = settings.data, settings.model
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.training = True
+    model.trainer = data.trainer = trainer
     model.on_train_epoch_start()
     return data, model
 
 
-def images_of(data):
-    shape = (2 * BATCH, data.info.channels, data.info.image_size, data.info.image_size)
-    return ImageSet(
-        torch.zeros(shape, dtype=torch.uint8), torch.zeros(2 * BATCH, dtype=torch.int64)
-    )
+def shape_of(data, count: int) -> tuple[int, ...]:
+    info = data.info
+    return count, info.channels, info.image_size, info.image_size
+
+
+def gradient_shapes(config, folder) -> dict[str, torch.Size]:
+    """Return the shape of every gradient, by name of the parameter."""
+    with torch.device("meta"):
+        data, model = build(config, folder)
+        inputs = data.patchify(torch.zeros(shape_of(data, BATCH)))
+        labels = torch.zeros(BATCH, dtype=torch.int64)
+        model.training_step((inputs, labels), 0).backward()
+    parameters = model.net.named_parameters()
+    return {name: p.grad.shape for name, p in parameters if p.requires_grad}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_training_evaluation_and_prediction(config, tmp_path, monkeypatch):
+def test_every_config(config, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with torch.device("meta"):
-        data, model = built(config, tmp_path)
-        shape = (BATCH, data.info.channels, data.info.image_size, data.info.image_size)
-        model.training_step(
-            (data.patchify(torch.zeros(shape)), torch.zeros(BATCH, dtype=torch.int64)), 0
-        ).backward()
-        shapes = {name: p.grad.shape for name, p in model.net.named_parameters() if p.requires_grad}
+    shapes = gradient_shapes(config, tmp_path)
     with fake_cuda(monkeypatch):
         with torch.device(CUDA):
-            data, model = built(config, tmp_path)
+            data, model = build(config, tmp_path)
+            pixels = torch.zeros(shape_of(data, 2 * BATCH), dtype=torch.uint8)
+            labels = torch.zeros(2 * BATCH, dtype=torch.int64)
+            images = ImageSet(pixels, labels)
         model._device = CUDA  # as after `model.to`, which cannot move a fake tensor
         optimizer = model.configure_optimizers()
-        train_two_steps(data, model, optimizer, shapes)
-        for state in optimizer.state.values():
-            assert all(value.device == CUDA for key, value in state.items() if key != "step")
-            assert isinstance(optimizer, Muon | torch.optim.SGD) or state["step"].device == CUDA
-        evaluate_and_predict(data, model)
+        train_two_steps(data, model, images, optimizer, shapes)
+        check_state(optimizer)
+        evaluate(data, model, images)
+        predict(data, model, images)
 
 
-def train_two_steps(data, model, optimizer, shapes):
-    """The second finds the optimizer's moments made."""
+def train_two_steps(data, model, images, optimizer, shapes):
+    """The first step creates the optimizer's state, the second uses it."""
     model.total_steps, model.warmup_steps = 10, 2
-    batches = iter(InMemoryBatches(images_of(data).to(CUDA), torch.arange(2 * BATCH).split(BATCH)))
+    indices = torch.arange(2 * BATCH).split(BATCH)
+    batches = iter(InMemoryBatches(images, indices))
     for step in range(2):
-        with HostReads(
-            ignore=lambda value: value.device.type == "cpu"
-        ) as reads:  # Muon counts its steps there
+        # Muon counts its steps on the CPU.
+        with HostReads(ignore=lambda value: value.device.type == "cpu") as reads:
             batch = data.on_after_batch_transfer(next(batches), 0)
             with autocast():
                 loss = model.training_step(batch, step)
@@ -128,24 +137,35 @@ def train_two_steps(data, model, optimizer, shapes):
                 p.grad = torch.randn(shapes[name], device=CUDA) if p.requires_grad else None
             model.configure_gradient_clipping(optimizer, 1.0)
             model.optimizer_step(0, step, optimizer, lambda: None)
-        assert loss.device == CUDA and loss.dtype == torch.float32 and not reads.found
+        assert loss.device == CUDA
+        assert loss.dtype == torch.float32
+        assert not reads.found
 
 
-def evaluate_and_predict(data, model):
+def check_state(optimizer):
+    """All state is on the device, except the step counters of Muon and SGD."""
+    counts_on_cpu = isinstance(optimizer, Muon | torch.optim.SGD)
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            assert value.device == CUDA or (key == "step" and counts_on_cpu)
+
+
+def evaluate(data, model, images):
     data.trainer.training = False
-    images, labels = images_of(data).to(CUDA).__getitems__(torch.arange(BATCH, device=CUDA))
     model.eval()
+    batch = images.__getitems__(torch.arange(BATCH, device=CUDA))
     with HostReads() as reads, torch.no_grad(), autocast():
-        model.validation_step(data.on_after_batch_transfer((images, labels), 0), 0)
+        model.validation_step(data.on_after_batch_transfer(batch, 0), 0)
     assert not reads.found
+
+
+def predict(data, model, images):
     classifier = ImageClassifier(model.eval_net, data.info.mean, data.info.std).eval()
     with HostReads() as reads, torch.inference_mode():
-        probabilities = classifier(images).cpu()
-    assert (
-        probabilities.shape == (BATCH, len(data.info.classes))
-        and probabilities.dtype == torch.float32
-    )
-    assert len(reads.found) == 1, "the probabilities come back"
+        probabilities = classifier(images.images).cpu()
+    assert probabilities.shape == (2 * BATCH, len(data.info.classes))
+    assert probabilities.dtype == torch.float32
+    assert len(reads.found) == 1, "only the probabilities are read"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +177,7 @@ def evaluate_and_predict(data, model):
         lambda x: x.copy_(torch.ones(3)),
     ],
 )
-def test_what_waits_is_found(wait, monkeypatch):
+def test_a_copy_between_devices_is_found(wait, monkeypatch):
     with fake_cuda(monkeypatch):
         x = torch.ones(3, device=CUDA)
         with HostReads() as reads:
