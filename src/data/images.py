@@ -14,9 +14,24 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from src.data.deep_images import is_deep, scale_to_8_bits
 from src.errors import InputError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+EXTENSIONS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".pgm",
+    ".ppm",
+)
+UNSUPPORTED = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
 # Pillow knows many more formats, and each decoder is a risk.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM")
 UPRIGHT = {  # the transposition that undoes each EXIF orientation
@@ -40,8 +55,8 @@ def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
     """Decode a file, turn it upright, crop the center square and resize it.
 
     Training and `classify.py` both read files with this function, so that a photo is seen as in
-    validation. Transparent parts become white. 16-bit values are scaled to 8 bits, and so are
-    floating-point values if all lie within 0 to 1. Of an animation, the first frame is read.
+    validation. Transparent parts become white, deeper images are scaled to 8 bits, and of an
+    animation the first frame is read.
 
     Returns:
         uint8 [channels, image_size, image_size].
@@ -83,14 +98,22 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_bomb(path, image)
                 yield image
-    except InputError:
-        raise
+    except InputError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise InputError(f"{path}: {error}") from None
     except MemoryError:
         raise InputError(f"{path}: too large for the free memory; make it smaller") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image in a supported format (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
+            if (ending := Path(path).suffix.lower()) in UNSUPPORTED:
+                kind = ending.removeprefix(".").upper()
+                raise InputError(
+                    f"{path}: {kind} images are not supported; convert it to JPEG, for example "
+                    "with ImageMagick: magick IMAGE photo.jpg"
+                ) from None
         raise InputError(
             f"{path}: cannot be read as an image: {reason}; replace or remove it"
         ) from None
@@ -166,24 +189,16 @@ def _whole(image: Image.Image, side: int, keep_alpha: bool) -> Image.Image:
 
 def _decode(image: Image.Image) -> Image.Image:
     """Decode to a mode that can be resized: L, RGB, RGBA, or F from 0 to 255 for deep images."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _scale_deep(image)
+    if getattr(image, "default_image", False):
+        image.seek(1)  # what an animated PNG shows first: its first frame is for old programs
+    if is_deep(image):
+        return scale_to_8_bits(image)
     if image.has_transparency_data:
         return image.convert("RGBA")
     image.load()
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _scale_deep(image: Image.Image) -> Image.Image:
-    values = np.array(image, dtype=np.float32)
-    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    if image.mode == "F" and values.max() <= 1:
-        values *= 255  # by convention, floating-point brightness is from 0 to 1
-    elif image.mode != "F" and values.max() > 255:
-        values /= 257  # 65535 -> 255
-    return Image.fromarray(values.clip(0, 255, out=values))
 
 
 def _to_8_bits(image: Image.Image, keep_alpha: bool = False) -> Image.Image:

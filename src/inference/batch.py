@@ -3,15 +3,15 @@
 import glob
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
-from src.data.images import EXTENSIONS
-from src.errors import InputError
+from src.data.images import EXTENSIONS, UNSUPPORTED
+from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 
 BATCH = 64  # images; larger batches are no faster and take more memory
@@ -31,9 +31,11 @@ def find_images(names: list[str]) -> list[str]:
     paths: list[str] = []
     for name in names:
         if os.path.isdir(name):
-            found = _in_folder(name)
+            found, left_out = _in_folder(name)
             endings = ", ".join(ending.removeprefix(".") for ending in EXTENSIONS)
-            missing = f"{name}: no images in this folder ({endings}); name another"
+            missing = f"{name}: no images in this folder ({endings}){left_out}; name another"
+            if left_out and found:
+                print(f"note: {printable(name)}{left_out}", file=sys.stderr)
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(
                 path for path in glob.iglob(name, recursive=True) if os.path.isfile(path)
@@ -47,19 +49,29 @@ def find_images(names: list[str]) -> list[str]:
     return paths
 
 
-def _in_folder(folder: str) -> list[str]:
+def _in_folder(folder: str) -> tuple[list[str], str]:
+    """Return the images in and below a folder, and what was left out, for a message."""
+
     def refuse(error: OSError) -> None:
         raise InputError(
             f"{error.filename}: cannot be listed ({error.strerror}); change its permissions"
         )
 
-    found = []
+    found: list[str] = []
+    left_out: Counter[str] = Counter()
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = [name for name in sorted(files) if not name.startswith(".")]
-        images = [name for name in visible if name.lower().endswith(EXTENSIONS)]
-        found += [os.path.join(place, name) for name in images]
-    return found
+        left_out["linked folders"] += sum(os.path.islink(os.path.join(place, f)) for f in folders)
+        for name in sorted(files):
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if ending in EXTENSIONS:
+                found.append(os.path.join(place, name))
+            elif ending in UNSUPPORTED:
+                left_out[f"{ending} files"] += 1
+    counts = [f"{count} {what}" for what, count in left_out.items() if count]
+    return found, f"; left out: {', '.join(counts)}" if counts else ""
 
 
 def classify(

@@ -13,6 +13,7 @@ from typing import Any
 from src.errors import printable
 
 MAX_PATH = 60  # characters of a path in a table
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Row = dict[str, Any]
 
 
@@ -55,8 +56,14 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
         values = [p[name] for p in predictions for name in ("class", "probability")]
         values += [""] * (len(columns) - len(values))
         notes = "; ".join(row.get("notes", []))
-        cells = [row["path"], *values, row.get("target", ""), row.get("error", ""), notes]
+        texts = [row["path"], *values, row.get("target", ""), row.get("error", ""), notes]
+        cells = [_without_formula(cell) for cell in texts]
         (quoting if "\r" in row["path"] else writer).writerow(cells)
+
+
+def _without_formula(cell: Any) -> Any:
+    """Quote a text that a spreadsheet would run as a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def print_bars(rows: Iterable[Row]) -> None:

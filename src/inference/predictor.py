@@ -16,6 +16,7 @@ from src.runs.checkpoint import Checkpoint
 from src.transforms.patchify import normalize
 
 BATCH = 256
+NEARLY_BLACK = 17  # of 255: the most that 12 bits in an undeclared 16-bit file reach
 DARK = 0.35  # mean of the training images below which a light border is suspicious
 
 
@@ -89,6 +90,10 @@ class Predictor:
         """
         image = read_image(path, self.dataset.image_size, self.dataset.channels)
         notes = []
+        if image.max() < NEARLY_BLACK:
+            notes.append(
+                "it is nearly black; if it has 10 or 12 bits in a 16-bit file, save it with 8 bits"
+            )
         if invert:
             image = 255 - image
         elif min(self.dataset.mean) < DARK and image[:, [0, -1]].float().mean() > 127:
