@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from src.errors import InputError
 from src.extras.page import server
 from src.extras.page.page import Page
 from src.extras.page.request import MAX_UPLOAD, UPLOAD_TYPE, host_pattern
@@ -207,6 +208,14 @@ def test_an_example_is_read_back_exactly(running, predictor):
     assert example["caption"] == predictor.classes[1]
     assert running.upload(base64.b64decode(example["source"].split(",")[1]))[0] == 200
     assert given[0].image.equal(running.page.examples[1][0])
+
+
+def test_a_network_without_attention_has_one_picture(running, predictor, monkeypatch):
+    def attention(images):
+        raise InputError("this network has no attention")
+
+    monkeypatch.setattr(predictor, "attention", attention)
+    assert len(json.loads(running.upload(png())[2])["pictures"]) == 1
 
 
 # Overload ---------------------------------------------------------------------------------------
