@@ -34,7 +34,7 @@ def find_images(names: list[str]) -> list[str]:
             found, left_out = _in_folder(name)
             endings = ", ".join(ending.removeprefix(".") for ending in EXTENSIONS)
             missing = f"{name}: no images in this folder ({endings}){left_out}; name another"
-            if left_out and found:
+            if found and left_out:
                 print(f"note: {printable(name)}{left_out}", file=sys.stderr)
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(
@@ -69,9 +69,9 @@ def _in_folder(folder: str) -> tuple[list[str], str]:
             if ending in EXTENSIONS:
                 found.append(os.path.join(place, name))
             elif ending in UNSUPPORTED:
-                left_out[f"{ending} files"] += 1
-    counts = [f"{count} {what}" for what, count in left_out.items() if count]
-    return found, f"; left out: {', '.join(counts)}" if counts else ""
+                left_out[ending] += 1
+    counts = [f"{what} ({count})" for what, count in left_out.items() if count]
+    return found, f": left out {', '.join(counts)}" if counts else ""
 
 
 def classify(
