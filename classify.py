@@ -41,7 +41,7 @@ def main(args: list[str]) -> None:
     check_pictures(options, paths)
     checkpoint = find_checkpoint(options.ckpt, Path(options.runs))
     predictor = Predictor(checkpoint, options.device)
-    prepare = find_reader(predictor, options.invert)
+    prepare = find_reader(predictor, "auto" if options.serve else options.invert)
     if options.serve:
         serve(predictor, options, prepare)
         return
