@@ -1,221 +1,236 @@
-"""classify.py as its users see it: what it prints, which checkpoint it takes, and one line for a mistake."""
+"""classify.py: what it prints, which checkpoint it uses, and one line for each mistake."""
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from photos import class_folders
 from PIL import Image
-from program import call, started
+from program import ROOT, call, started
 
 import classify
+from src.config import TrainingConfig, ViTConfig
 from src.data.datasets import read_digits
 from src.data.modules import FolderDataModule
 from src.inference.predictor import Predictor
-from src.runs.checkpoint import FORMAT, load_checkpoint
-from src.training.classifier import ViT
+from src.models.vit import VisionTransformer
+from src.runs.checkpoint import FORMAT, describe, load
 
 IMAGES, LABELS = read_digits("test")
 
 
 @pytest.fixture
 def digit(tmp_path):
-    Image.fromarray(IMAGES[0, 0].numpy()).save(tmp_path / "digit.png")
-    return str(tmp_path / "digit.png")
+    """The path of a picture of test image 0."""
+    path = tmp_path / "digit.png"
+    Image.fromarray(IMAGES[0, 0].numpy()).save(path)
+    return str(path)
 
 
 @pytest.fixture
 def run(digits_run):
-    """Run classify.py with arguments: exit code, standard output, standard error."""
-    return lambda *args: call(
-        classify.main, "--runs", digits_run.parents[1], "--device", "cpu", *args
-    )
+    """Run classify.py with arguments, by default with the newest run beside `digits_run`."""
+    runs = digits_run.parents[1]
+    return lambda *args: call(classify.main, "--runs", runs, "--device", "cpu", *args)
 
 
-def test_which_run_answered_is_said_where_none_was_named(run, digit, digits_run):
-    note = f"note: by {digits_run}/checkpoints/best.ckpt, the newest run, trained on digits; --ckpt names another\n"
-    assert run(digit)[2].endswith(note)
-    for named in (["--ckpt", digits_run], ["--json"], ["--csv"]):
-        assert "newest run" not in run(digit, *named)[2]
+def rows(ended) -> list[dict]:
+    assert ended.code == 0, ended
+    return json.loads(ended.out)
 
 
-def test_json_has_the_promised_shape(run, digit):
-    code, out, _ = run(digit, "--json", "--top-k", 4)
-    rows = json.loads(out)
-    assert code == 0 and len(rows) == 1 and {"path", "predictions"} <= set(rows[0])
-    assert rows[0]["path"] == digit and len(rows[0]["predictions"]) == 4
-    for prediction in rows[0]["predictions"]:
+# Output -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [4, 99])
+def test_json_has_the_likeliest_classes_first(run, digit, k):
+    (row,) = rows(run(digit, "--json", "--top-k", k))
+    assert row["path"] == digit
+    predictions = row["predictions"]
+    assert len(predictions) == min(k, 10)
+    for prediction in predictions:
         assert set(prediction) == {"index", "class", "probability"}
-        assert (
-            prediction["class"] == str(prediction["index"]) and 0 <= prediction["probability"] <= 1
-        )
-    shares = [prediction["probability"] for prediction in rows[0]["predictions"]]
-    assert shares == sorted(shares, reverse=True)
+        assert prediction["class"] == str(prediction["index"])
+    probabilities = [prediction["probability"] for prediction in predictions]
+    assert probabilities == sorted(probabilities, reverse=True)
+    if k > 10:
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("k", [10, 99])
-def test_all_classes_together_have_the_probability_one(run, digit, k):
-    predictions = json.loads(run(digit, "--json", "--top-k", k)[1])[0]["predictions"]
-    assert sorted(p["index"] for p in predictions) == list(range(10))
-    assert sum(p["probability"] for p in predictions) == pytest.approx(1, abs=1e-5)
+def test_text_has_the_likeliest_class_and_probabilities(run, digit, digits_run):
+    ended = run(digit, "--top-k", 2)
+    assert ended.code == 0
+    first, *bars = ended.out.splitlines()
+    predictor = Predictor(digits_run / "checkpoints" / "best.ckpt", "cpu")
+    (best,) = predictor.top(predictor.read([digit]), 2)
+    assert first == f"{digit}: {best[0]['class']}"
+    for bar, prediction in zip(bars, best, strict=True):
+        assert f"{prediction['probability']:.2%}" in bar
 
 
-def test_several_images_are_listed_in_their_order(run, digit, tmp_path):
-    Image.fromarray(IMAGES[1, 0].numpy()).save(tmp_path / "other.png")
-    paths = [digit, str(tmp_path / "other.png"), digit]
-    rows = json.loads(run(*paths, "--json")[1])
-    assert [row["path"] for row in rows] == paths
-    assert rows[0]["predictions"] == rows[2]["predictions"] != rows[1]["predictions"]
-
-
-def test_text_names_the_likeliest_class_and_its_probability(run, digit, digits_run):
-    code, out, _ = run(digit, "--top-k", 2)
-    first = Predictor(digits_run / "checkpoints/best.ckpt", "cpu")
-    best = first.top(first.read([digit]), 2)[0]
-    lines = out.splitlines()
-    assert code == 0 and lines[0] == f"{digit}: {best[0]['class']}" and len(lines) == 3
-    assert (
-        f"{best[0]['probability']:.2%}" in lines[1] and f"{best[1]['probability']:.2%}" in lines[2]
+def test_a_note_names_the_newest_run_if_no_checkpoint_was_chosen(run, digit, digits_run):
+    note = (
+        f"note: classified by the newest run, {digits_run}/checkpoints/best.ckpt, trained on "
+        "digits; choose another with --ckpt\n"
     )
+    assert run(digit).err.endswith(note)
+    for flags in (["--ckpt", digits_run], ["--json"], ["--csv"]):
+        assert "newest run" not in run(digit, *flags).err
 
 
-def test_index_shows_the_predicted_and_the_target_class(run, digit):
-    code, out, _ = run("--index", 3)
-    assert code == 0
-    assert (
-        out.startswith("digits test image 3: ") and f"(target: {LABELS[3]})" in out.splitlines()[0]
-    )
-    (row,) = json.loads(run("--index", 0, "--json")[1])
-    assert row["target"] == str(int(LABELS[0]))
-    assert row["predictions"] == json.loads(run(digit, "--json")[1])[0]["predictions"]
+def test_blank_paper_is_an_error(run, tmp_path):
+    path = tmp_path / "paper.png"
+    Image.new("L", (30, 30), "white").save(path)
+    assert "paper.png: no strokes were found" in run(path).error
 
 
-def test_index_in_a_folder_of_images_that_has_moved(run, tmp_path):
-    class_folders(tmp_path / "photos", ("cat", "dog"), (40, 30), train=2, test=2)
-    data = FolderDataModule(root=str(tmp_path / "photos"), image_size=8, patch_size=4)
-    model = ViT(data.description, width=8, depth=1, heads=1)
+def test_a_missing_file_among_several_is_reported_in_its_row(run, digit):
+    ended = run(digit, "nowhere.png", "--json")
+    assert ended.code == 1
+    good, missing = json.loads(ended.out)
+    assert good["predictions"]
+    assert missing["path"] == "nowhere.png"
+    assert "there is no such file" in missing["error"]
+
+
+# Test images --------------------------------------------------------------------------------------
+
+
+def test_index_shows_predicted_and_target_class(run, digit):
+    ended = run("--index", 3)
+    assert ended.code == 0
+    first = ended.out.splitlines()[0]
+    assert first.startswith("digits test image 3: ")
+    assert first.endswith(f"(target: {LABELS[3]})")
+
+    (of_index,) = rows(run("--index", 0, "--json"))
+    (of_file,) = rows(run(digit, "--json"))
+    assert of_index["target"] == str(int(LABELS[0]))
+    assert of_index["predictions"] == of_file["predictions"]
+
+
+def test_index_of_class_folders_that_have_moved(run, tmp_path):
+    old, new, path = tmp_path / "photos", tmp_path / "moved", tmp_path / "photos.ckpt"
+    class_folders(old, ("cat", "dog"), (40, 30), train=2, test=2)
+    info = FolderDataModule(root=str(old), image_size=8, patch_size=4).info
+    config = ViTConfig(width=8, depth=1, heads=1)
+    weights = VisionTransformer(config, info).state_dict()
     content = {
         "format": FORMAT,
-        "hyper_parameters": dict(model.hparams),
-        "state_dict": model.state_dict(),
+        "hyper_parameters": describe(info, config, TrainingConfig()),
+        "state_dict": {f"net.{key}": value for key, value in weights.items()},
     }
-    torch.save(content, tmp_path / "photos.ckpt")
-    (tmp_path / "photos").rename(tmp_path / "moved")
-    code, out, _ = run(
-        "--ckpt", tmp_path / "photos.ckpt", "--index", 2, "--data", tmp_path / "moved"
-    )
-    assert code == 0 and "photos test image 2" in out and "(target: dog)" in out
-    assert "there is no such folder" in run("--ckpt", tmp_path / "photos.ckpt", "--index", 2).error
+    torch.save(content, path)
+    old.rename(new)
+
+    ended = run("--ckpt", path, "--index", 2, "--data", new)
+    assert ended.code == 0
+    assert "photos test image 2: " in ended.out
+    assert "(target: dog)" in ended.out
+    assert "there is no such folder" in run("--ckpt", path, "--index", 2).error
 
 
-def test_blank_paper_is_said(run, tmp_path):
-    Image.new("L", (30, 30), "white").save(tmp_path / "paper.png")
-    assert "paper.png: no strokes were found" in run(tmp_path / "paper.png").error
+# The checkpoint -----------------------------------------------------------------------------------
 
 
-def test_a_missing_file_among_several_is_a_row_and_exit_code_1(run, digit):
-    ended = run(digit, "nowhere.png", "--json")
-    good, missing = json.loads(ended.out)
-    assert (
-        ended.code == 1
-        and good["predictions"]
-        and missing["path"] == "nowhere.png"
-        and "there is no such file" in missing["error"]
-    )
-
-
-def weights_at(path, digits_run, shift):
-    """A copy of the run's best checkpoint, recognizable by a shifted bias."""
-    content = load_checkpoint(digits_run / "checkpoints/best.ckpt")
+def save_shifted(path, digits_run, shift):
+    """Save a copy of the run's best checkpoint, recognizable by its shifted bias."""
+    content = load(digits_run / "checkpoints" / "best.ckpt")
     content["state_dict"]["ema.head.bias"] += shift * torch.arange(10)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
 
 
-def test_the_newest_runs_best_checkpoint_is_the_default(run, digits_run, digit, tmp_path):
-    for name, time in (("a/version_0", 200), ("b/version_0", 300), ("c/version_3", 100)):
+def test_the_best_checkpoint_of_the_newest_run_is_the_default(run, digits_run, digit, tmp_path):
+    runs = tmp_path / "runs"
+    times = {"a/version_0": 200, "b/version_0": 300, "c/version_3": 100}
+    for name, time in times.items():
         for file, shift in (("best", time), ("last", -time)):
-            weights_at(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", digits_run, shift)
-            os.utime(tmp_path / "runs" / name / "checkpoints" / f"{file}.ckpt", (time, time))
-    expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/best.ckpt")[
-        1
-    ]
-    assert run(digit, "--json", "--runs", tmp_path / "runs")[1] == expected
-    (
-        tmp_path / "runs/b/version_0/checkpoints/best.ckpt"
-    ).unlink()  # a run without validation has none
-    expected = run(digit, "--json", "--ckpt", tmp_path / "runs/b/version_0/checkpoints/last.ckpt")[
-        1
-    ]
-    assert run(digit, "--json", "--runs", tmp_path / "runs")[1] == expected
+            path = runs / name / "checkpoints" / f"{file}.ckpt"
+            save_shifted(path, digits_run, shift)
+            os.utime(path, (time, time))
+
+    best = runs / "b/version_0/checkpoints/best.ckpt"
+    expected = rows(run(digit, "--json", "--ckpt", best))
+    assert rows(run(digit, "--json", "--runs", runs)) == expected
+
+    best.unlink()  # as after a training without validation
+    expected = rows(run(digit, "--json", "--ckpt", best.with_name("last.ckpt")))
+    assert rows(run(digit, "--json", "--runs", runs)) == expected
 
 
-def test_a_run_its_checkpoints_and_a_file_are_all_accepted(run, digits_run, digit):
-    places = [
-        digits_run.parent,
-        digits_run,
-        digits_run / "checkpoints",
-        digits_run / "checkpoints" / "best.ckpt",
+def test_a_checkpoint_may_be_named_by_its_folders(run, digits_run, digit):
+    folder = digits_run / "checkpoints"
+    first, *others = [
+        rows(run(digit, "--json", "--ckpt", path))
+        for path in (folder / "best.ckpt", folder, digits_run, digits_run.parent)
     ]
-    outputs = {run(digit, "--json", "--ckpt", place)[1] for place in places}
-    assert len(outputs) == 1 and json.loads(outputs.pop())
+    assert others == 3 * [first]
 
+
+# Mistakes -----------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "nothing to classify": ([], "name image files"),
-    "both image and index": (["DIGIT", "--index", "0"], "name image files"),
-    "missing image": (["nowhere.png"], "nowhere.png: there is no such file"),
-    "no image": (["README"], "cannot be read as an image"),
-    "a folder without images": (["EMPTY"], "EMPTY: is a folder without images"),
-    "missing checkpoint": (
-        ["DIGIT", "--ckpt", "nowhere.ckpt"],
-        "nowhere.ckpt: there is no such checkpoint",
-    ),
-    "a run without checkpoints": (["DIGIT", "--ckpt", "."], "there is no such checkpoint"),
-    "checkpoint of another program": (
-        ["DIGIT", "--ckpt", "OTHER"],
-        "not a checkpoint of this program",
-    ),
-    "checkpoint that is text": (["DIGIT", "--ckpt", "README"], "not a checkpoint of this program"),
-    "no run": (["DIGIT", "--runs", "."], "no run has a checkpoint"),
-    "no way to invert": (["--invert", "maybe", "DIGIT"], "invalid choice: 'maybe'"),
-    "index too large": (["--index", "359"], "use 0 to 358"),
-    "index below zero": (["--index", "-1"], "use 0 to 358"),
-    "index that is no number": (["--index", "first"], "--index"),
-    "unknown device": (["DIGIT", "--device", "toaster"], "--device cpu"),
-    "top-k that is no number": (["DIGIT", "--top-k", "abc"], "--top-k"),
-    "top-k of zero": (["DIGIT", "--top-k", "0"], "use 1 or more"),
-    "unknown option": (["DIGIT", "--color"], "--color"),
-    "option without its value": (["DIGIT", "--ckpt"], "--ckpt"),
+    "": "name image files",
+    "DIGIT --index 0": "name image files",
+    "nowhere.png": "nowhere.png: there is no such file",
+    "README": "cannot be read as an image",
+    "EMPTY": "EMPTY: no images in this folder",
+    "DIGIT --ckpt nowhere.ckpt": "nowhere.ckpt: no such checkpoint",
+    "DIGIT --ckpt .": "no such checkpoint",
+    "DIGIT --ckpt OTHER": "not a checkpoint of this program",
+    "DIGIT --ckpt README": "not a checkpoint of this program",
+    "DIGIT --runs .": "no run has a checkpoint",
+    "DIGIT --invert maybe": "invalid choice: 'maybe'",
+    "--index 359": "use 0 to 358",
+    "--index -1": "use 0 to 358",
+    "DIGIT --device toaster": "--device cpu",
+    "DIGIT --top-k abc": "--top-k",
+    "DIGIT --top-k 0": "--top-k must be at least 1, got 0",
+    "DIGIT --color": "--color",
+    "DIGIT --ckpt": "--ckpt",
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(run, digit, tmp_path, monkeypatch, mistake):
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_is_one_line(run, digit, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README").write_text("I am not an image")
     (tmp_path / "EMPTY").mkdir()
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "OTHER")
-    args, expected = MISTAKES[mistake]
-    ended = run(*[digit if arg == "DIGIT" else arg for arg in args])
-    assert ended.out == "" and expected in ended.error
+    ended = run(*arguments.replace("DIGIT", digit).split())
+    assert ended.out == ""
+    assert MISTAKES[arguments] in ended.error
 
 
-def test_the_program_itself(digits_run, digit):
-    done = started(
-        "classify.py", digit, "--ckpt", digits_run, "--device", "cpu", PYTHONIOENCODING="ascii"
-    )
-    assert (
-        done.code == 0 and "Traceback" not in done.err and done.out.startswith(digit)
-    )  # the bars are not ASCII
-    failed = started("classify.py", "nowhere.png", "--ckpt", digits_run)
-    assert failed == (2, "", "error: nowhere.png: there is no such file; check the path\n")
-
-
-def test_a_choice_of_invert_is_one_even_where_a_file_has_its_name(tmp_path, monkeypatch):
+def test_invert_prefers_a_choice_to_a_file_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "no").touch()
-    for args, chosen in ((["--invert", "no", "a.png"], "no"), (["--invert", "a.png"], "yes")):
-        options = classify.parse(args)
-        assert (options.invert, options.images) == (chosen, ["a.png"])
+    for flags, choice in ((["--invert", "no"], "no"), (["--invert"], "yes")):
+        options = classify.parse([*flags, "a.png"])
+        assert options.invert == choice
+        assert options.images == ["a.png"]
+
+
+# The program in a process of its own --------------------------------------------------------------
+
+
+def test_the_program_prints_on_a_terminal_without_unicode(digits_run, digit):
+    flags = [digit, "--ckpt", digits_run, "--device", "cpu"]
+    ended = started("classify.py", *flags, PYTHONIOENCODING="ascii")  # the bars are not ASCII
+    assert ended.code == 0
+    assert ended.out.startswith(digit)
+    assert "Traceback" not in ended.err
+
+
+def test_the_program_ends_quietly_when_the_reader_of_stdout_goes_away(digits_run, digit):
+    """As in `python classify.py FOLDER | head`."""
+    command = [sys.executable, "classify.py", digit, "--json", "--ckpt", str(digits_run)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
