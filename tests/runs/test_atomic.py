@@ -1,4 +1,4 @@
-"""A file is replaced whole, or not at all."""
+"""Files are replaced completely, or not at all."""
 
 import errno
 
@@ -8,23 +8,35 @@ from src.errors import InputError
 from src.runs.atomic import open_atomically, write_atomically
 
 
+@pytest.fixture
+def old(tmp_path):
+    """A file with the content b"old", alone in its folder."""
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+    return path
+
+
+def contents(folder) -> list[bytes]:
+    return [path.read_bytes() for path in folder.iterdir()]
+
+
+def test_a_complete_file_replaces_the_old_one(old):
+    write_atomically(old, b"new")
+    assert contents(old.parent) == [b"new"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_what_ends_the_writing_leaves_the_old_file_and_nothing_else(tmp_path, error):
-    write_atomically(tmp_path / "x", b"old")
+def test_an_interrupted_write_leaves_only_the_old_file(old, error):
     with pytest.raises(error):
-        with open_atomically(tmp_path / "x") as file:
+        with open_atomically(old) as file:
             file.write(b"new")
             raise error
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
-    write_atomically(tmp_path / "x", b"new")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+    assert contents(old.parent) == [b"old"]
 
 
-def test_a_full_disk_is_one_line(tmp_path):
-    write_atomically(tmp_path / "x", b"old")
-    with pytest.raises(
-        InputError, match=r"x: could not be written \(No space left.*the one before it is intact"
-    ):
-        with open_atomically(tmp_path / "x"):
+def test_full_disk_is_one_line(old):
+    message = r"x: could not be written \(No space left.*the previous file is intact"
+    with pytest.raises(InputError, match=message):
+        with open_atomically(old):
             raise OSError(errno.ENOSPC, "No space left on device")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+    assert contents(old.parent) == [b"old"]

@@ -1,63 +1,67 @@
-"""Which run directory is made, and which checkpoint stands for it."""
+"""Creating, finding and locking run directories."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from src.errors import InputError
-from src.runs.directory import claim_run, find_checkpoint, find_trained, new_run
+from src.runs.directory import create_run, find_checkpoint, find_finished, lock_run
 
 
 def test_a_new_run_gets_the_next_number(tmp_path):
     for name in ("mnist/version_9", "mnist/version_x"):
         (tmp_path / name).mkdir(parents=True)
-    made = [new_run(tmp_path, name).name for name in ("mnist", "mnist", "new")]
-    assert made == ["version_10", "version_11", "version_0"]
-    (tmp_path / "file").touch()
-    with pytest.raises(
-        InputError, match="cannot make a run directory there: .*; choose another --runs"
-    ):
-        new_run(tmp_path / "file", "x")
+    created = [create_run(tmp_path, name).name for name in ("mnist", "mnist", "new")]
+    assert created == ["version_10", "version_11", "version_0"]
 
 
-def test_a_run_without_a_best_checkpoint_stands_for_its_last(tmp_path):
-    checkpoints = new_run(tmp_path, "mnist") / "checkpoints"
-    checkpoints.mkdir()
+def test_a_run_directory_needs_a_folder(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match="cannot create a run directory .* choose another --runs"):
+        create_run(file, "x")
+
+
+def write(path: Path, seconds: int) -> None:
+    """Write an empty file with a given time."""
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    os.utime(path, (seconds, seconds))
+
+
+def test_best_checkpoint_is_preferred(tmp_path):
+    run = create_run(tmp_path, "mnist")
     for name in ("last.ckpt", "best.ckpt"):
-        (checkpoints / name).touch()
-        assert (
-            find_checkpoint(str(checkpoints.parent))
-            == find_checkpoint(None, tmp_path)
-            == checkpoints / name
-        )
+        checkpoint = run / "checkpoints" / name
+        write(checkpoint, 0)
+        assert find_checkpoint(str(run)) == checkpoint
+        assert find_checkpoint(None, tmp_path) == checkpoint
 
 
-def test_the_folder_of_a_name_stands_for_its_newest_finished_run(tmp_path):
+def test_the_newest_finished_run_of_a_name_is_found(tmp_path):
     name = tmp_path / "cifar100_cpu"
-    with pytest.raises(
-        InputError, match="no trained run; train it first: .* configs/cifar100_cpu.yaml"
-    ):
-        find_trained(str(name))
-    runs = [new_run(tmp_path, name.name) for _ in range(3)]
-    for seconds, run in enumerate(runs):
-        (run / "checkpoints").mkdir()
-        (run / "checkpoints" / "last.ckpt").touch()
-        os.utime(run / "checkpoints" / "last.ckpt", (seconds, seconds))
-    with pytest.raises(
-        InputError, match=f"no run there is finished; go on with it: .* --resume {runs[2]}; or give"
-    ):
-        find_trained(str(name))
-    assert find_trained(str(runs[2])) == runs[2] / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match="no trained run; train it first: .* configs/cifar100_cpu"):
+        find_finished(str(name))
+    runs = [create_run(tmp_path, name.name) for _ in range(3)]
+    checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
+    for seconds, checkpoint in enumerate(checkpoints):
+        write(checkpoint, seconds)
+    with pytest.raises(InputError, match=f"no run in it is finished; .* --resume {runs[2]}, or"):
+        find_finished(str(name))
+    assert find_finished(str(runs[2])) == checkpoints[2]
     for seconds, run in enumerate(runs[:2]):
-        (run / "results.json").touch()
-        os.utime(run / "results.json", (seconds, seconds))
-    assert find_trained(str(name)) == runs[1] / "checkpoints" / "last.ckpt"
-    with pytest.raises(InputError, match="nowhere: there is no trained run; check the path"):
-        find_trained(str(tmp_path / "nowhere"))
+        write(run / "results.json", seconds)
+    assert find_finished(str(name)) == checkpoints[1]
 
 
-def test_a_claimed_run_is_locked(tmp_path):
-    run, lock = claim_run(tmp_path, "mnist", None)
-    assert run == tmp_path / "mnist" / "version_0" and not lock.closed
-    assert claim_run(tmp_path, "mnist", None)[0].name == "version_1"
-    assert claim_run(tmp_path, "mnist", run)[0] == run
+def test_an_unknown_run_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no trained run; check the path"):
+        find_finished(str(tmp_path / "nowhere"))
+
+
+def test_locking_a_run_deletes_half_written_files(tmp_path):
+    leftover = tmp_path / ".config.yaml.1.tmp"
+    leftover.touch()
+    lock_run(tmp_path)
+    assert not leftover.exists()
