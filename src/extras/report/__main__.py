@@ -1,7 +1,49 @@
+"""Write the report of a run again, or compare several runs on one page.
+
+python -m src.extras.report data/runs/mnist/version_0                     its report.html
+python -m src.extras.report data/runs/mnist/version_0 data/runs/digits    comparison.html
+"""
+
+import os
 import sys
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
 
-from src.errors import exit_on_input_error
-from src.extras.report.report import main
+from src.errors import ArgumentParser, InputError, exit_on_input_error
+from src.extras.report.evaluation import evaluate
+from src.extras.report.report import write_comparison, write_report
+from src.extras.report.run_files import find_run
 
-with exit_on_input_error():
-    main(sys.argv[1:])
+
+def main(args: list[str]) -> None:
+    parser = ArgumentParser(
+        prog="python -m src.extras.report",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run directory, or folder of all runs of a name",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="page of several runs (default: in their common folder)",
+    )
+    options = parser.parse_args(args)
+    runs = [find_run(run) for run in options.runs]
+    if len(runs) > 1:
+        folder = os.path.commonpath([run.absolute() for run in runs])
+        output = Path(options.output or f"{folder}/comparison.html")
+        print(write_comparison(runs, output))
+        return
+    if options.output:
+        raise InputError("--output is for several runs; leave it out: a run keeps its own report")
+    print(write_report(runs[0], evaluate(runs[0])))
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main(sys.argv[1:])

@@ -1,119 +1,133 @@
-"""Pictures of what the network was given, and of where it looked, for `--show` and `--attention`. Pillow alone."""
+"""Pictures of `--show` and `--attention`: what the network saw, and where it looked."""
 
 import io
+import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from src.data.images import read_photo
 from src.errors import InputError, printable
-from src.inference.predictor import Given, Predictor
+from src.inference.predictor import Predictor, PreparedImage
 from src.runs.atomic import write_atomically
 
-MOST = 64  # images on one sheet: more could not be looked at
+MAX_IMAGES = 64  # on one sheet
+MAX_COLUMNS = 4
 SIDE, GAP, LINE = 224, 12, 20  # pixels: of a picture, between pictures, of a line of text
+PIXELATED = 64  # pixels; smaller images are enlarged without smoothing
 INK, PAPER, FRAME = "#1f2933", "#ffffff", "#e08214"
-HEAT = np.array(
-    [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
-)  # matplotlib's inferno
+
+HEAT = ("#000004", "#fcffa4", "#bc3754")  # lowest, highest, middle
+
+Result = tuple[dict[str, Any], PreparedImage]  # see `src.inference.batch.classify`
+Pair = tuple[Image.Image, Image.Image, str]  # two pictures and their caption
 
 
 def check_path(path: str, flag: str, images: list[str]) -> None:
-    """Raises InputError, before anything is classified, if no picture can be written there, or none should be."""
-    place = Path(path)
-    if place.suffix.lower() != ".png":
-        raise InputError(
-            f"{flag} {path}: pictures are written as PNG; name a file that ends in .png"
-        )
-    if not os.path.isdir(place.absolute().parent):
-        raise InputError(f"{flag} {path}: its folder is not there; make it first")
-    if os.path.isdir(path) or (
-        os.path.exists(path) and any(_same_file(path, image) for image in images)
-    ):
-        what = "a folder" if os.path.isdir(path) else "an image to classify"
-        raise InputError(f"{flag} {path}: would replace {what}; name another")
+    """Check that a picture can be written to `path` without replacing one of `images`.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"{flag} {path}: not a PNG file; use a name that ends in .png")
+    if not os.path.isdir(Path(path).absolute().parent):
+        raise InputError(f"{flag} {path}: its folder does not exist; create it first")
+    if os.path.isdir(path):
+        raise InputError(f"{flag} {path}: is a folder; use another name")
+    for image in images:
+        if os.path.exists(path) and os.path.exists(image) and os.path.samefile(path, image):
+            raise InputError(f"{flag} {path}: would replace an image to classify; use another name")
 
 
-def _same_file(path: str, image: str) -> bool:
-    return os.path.exists(image) and os.path.samefile(path, image)
+def write_inputs(path: str, results: list[Result], total: int) -> None:
+    """Write the picture of `--show`: each image file next to the network's input.
 
-
-def write_given(path: str, results: list[tuple[dict, Given]], total: int) -> None:
-    """For `--show`: each file beside what the network was given of it, with the answer."""
+    Args:
+        path: file to write.
+        results: rows of the images, and the images as the network saw them.
+        total: number of images that were classified.
+    """
     pairs = []
-    for row, given in results:
-        photo = picture_of(given.image) if "target" in row else read_photo(row["path"], 2 * SIDE)
-        pairs.append((framed(photo, given.box), picture_of(given.image), _caption(row)))
-    write_sheet(path, ("the image", "what the network was given"), pairs, total)
+    for row, prepared in results:
+        network_input = to_picture(prepared.image)
+        from_dataset = "target" in row
+        photo = network_input if from_dataset else read_photo(row["path"], 2 * SIDE)
+        pairs.append((draw_frame(photo, prepared.box), network_input, _caption(row)))
+    write_sheet(path, ("image", "network input"), pairs, total)
 
 
-def write_attention(
-    path: str, results: list[tuple[dict, Given]], total: int, predictor: Predictor
-) -> None:
-    """For `--attention`: what the network was given beside where it looked, with the answer."""
-    maps = (
-        predictor.attention(torch.stack([given.image for _, given in results])) if results else []
-    )
-    pairs = [
-        (picture_of(given.image), heated(given.image, attention), _caption(row))
-        for (row, given), attention in zip(results, maps, strict=True)
-    ]
-    write_sheet(path, ("what the network was given", "where it looked"), pairs, total)
+def write_attention(path: str, results: list[Result], total: int, predictor: Predictor) -> None:
+    """Write the picture of `--attention`: each network input next to its attention rollout.
+
+    The arguments are those of `write_inputs`, and the predictor.
+    """
+    pairs = []
+    for row, prepared in results:
+        attention = predictor.attention(prepared.image[None])[0]
+        overlay = overlay_attention(prepared.image, attention)
+        pairs.append((to_picture(prepared.image), overlay, _caption(row)))
+    write_sheet(path, ("network input", "attention"), pairs, total)
 
 
-def _caption(row: dict) -> str:
+def _caption(row: dict[str, Any]) -> str:
     first = row["predictions"][0]
     target = f", target {row['target']}" if "target" in row else ""
     return f"{Path(row['path']).name}: {first['class']}, {first['probability']:.1%}{target}"
 
 
-def write_sheet(
-    path: str,
-    titles: tuple[str, str],
-    pairs: list[tuple[Image.Image, Image.Image, str]],
-    total: int,
-) -> None:
-    """Pairs of pictures side by side, each over its caption, in rows of one to four pairs."""
+def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: int) -> None:
+    """Write pairs of pictures above their captions, in rows of one to four pairs.
+
+    Args:
+        path: PNG file to write.
+        titles: of the left and right pictures.
+        pairs: at least one.
+        total: number of images; a note says so if they are more than fit on a sheet.
+
+    Raises:
+        InputError: there are no pairs, or the file cannot be written.
+    """
     if not pairs:
-        raise InputError(f"{path}: there is nothing to draw: no image could be read")
-    if total > MOST:
+        raise InputError(f"{path}: nothing to draw because no image could be read; check the files")
+    if total > MAX_IMAGES:
         print(f"note: {path} shows the first {len(pairs)} of {total:,} images", file=sys.stderr)
-    columns = min(4, max(1, round((len(pairs) / 2) ** 0.5)))
-    rows = -(-len(pairs) // columns)
-    width, height = 2 * SIDE + 3 * GAP, SIDE + LINE + GAP
-    sheet = Image.new("RGB", (columns * width, LINE + GAP + rows * height), PAPER)
+    columns = min(MAX_COLUMNS, max(1, round((len(pairs) / 2) ** 0.5)))
+    rows = math.ceil(len(pairs) / columns)
+    width, height = 2 * SIDE + 3 * GAP, SIDE + LINE + GAP  # of a pair and its caption
+    header = LINE + GAP
+    sheet = Image.new("RGB", (columns * width, header + rows * height), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for column in range(columns):
-        for half, title in enumerate(titles):
-            draw.text((column * width + GAP + half * (SIDE + GAP), GAP // 2), title, INK, font)
     for number, (left, right, caption) in enumerate(pairs):
-        x, y = number % columns * width + GAP, LINE + GAP + number // columns * height
-        for half, picture in enumerate((left, right)):
-            picture = fitted(picture)
-            place = ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2)
-            sheet.paste(picture, (x + half * (SIDE + GAP) + place[0], y + place[1]))
-        draw.text((x, y + SIDE + 2), shortened(caption, font, 2 * SIDE + GAP), INK, font)
+        row, column = divmod(number, columns)
+        x, y = column * width + GAP, header + row * height
+        text = shorten(caption, font, 2 * SIDE + GAP)
+        draw.text((x, y + SIDE + 2), text, INK, font)
+        for picture, title in zip((left, right), titles, strict=True):
+            sheet.paste(ImageOps.pad(fit(picture), (SIDE, SIDE), color=PAPER), (x, y))
+            if row == 0:
+                draw.text((x, GAP // 2), title, INK, font)
+            x += SIDE + GAP
     file = io.BytesIO()
     sheet.save(file, "PNG")
     write_atomically(Path(path), file.getvalue())
 
 
-def fitted(picture: Image.Image) -> Image.Image:
-    """Its longer side SIDE pixels; small images keep their pixels to be seen."""
-    factor = SIDE / max(picture.size)
-    size = [max(1, round(side * factor)) for side in picture.size]
-    return picture.resize(
-        size, Image.Resampling.NEAREST if max(picture.size) <= 64 else Image.Resampling.LANCZOS
-    )
+def fit(picture: Image.Image) -> Image.Image:
+    """Resize a picture so that its longer side is SIDE."""
+    longer = max(picture.size)
+    width, height = (max(1, round(side * SIDE / longer)) for side in picture.size)
+    smooth = longer > PIXELATED
+    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return picture.resize((width, height), resampling)
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The end of the text, which says most, where all of it does not fit; without what the font cannot show."""
+def shorten(text: str, font: Any, width: int) -> str:
+    """Return the end of a text that fits into `width` pixels: it has the prediction."""
     text = printable(text)
     if font.getlength(text) <= width:
         return text
@@ -122,33 +136,39 @@ def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return "…" + text
 
 
-def picture_of(image: Tensor) -> Image.Image:
-    """uint8 [C, H, W] -> an image of mode RGB"""
-    return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+def to_picture(image: Tensor) -> Image.Image:
+    """Return an image, uint8 [C, H, W] with one or three channels, in mode RGB."""
+    pixels = image.expand(3, -1, -1).permute(1, 2, 0)
+    return Image.fromarray(pixels.contiguous().numpy())
 
 
-def framed(photo: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
-    """The photo with a frame around what was found in it."""
-    photo = fitted(photo.convert("RGB"))
+def draw_frame(photo: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
+    """Return a photo, resized by `fit`, with a frame around the box in it if there is one.
+
+    Args:
+        photo: of any mode.
+        box: left, top, right and bottom as fractions of the sides.
+    """
+    photo = fit(photo.convert("RGB"))
     if box:
         left, top, right, bottom = (
             part * side for part, side in zip(box, photo.size * 2, strict=True)
         )
-        ImageDraw.Draw(photo).rectangle(
-            [left - 4, top - 4, right + 3, bottom + 3], outline=FRAME, width=2
-        )
+        frame = (left - 4, top - 4, right + 3, bottom + 3)
+        ImageDraw.Draw(photo).rectangle(frame, outline=FRAME, width=2)
     return photo
 
 
-def heated(image: Tensor, attention: Tensor) -> Image.Image:
-    """uint8 [C, H, W] under its attention [S, S]: from black, least, through red to light yellow, most."""
-    gray = fitted(picture_of(image)).convert("L")
+def overlay_attention(image: Tensor, attention: Tensor) -> Image.Image:
+    """Return an image in gray under its attention map, from black (lowest) to yellow (highest).
+
+    Args:
+        image: uint8 [C, H, W].
+        attention: float32 [S, S].
+    """
+    picture = fit(to_picture(image)).convert("L").convert("RGB")
     low, high = attention.min(), attention.max()
-    level = Image.fromarray(
-        ((attention - low) / (high - low).clamp(min=1e-12) * 255).to(torch.uint8).numpy()
-    )
-    level = np.asarray(level.resize(gray.size, Image.Resampling.BICUBIC)) / 255
-    places = np.linspace(0, 1, len(HEAT))
-    heat = np.stack([np.interp(level, places, channel) for channel in HEAT.T], axis=-1)
-    mixed = 0.7 * heat + 0.3 * np.asarray(gray)[..., None]
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    levels = 255 * (attention - low) / (high - low).clamp(min=1e-12)
+    small = Image.fromarray(levels.byte().numpy())
+    heat = ImageOps.colorize(small.resize(picture.size, Image.Resampling.BICUBIC), *HEAT)
+    return Image.blend(picture, heat, 0.7)

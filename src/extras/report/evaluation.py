@@ -1,76 +1,139 @@
-"""What a network answered about images whose classes are known: its mistakes, and how far it can be trusted."""
+"""Compare predictions with labels: confusion matrix, most confident mistakes, calibration."""
 
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from src.data.folders import ImageSet
+from src.cli.options import read_yaml
+from src.config import DatasetInfo
+from src.data.image_set import ImageSet
+from src.data.splits import Split
+from src.errors import InputError, one_line
+from src.extras.report.run_files import read_results
+from src.inference.predictor import Predictor
+from src.runs.directory import find_checkpoint
 
-BINS = 15  # of the confidence, as in the paper on calibration
+BINS = 15  # confidence bins, as in Guo et al. 2017
+BATCH = 500  # images per prediction
 
-
-@dataclass
-class Answers:
-    """The answers to N images, gathered batch by batch; on the device they came from, so that nothing waits for it."""
-
-    predicted: list[Tensor] = field(default_factory=list)  # int64 [B]
-    confidence: list[Tensor] = field(
-        default_factory=list
-    )  # float32 [B], the probability of the predicted class
-
-    def add(self, probabilities: Tensor) -> None:
-        """float32 [B, K]"""
-        confidence, predicted = probabilities.max(dim=1)
-        self.predicted.append(predicted)
-        self.confidence.append(confidence)
+# For every batch: probability of the predicted class, float32 [B], and that class, int64 [B].
+Predictions = list[tuple[Tensor, Tensor]]
 
 
 class Evaluation:
-    """Answers beside the truth.
+    """Predictions and the images and labels that they belong to.
 
     Args:
-        split: "test" or "val", the images that were asked about.
-        images: those images; where there are more of them than answers, the answers are to the first.
+        kind: of the images: "test" or "validation".
+        images: M >= N images; the predictions belong to the first N.
         classes: names of the K classes.
-        answers: in the order of the images.
+        predictions: for N >= 1 images, in the order of `images`; on any device.
     """
 
-    def __init__(self, split: str, images: ImageSet, classes: list[str], answers: Answers):
-        self.split, self.images, self.classes = split, images, classes
-        self.predicted = torch.cat(answers.predicted).cpu()
-        self.confidence = torch.cat(answers.confidence).cpu()
+    def __init__(
+        self,
+        kind: str,
+        images: ImageSet,
+        classes: tuple[str, ...],
+        predictions: Predictions,
+    ):
+        self.kind = kind
+        self.images = images
+        self.classes = classes
+        confidence, predicted = zip(*predictions, strict=True)
+        self.confidence = torch.cat(confidence).cpu()
+        self.predicted = torch.cat(predicted).cpu()
         self.labels = images.labels[: len(self.predicted)]
-        self.right = self.predicted == self.labels
+        self.correct = self.predicted == self.labels
 
     def __len__(self) -> int:
         return len(self.predicted)
 
     def confusion(self) -> Tensor:
-        """int64 [K, K]: how many images of a class (row) were taken for which (column)."""
-        k = len(self.classes)
-        return (self.labels * k + self.predicted).bincount(minlength=k * k).view(k, k)
+        """Return how many images of each class (row) were predicted as which (column).
 
-    def surest_mistakes(self, n: int) -> Tensor:
-        """int64, at most n: the images of the wrong answers, the most confident first."""
-        wrong = (~self.right).nonzero().flatten()
-        return wrong[self.confidence[wrong].argsort(descending=True, stable=True)[:n]]
+        The counts are int64 [K, K].
+        """
+        k = len(self.classes)
+        cells = self.labels * k + self.predicted
+        return cells.bincount(minlength=k * k).view(k, k)
+
+    def confident_mistakes(self, n: int) -> Tensor:
+        """Return the indices of the `n` most confident mistakes, the most confident first."""
+        wrong = (~self.correct).nonzero().flatten()
+        order = self.confidence[wrong].argsort(descending=True, stable=True)
+        return wrong[order[:n]]
 
     def reliability(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, mean confidence and accuracy, [BINS] each, by the confidence in bins of one width; 0 where empty."""
+        """Return count, mean confidence and accuracy of every confidence bin, [BINS] each.
+
+        The bins are equally wide. Confidence and accuracy of an empty bin are 0.
+        """
         bins = (self.confidence * BINS).long().clamp(max=BINS - 1)
         count = bins.bincount(minlength=BINS)
-        sums = [
-            bins.bincount(values.double(), minlength=BINS)
-            for values in (self.confidence, self.right)
-        ]
-        confidence, accuracy = (total / count.clamp(min=1) for total in sums)
-        return count, confidence, accuracy
+        divisor = count.clamp(min=1)
+        confidence = bins.bincount(self.confidence.double(), minlength=BINS)
+        accuracy = bins.bincount(self.correct.double(), minlength=BINS)
+        return count, confidence / divisor, accuracy / divisor
 
     def calibration_error(self) -> float:
-        """Expected calibration error: the mean distance of accuracy and confidence, 0 to 1.
+        """Return the expected calibration error: the mean gap between accuracy and confidence.
 
         Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, eq. 3.
         """
         count, confidence, accuracy = self.reliability()
-        return float((count * (accuracy - confidence).abs()).sum() / count.sum())
+        gaps = (accuracy - confidence).abs()
+        return float((count * gaps).sum() / count.sum())
+
+
+def evaluate(run: Path) -> Evaluation | None:
+    """Predict the test images of a run, or the validation images if it has not been tested.
+
+    The run's best checkpoint predicts them in float32, whatever the precision of the run.
+
+    Returns:
+        None if the run has no such images.
+
+    Raises:
+        InputError: the run, its checkpoint or its dataset cannot be read.
+    """
+    predictor = Predictor(find_checkpoint(str(run)))
+    dataset = predictor.dataset
+    tested = read_results(run).get("test_images") or None
+    images = _read_images(run, "test" if tested else "val", dataset)
+    indices = torch.arange(len(images or []))[:tested]
+    if not images or not len(indices):
+        return None
+    predictions: Predictions = []
+    for batch in indices.split(BATCH):
+        pixels, _ = images.__getitems__(batch)
+        predictions.append(predictor.probabilities(pixels).max(dim=1))
+    return Evaluation("test" if tested else "validation", images, dataset.classes, predictions)
+
+
+def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | None:
+    """Return the images of a split, read and held out as in the training of the run."""
+    from src.data import modules  # imported late: Lightning takes seconds
+
+    path = run / "config.yaml"
+    config = read_yaml(str(path))
+    try:
+        settings = dict(config["data"]["init_args"])
+        settings.pop("augment", None)
+        kind = getattr(modules, config["data"]["class_path"].rsplit(".", 1)[-1])
+        data = kind(**settings, seed=config["seed_everything"])
+        if replace(data.info, root=expected.root) != expected:
+            raise InputError(
+                f"{path}: its dataset is not the one that the network was trained on; restore "
+                "the file and the dataset"
+            )
+        data.setup("test" if split == "test" else "fit")
+        return data.sets[split]
+    except InputError:
+        raise
+    except Exception as error:  # altered settings can fail in any way
+        raise InputError(
+            f"{path}: does not describe a dataset ({one_line(repr(error))}); restore it"
+        ) from None

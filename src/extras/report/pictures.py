@@ -1,34 +1,45 @@
-"""What TensorBoard shows beside the curves: the config, the layers, and pictures of what is learned.
+"""Write pictures and texts about a training to TensorBoard, and its report.
 
-Nothing here draws a random number or changes the network: a run is the same, bit for bit, with pictures and without.
-matplotlib is imported with the first picture, so that `train.py --help` does not wait for it.
+Nothing here draws a random number or changes the network: a run with pictures is the same, bit for
+bit, as without them. matplotlib is imported with the first picture, because that takes a second,
+for which `train.py --help` need not wait.
 """
 
+import textwrap
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
+from src.data.image_set import ImageSet
 from src.data.modules import ImageDataModule
-from src.extras.report.evaluation import Answers, Evaluation
+from src.data.sampling import Share
+from src.errors import InputError
+from src.extras.report.evaluation import Evaluation, Predictions, evaluate
 from src.models.ensemble import Ensemble
 from src.models.rollout import rollout
 from src.models.vit import VisionTransformer
 from src.transforms.patchify import normalize, unpatchify
 
-SHARE = (
-    0.02  # of the training time, for pictures; the first batch and the end are drawn in any case
-)
-IMAGES, COLUMNS = 16, 4  # of a picture; more would be too small in TensorBoard
-WATCHED = IMAGES // 2  # validation images whose attention is shown, each beside itself
+SHARE = 0.02  # of the training time, for pictures of validation before the end
+IMAGES, COLUMNS = 16, 4  # in one picture; more would be too small in TensorBoard
+ATTENTION_IMAGES = IMAGES // 2  # each is followed by its attention map
+
+Figures = dict[str, Any]  # matplotlib figures by their tags in TensorBoard
+Attention = tuple[Tensor, Tensor]  # indices of validation images [n], maps float32 [n, S, S]
 
 
 class Pictures(Checkpoint):
-    """Writes texts and the first batch at the start, pictures of validation after epochs 1, 2, 4, 8, ... and the last,
-    and pictures of the weights at the end. Keeps the answers of the test, for the report.
+    """Write pictures of batches, validation and weights, and the report.
 
-    A `Checkpoint` only so that Lightning calls it at the end of an epoch after the module has measured its speed.
+    Texts and the first batch are written at the start, pictures of validation after epochs 1, 2, 4,
+    8, ... and the last, and pictures of the weights at the end.
+
+    A `Checkpoint` only so that Lightning calls it after the module has measured its speed.
 
     Args:
         config: the complete configuration, as config.yaml keeps it.
@@ -36,104 +47,129 @@ class Pictures(Checkpoint):
 
     def __init__(self, config: str):
         self.config = config
-        self.answers: Answers | None = None  # of the last validation, as long as they are not drawn
-        self.attention: tuple[Tensor, Tensor] | None = None  # of that validation, see `watch`
+        self.predictions: Predictions = []  # of a validation or test, until they are drawn
+        self.attention: Attention | None = None  # in that validation
         self.validated_step = 0
-        self.tested: Answers | None = None
-        self.spent = self.longest = 0.0  # seconds for all pictures, and for those of one validation
+        self.seconds = 0.0  # spent on pictures
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: Any, module: Any) -> None:
         self.started = time.monotonic()
+        self.predictions = []  # forget those of Lightning's sanity check
         if trainer.is_global_zero and trainer.global_step == 0:
-            writer = trainer.logger.experiment
-            writer.add_text("config", indented(self.config), 0)
-            writer.add_text("layers", layer_table(module.net), 0)
+            parameters = sum(p.numel() for p in module.net.parameters())
+            layers = f"{module.net}\n\n{parameters:,} parameters"
+            for tag, text in (("config", self.config), ("layers", layers)):
+                code = textwrap.indent(text, "    ", lambda line: True)  # in Markdown
+                trainer.logger.experiment.add_text(tag, code, 0)
 
-    def on_train_batch_start(
-        self, trainer, module, batch: tuple[Tensor, Tensor], batch_idx: int
-    ) -> None:
-        if trainer.is_global_zero and trainer.global_step == 0 and batch_idx == 0:
-            self._draw(trainer, 0, of_batch, trainer.datamodule, batch)
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 0 and batch_idx == 0:
+            self._draw(trainer, 0, lambda: draw_batch(trainer.datamodule, batch))
 
-    def on_validation_start(self, trainer, module) -> None:
-        self.answers = Answers() if trainer.is_global_zero and not trainer.sanity_checking else None
+    def on_validation_start(self, trainer: Any, module: Any) -> None:
+        self.predictions = []
 
-    def on_validation_batch_end(
-        self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self.answers:
-            self.answers.add(outputs.float().softmax(dim=1))
+    def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, *batch: Any) -> None:
+        probabilities = outputs.float().softmax(dim=1)
+        self.predictions.append(probabilities.max(dim=1))  # on the device: nothing waits for it
 
-    def on_validation_end(self, trainer, module) -> None:
-        self.validated_step = logged_step(trainer)
-        if self.answers:  # the network is in eval mode now
-            self.attention = watch(module.eval_net, trainer.datamodule, module.device)
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        self.validated_step = _logged_step(trainer)
+        if trainer.is_global_zero and not trainer.sanity_checking:  # still in eval mode
+            self.attention = attention_maps(module.eval_net, trainer.datamodule, module.device)
 
-    def on_train_epoch_end(self, trainer, module) -> None:
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         epoch = trainer.current_epoch + 1
-        affordable = SHARE * (time.monotonic() - self.started) >= self.spent + self.longest
-        if epoch & (epoch - 1) == 0 and affordable:
+        is_power_of_two = epoch & (epoch - 1) == 0
+        budget = SHARE * (time.monotonic() - self.started)
+        if is_power_of_two and self.seconds <= budget:
             self._draw_validation(trainer)
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: Any, module: Any) -> None:
         self._draw_validation(trainer)
-        if trainer.is_global_zero:
-            self._draw(trainer, logged_step(trainer), of_weights, module.eval_net)
+        self._draw(trainer, _logged_step(trainer), lambda: draw_weights(module.eval_net))
 
-    def on_test_start(self, trainer, module) -> None:
-        self.tested = Answers()
+    on_test_start = on_validation_start  # type: ignore[assignment]
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
-    def on_test_batch_end(
-        self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self.tested.add(outputs.float().softmax(dim=1))
+    def write_report(self, run: Path, data: ImageDataModule) -> Path:
+        """Write the report of a finished run, and return its path.
 
-    def _draw_validation(self, trainer) -> None:
-        if self.answers:
-            what = trainer.datamodule, self.answers, self.attention
-            seconds = self._draw(trainer, self.validated_step, of_validation, *what)
-            self.longest = max(self.longest, seconds)
-            self.answers = None
+        It evaluates the predictions of the test. If there are none, or other processes have a part
+        of them, images are predicted again.
+        """
+        from src.extras.report.report import write_report
 
-    def _draw(self, trainer, step: int, pictures, *what) -> float:
-        """Write what `pictures(*what)` makes -> the seconds it took."""
-        before = time.monotonic()
-        for tag, figure in pictures(*what).items():
-            trainer.logger.experiment.add_figure(tag, figure, step)
-        seconds = time.monotonic() - before
-        self.spent += seconds
-        return seconds
+        images = data.sets["test"]
+        alone = data.trainer and data.trainer.world_size == 1
+        if not (images and self.predictions and alone):
+            return write_report(run, evaluate(run))
+        evaluation = Evaluation("test", images, data.info.classes, self.predictions)
+        return write_report(run, evaluation)
+
+    def _draw_validation(self, trainer: Any) -> None:
+        predictions, attention = self.predictions, self.attention
+        if predictions:
+            self._draw(
+                trainer,
+                self.validated_step,
+                lambda: draw_validation(trainer.datamodule, predictions, attention),
+            )
+            self.predictions = []
+
+    def _draw(self, trainer: Any, step: int, draw: Callable[[], Figures]) -> None:
+        """Write the figures that `draw` returns, in the first process, and measure the time."""
+        from src.extras.report.figures import plain_text
+
+        if not trainer.is_global_zero:
+            return
+        start = time.monotonic()
+        with plain_text():
+            for tag, figure in draw().items():
+                trainer.logger.experiment.add_figure(tag, figure, step)
+        self.seconds += time.monotonic() - start
 
 
-def logged_step(trainer) -> int:
-    """The step at which Lightning logs what is measured now: that of the last batch, from 0."""
+def _logged_step(trainer: Any) -> int:
+    """Return the step under which Lightning logs current metrics: the last one, from 0."""
     return max(0, trainer.global_step - 1)
 
 
-@torch.no_grad()
-def watch(
-    network: nn.Module, data: ImageDataModule, device: torch.device
-) -> tuple[Tensor, Tensor] | None:
-    """A few validation images, always the same: their indices [n], and where the network looks, float32 [n, S, S].
-
-    None where the network has no attention.
-    """
-    if not isinstance(
-        network.networks[0] if isinstance(network, Ensemble) else network, VisionTransformer
-    ):
-        return None
+def validation_images(data: ImageDataModule) -> ImageSet:
+    """Return the images that the first process validates, in order."""
     images = data.sets["val"]
-    n = min(WATCHED, len(images))
+    assert images and data.trainer
+    share = Share(len(images), 0, data.trainer.world_size)
+    return images.subset(torch.tensor(list(share)))
+
+
+@torch.no_grad()
+def attention_maps(
+    network: nn.Module, data: ImageDataModule, device: torch.device
+) -> Attention | None:
+    """Return attention rollout for a few images, the same in every validation.
+
+    Returns:
+        None if the network has no attention.
+    """
+    images = validation_images(data)
+    n = min(ATTENTION_IMAGES, len(images))
     indices = torch.arange(n) * len(images) // n
-    inputs = normalize(images.__getitems__(indices)[0].to(device), data.info.mean, data.info.std)
-    return indices, rollout(network, inputs)
+    pixels, _ = images.__getitems__(indices)
+    inputs = normalize(pixels.to(device), data.info.mean, data.info.std)
+    try:
+        return indices, rollout(network, inputs)
+    except InputError:  # a CNN
+        return None
 
 
-# Pictures: matplotlib figures by their tags ---------------------------------------------------------------------------
+def draw_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> Figures:
+    """Draw the images of a training batch as the network sees them, augmented, with their targets.
 
-
-def of_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> dict:
-    """The images that the network reads, but no longer in patches nor normalized, with their targets."""
+    Args:
+        data: the data module that served the batch.
+        batch: normalized images or their patches, and labels [B] or probabilities [B, K].
+    """
     from src.extras.report import figures
 
     inputs, targets = (part[:IMAGES].detach().float().cpu() for part in batch)
@@ -142,79 +178,48 @@ def of_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> dict:
         inputs = unpatchify(inputs, data.patch_size, info.image_size, info.channels)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
     pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte()
-    names = [figures.shown(name, 12) for name in info.classes]
+    names = [figures.shorten(name) for name in info.classes]
     if targets.ndim == 1:
         captions = [names[int(label)] for label in targets]
-    else:  # soft targets, of MixUp and CutMix
-        shares, labels = (top.tolist() for top in targets.topk(2))
-        captions = [
-            f"{a:.0%} {names[i]}\n{b:.0%} {names[j]}" if b >= 0.005 else names[i]
-            for (a, b), (i, j) in zip(shares, labels, strict=True)
-        ]
+    else:
+        captions = [_mixed_caption(target, names) for target in targets]
     return {"training/first_batch": figures.tiles(pixels, captions, COLUMNS)}
 
 
-def of_validation(
-    data: ImageDataModule, answers: Answers, attention: tuple[Tensor, Tensor] | None
-) -> dict:
-    """What was answered about the validation images, and what `watch` saw."""
+def _mixed_caption(target: Tensor, names: list[str]) -> str:
+    """Return the two likeliest classes of a target of MixUp or CutMix, or the only one."""
+    (first, second), (label, other) = (top.tolist() for top in target.topk(2))
+    if second < 0.005:
+        return names[label]
+    return f"{first:.0%} {names[label]}\n{second:.0%} {names[other]}"
+
+
+def draw_validation(
+    data: ImageDataModule, predictions: Predictions, attention: Attention | None
+) -> Figures:
+    """Draw confusion matrix, most confident mistakes and attention of a validation."""
     from src.extras.report import figures
 
-    found = Evaluation("val", data.sets["val"], list(data.info.classes), answers)
-    pictures = {"validation/confusion_matrix": figures.confusion(found)}
-    if not found.right.all():
-        pictures["validation/surest_mistakes"] = figures.surest_mistakes(found, IMAGES, COLUMNS)
+    images, classes = validation_images(data), data.info.classes
+    evaluation = Evaluation("validation", images, classes, predictions)
+    drawn = {"validation/confusion_matrix": figures.confusion(evaluation)}
+    if not evaluation.correct.all():
+        mistakes = figures.confident_mistakes(evaluation, IMAGES, COLUMNS)
+        drawn["validation/surest_mistakes"] = mistakes
     if attention:
         indices, maps = attention
-        images, labels = found.images.__getitems__(indices)
-        names = [figures.shown(found.classes[label], 12) for label in labels.tolist()]
-        pictures["validation/attention"] = figures.attention(images, maps.cpu(), names, COLUMNS)
-    return pictures
+        pixels, labels = images.__getitems__(indices)
+        names = [figures.shorten(classes[label]) for label in labels]
+        drawn["validation/attention"] = figures.attention(pixels, maps.cpu(), names, COLUMNS)
+    return drawn
 
 
-def of_weights(network: nn.Module) -> dict:
-    """Of an ensemble, those of the first network."""
-    from src.extras.report import figures
+def draw_weights(network: nn.Module) -> Figures:
+    """Draw the weights of a network; of an ensemble, those of its first."""
+    from src.extras.report import weight_figures
 
     first = network.networks[0] if isinstance(network, Ensemble) else network
-    pictures = {"weights/filters": figures.filters(first)}
+    drawn = {"weights/filters": weight_figures.filters(first)}
     if isinstance(first, VisionTransformer):
-        pictures["weights/position_similarity"] = figures.position_similarity(first)
-    return pictures
-
-
-# Texts ----------------------------------------------------------------------------------------------------------------
-
-
-def indented(text: str) -> str:
-    """Markdown of a text that is to be shown as it is."""
-    return "\n".join("    " + line for line in text.splitlines())
-
-
-def layer_table(network: nn.Module) -> str:
-    """Markdown of every layer and its parameters; of equal ones in a row, such as blocks, only the first."""
-    rows = ["| layer | what it is | parameters |", "|---|---|---:|"]
-    rows += [f"| `{name}` | {what} | {count:,} |" for name, what, count in _layers(network, "")]
-    return "\n".join([*rows, f"| | all | {sum(p.numel() for p in network.parameters()):,} |"])
-
-
-def _layers(module: nn.Module, name: str) -> list[tuple[str, str, int]]:
-    prefix = f"{name}." if name else ""
-    children = list(module.named_children())
-    if name and not children:
-        return [(name, str(module), sum(p.numel() for p in module.parameters()))]
-    if (
-        len(children) > 1
-        and isinstance(module, nn.ModuleList)
-        and len({str(child) for _, child in children}) == 1
-    ):
-        count = sum(p.numel() for p in module.parameters())
-        return [
-            (name, f"{len(children)} times what follows", count),
-            *_layers(children[0][1], f"{prefix}0"),
-        ]
-    own = module.named_parameters(recurse=False)
-    rows = [(prefix + key, f"Parameter {list(p.shape)}", p.numel()) for key, p in own]
-    for key, child in children:
-        rows += _layers(child, prefix + key)
-    return rows
+        drawn["weights/position_similarity"] = weight_figures.position_similarity(first)
+    return drawn

@@ -1,0 +1,102 @@
+"""Figures of what a network has learned: similarity of positions, and filters of the first layer.
+
+Draw them within `figures.plain_text`. Importing this module imports matplotlib.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from src.models.stem import Whiten
+from src.models.vit import VisionTransformer
+from src.transforms.patchify import unpatchify
+
+MAX_FILTERS = 64
+COMPONENTS = 28  # as many as figure 7 of the ViT paper shows
+
+
+def position_similarity(network: VisionTransformer) -> Figure:
+    """Draw the cosine similarity of each patch's position embedding with all others.
+
+    Figure 7, center, of the ViT paper: a map for every patch, at its place in the image.
+    """
+    side = network.side
+    positions = F.normalize(_on_cpu(network.positions)[0, -(side**2) :], dim=1)
+    maps = (positions @ positions.T).view(-1, 1, side, side)
+    grid = make_grid(maps, nrow=side, padding=max(1, side // 8), pad_value=math.nan)
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(
+        grid[0].numpy(),
+        cmap="viridis",
+        vmin=-1,
+        vmax=1,
+        interpolation="nearest",
+    )
+    figure.colorbar(picture, label="cosine similarity")
+    axes.axis("off")
+    axes.set_title("similarity of position embeddings, by patch")
+    return figure
+
+
+def filters(network: nn.Module) -> Figure:
+    """Draw the filters of the first trained layer.
+
+    Of a patch projection, these are the first principal components (figure 7, left, of the ViT
+    paper); of a convolution after whitening, its `odd_part`; else the convolution's own filters.
+    """
+    embed = getattr(network, "embed", None)
+    if isinstance(embed, nn.Linear):
+        filters = _principal_components(network)
+        title = f"patch projection: first {len(filters)} principal components"
+    elif isinstance(getattr(embed, "whiten", None), Whiten):
+        filters = odd_part(embed)[:MAX_FILTERS]
+        title = f"{len(filters)} filters of the first trained convolution"
+    else:
+        convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+        filters = _on_cpu(convolution.weight)[:MAX_FILTERS]
+        title = f"{len(filters)} filters of the first convolution"
+    grid = make_grid(
+        filters,
+        padding=1,
+        normalize=True,
+        scale_each=True,
+        pad_value=1.0,
+    )
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.axis("off")
+    axes.set_title(title)
+    return figure
+
+
+def _principal_components(network: Any) -> Tensor:
+    """Return the components of the patch projection's filters, [n, C, P, P]."""
+    weight, P = _on_cpu(network.embed.weight), network.patch_size
+    centered = weight - weight.mean(dim=0)
+    components = torch.linalg.svd(centered, full_matrices=False).Vh[:COMPONENTS]
+    return unpatchify(components[:, None], P, P, components.shape[1] // P**2)
+
+
+def odd_part(stem: Any) -> Tensor:
+    """Return the pixel filters of the first convolution after a whitening, [outputs, C, 4, 4].
+
+    As a function f of the whitened image z, the convolution is the sum of an even part, which
+    ignores the sign of the contrast, and of the odd part (f(z) - f(-z)) / 2. The odd part is
+    linear, because GELU(z) - GELU(-z) = z.
+    """
+    whiten = stem.whiten
+    positive, negative = _on_cpu(stem.stages[0].conv1.weight).chunk(2, dim=1)
+    deviation = (whiten.norm.running_var + whiten.norm.eps).sqrt().cpu()
+    weight = (positive - negative) / 2 / deviation[:, None, None]
+    return F.conv_transpose2d(weight, _on_cpu(whiten.filters.weight))
+
+
+def _on_cpu(weight: Tensor) -> Tensor:
+    return weight.detach().float().cpu()
