@@ -23,6 +23,7 @@ from src.runs.directory import create_run, lock_run
 from src.training.checkpointing import SaveCheckpoints
 from src.training.classifier import CNN, Classifier, ViT, print_once
 from src.training.epoch_log import EpochLog, Norms
+from src.training.failures import hide_disk_full_in_threads
 from src.training.loggers import tensorboard_loggers
 from src.training.processes import in_order
 from src.training.resume import check_resume, refuse_other_images
@@ -75,7 +76,8 @@ class Run:
     def fit(self) -> None:
         """Train, from the start or from the resumed checkpoint."""
         path = self.resumed.path if self.resumed else None
-        self.trainer.fit(self.model, datamodule=self.data, ckpt_path=path, weights_only=True)
+        with hide_disk_full_in_threads():
+            self.trainer.fit(self.model, datamodule=self.data, ckpt_path=path, weights_only=True)
 
 
 def build(

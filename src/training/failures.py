@@ -1,6 +1,9 @@
 """Turn failures of a training that have one known cause into one-line errors."""
 
+import contextlib
 import errno
+import threading
+from collections.abc import Iterator
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -46,3 +49,22 @@ def explain(exception: BaseException, folder: str, intact: str) -> InputError | 
 def is_disk_full(error: BaseException | None) -> bool:
     """Return whether a file did not fit on the disk, into a quota or under a size limit."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def hide_disk_full_in_threads() -> Iterator[None]:
+    """Print no traceback when a thread fails in the block because the disk is full.
+
+    TensorBoard's writer thread keeps its error, which is raised at the next write.
+    """
+    original = threading.excepthook
+
+    def excepthook(args: threading.ExceptHookArgs) -> None:
+        if not is_disk_full(args.exc_value):
+            original(args)
+
+    threading.excepthook = excepthook
+    try:
+        yield
+    finally:
+        threading.excepthook = original
