@@ -1,6 +1,5 @@
-"""Two processes of one training, whoever started them: one run, the same figures, and a resume that loses nothing."""
+"""Training in two processes: every launcher gives the same run, and resuming loses nothing."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,24 +14,26 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.data.datasets import read_digits
 from src.inference.predictor import Predictor
-from src.runs.checkpoint import load_checkpoint
-from src.runs.results import read_metrics
-from src.training.epoch_log import TAGS
+from src.runs.checkpoint import load
+from src.runs.results import read_metrics, read_results
+from src.training.loggers import TAGS
+from src.training.slurm import requeue
 
-TWO = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "64")
-TWO_NODES = (
-    "--trainer.strategy",
-    "ddp",
-    "--trainer.num_nodes",
-    "2",
-    "--trainer.devices",
-    "1",
-    *TWO[4:],
-)
+DDP = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+TWO = (*DDP, "--data.batch_size", "64")
+TWO_NODES = (*TWO, "--trainer.devices", "1", "--trainer.num_nodes", "2")
 TORCHRUN = [torchrun(rank, 2) for rank in range(2)]
 SLURM = [slurm(rank, 2) for rank in range(2)]
-PLAIN = """--data.augment.rotate 0 --data.augment.resized_crop 0 --data.augment.mixup 0
-    --model.dropout 0 --model.attention_dropout 0 --model.drop_path 0""".split()
+
+# Without anything that is drawn for each image, the number of processes makes no difference.
+PLAIN = """
+--data.augment.rotate 0
+--data.augment.resized_crop 0
+--data.augment.mixup 0
+--model.dropout 0
+--model.attention_dropout 0
+--model.drop_path 0
+""".split()
 
 
 def run_in(folder: Path) -> Path:
@@ -40,339 +41,318 @@ def run_in(folder: Path) -> Path:
     return run
 
 
-def last(run: Path) -> dict:
-    return load_checkpoint(run / "checkpoints" / "last.ckpt")
+def last_step(run: Path) -> int:
+    return load(run / "checkpoints" / "last.ckpt")["global_step"]
 
 
 def metrics(run: Path) -> list[dict]:
-    """Rows of metrics.csv, but for the speed."""
-    return [
-        {key: value for key, value in row.items() if key != "images_per_second"}
-        for row in read_metrics(run)
-    ]
+    """Return the rows of metrics.csv without the speed."""
+    rows = read_metrics(run)
+    for row in rows:
+        del row["images_per_second"]
+    return rows
 
 
-def codes(ended: list[Ended]) -> list[int]:
-    return [one.code for one in ended]
-
-
-def texts(ended: list[Ended]) -> str:
-    return "\n---\n".join(one.text for one in ended)
+def assert_codes(ended: list[Ended], *codes: int) -> None:
+    texts = "\n---\n".join(one.text for one in ended)
+    assert [one.code for one in ended] == list(codes), texts
 
 
 def assert_same(a: Path, b: Path) -> None:
-    """Both checkpoints, the metrics and the test of two runs are equal, bit for bit."""
+    """Compare checkpoints, metrics and results of two runs bit for bit."""
     for name in ("best.ckpt", "last.ckpt"):
-        assert differences(*(load_checkpoint(run / "checkpoints" / name) for run in (a, b))) == []
+        ours, theirs = (load(run / "checkpoints" / name) for run in (a, b))
+        assert differences(ours, theirs) == []
     assert metrics(a) == metrics(b)
-    tests = [json.loads((run / "results.json").read_text()) for run in (a, b)]
-    for key in (
-        "epochs",
-        "images_seen",
-        "val_accuracy",
-        "test_accuracy",
-        "test_loss",
-        "test_images",
-    ):
-        assert tests[0][key] == tests[1][key], key
+    ours, theirs = read_results(a), read_results(b)
+    for key in ("train_seconds", "images_per_second"):
+        del ours[key], theirs[key]
+    assert ours == theirs
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Two processes that Lightning itself has started; nothing stopped them."""
+    """A run of two processes, the second of which Lightning has started."""
     runs = tmp_path_factory.mktemp("undisturbed")
     ended = train(*tiny(runs, *TWO))
-    assert ended.code == 0, ended.text
+    assert ended.code == 0, ended
+    assert ended.err == ""
+    assert ended.out.count("epoch 3/3") == 1
+    assert ended.out.count("Test accuracy") == 1
     return run_in(runs)
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """One process, without anything that is drawn for each image."""
+    """A run of one process, with `PLAIN`."""
     runs = tmp_path_factory.mktemp("one")
-    assert train(*tiny(runs, *PLAIN)).code == 0
+    ended = train(*tiny(runs, *PLAIN))
+    assert ended.code == 0, ended
     return run_in(runs)
 
 
-# Who starts them -------------------------------------------------------------------------------------------------
+# Launchers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("environments", "flags"),
-    [(TORCHRUN, TWO), ([torchrun(rank, 2, nodes=2) for rank in range(2)], TWO_NODES), (SLURM, TWO),
-     ([slurm(rank, 2, nodes=2) for rank in range(2)], TWO_NODES), ([node(0), node(1)], TWO_NODES)],
-    ids=["torchrun", "torchrun, two nodes", "slurm", "slurm, two nodes", "by hand, two nodes"],
-)  # fmt: skip
+    [
+        (TORCHRUN, TWO),
+        ([slurm(rank, 2, nodes=2) for rank in range(2)], TWO_NODES),
+        ([node(0), node(1)], TWO_NODES),
+    ],
+    ids=["torchrun", "SLURM, two nodes", "by hand, two nodes"],
+)
 def test_every_launcher_trains_the_same_run(undisturbed, tmp_path, environments, flags):
-    ended = launch(tiny(tmp_path, *flags), environments)
-    assert codes(ended) == [0, 0], texts(ended)
+    first, second = ended = launch(tiny(tmp_path, *flags), environments)
+    assert_codes(ended, 0, 0)
     assert_same(run_in(tmp_path), undisturbed)
-    assert ended[0].text.count("Test accuracy") == 1 and not ended[1].text
-    assert str(run_in(tmp_path)) in ended[0].text
+    assert first.text.count("Test accuracy") == 1
+    assert second.text == ""
 
 
-def test_the_test_is_exact_over_all_images(undisturbed):
-    found = json.loads((undisturbed / "results.json").read_text())
-    images, labels = read_digits("test")  # 359: one more for the first process than for the second
-    predicted = (
-        Predictor(undisturbed / "checkpoints" / found["checkpoint"], "cpu")
-        .probabilities(images)
-        .argmax(1)
-    )
-    assert found["test_accuracy"] == pytest.approx(
-        float((predicted == labels).double().mean()), abs=1e-7
-    )
-    assert found["test_images"] == 359 and found["images_seen"] == 3 * STEPS * 128
+def test_every_test_image_is_counted_once(undisturbed):
+    """The 359 test images are one more for the first process than for the second."""
+    results = read_results(undisturbed)
+    images, labels = read_digits("test")
+    predictor = Predictor(undisturbed / "checkpoints" / results["checkpoint"], "cpu")
+    correct = predictor.probabilities(images).argmax(1) == labels
+    accuracy = float(correct.double().mean())
+    assert results["test_accuracy"] == pytest.approx(accuracy, abs=1e-7)
+    assert results["test_images"] == 359
+    assert results["images_seen"] == 3 * STEPS * 128
 
 
-def test_torchrun_itself_goes_on_with_a_run_that_was_killed(undisturbed, tmp_path):
-    """The real command, which all else here does without: it takes ten times as long to start."""
-    every = ("--checkpoint_every_n_steps", "1")
-    launch(tiny(tmp_path, *TWO, *every), TORCHRUN, lambda rank: stop_at(14, signal.SIGKILL))
+def test_a_process_is_killed_and_the_real_torchrun_resumes(undisturbed, tmp_path):
+    """All other tests only set torchrun's environment, which is much faster."""
+    flags = tiny(tmp_path, *TWO, "--checkpoint_every_n_steps", "3")
+    kill = stop_at(14, signal.SIGKILL)
+    survivor, killed = launch(flags, TORCHRUN, lambda rank: kill if rank else ())
+    assert killed.code == -signal.SIGKILL
     run = run_in(tmp_path)
-    assert last(run)["global_step"] == 13
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port()]
-    ended = started(*torchrun, "train.py", "--resume", run)
-    assert ended.code == 0 and "Test accuracy" in ended.out, ended
+    assert "another process of this training has ended" in survivor.error
+    assert f"{run / 'checkpoints' / 'last.ckpt'} is intact; use --resume" in survivor.error
+    assert last_step(run) == 12
+
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port()]
+    ended = started(*command, "train.py", "--resume", run)
+    assert ended.code == 0, ended
+    assert "Test accuracy" in ended.out
     assert_same(run, undisturbed)
 
 
-# Stopped and resumed ---------------------------------------------------------------------------------------------
+# Stopped and resumed ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("step", "who"), [(4, (0,)), (10, (1,)), (17, (0, 1))])
-def test_a_signal_to_any_of_them_stops_all(undisturbed, tmp_path, step, who):
-    ended = launch(
-        tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop_at(step) if rank in who else ()
-    )
-    assert codes(ended) == [143, 143] and "Stopped by SIGTERM." in ended[0].text, texts(ended)
+@pytest.mark.parametrize(("step", "receiver"), [(4, 0), (10, 1)])
+def test_a_signal_to_one_process_stops_all(undisturbed, tmp_path, step, receiver):
+    stop = stop_at(step)
+    ended = launch(tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop if rank == receiver else ())
+    assert_codes(ended, 143, 143)
+    assert "Stopped by SIGTERM." in ended[0].text
     run = run_in(tmp_path)
-    assert last(run)["global_step"] == step
-    ended = launch(["--resume", run], TORCHRUN)
-    assert codes(ended) == [0, 0], texts(ended)
+    assert last_step(run) == step
+    assert_codes(launch(["--resume", run], TORCHRUN), 0, 0)
     assert_same(run, undisturbed)
 
 
-def test_killed_between_two_checkpoints(undisturbed, tmp_path):
-    every = ("--checkpoint_every_n_steps", "3")
-    ended = launch(tiny(tmp_path, *TWO, *every), TORCHRUN, lambda rank: stop_at(17, signal.SIGKILL))
-    assert set(codes(ended)) <= {-9, 2} and -9 in codes(ended), texts(ended)
-    run = run_in(tmp_path)
-    assert last(run)["global_step"] == 15
-    assert codes(launch(["--resume", run], TORCHRUN)) == [0, 0]
-    assert_same(run, undisturbed)
-
-
-def with_slurms_command(folder: Path, step: int, **environment: str) -> None:
-    """A `scontrol` that writes down what it was asked, and SLURM's warning that the time is nearly up."""
+def make_scontrol(folder: Path) -> None:
+    """Put a `scontrol` first on the path that writes its arguments to `folder/asked`."""
     script = folder / "bin" / "scontrol"
     script.parent.mkdir(exist_ok=True)
     script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n')
     script.chmod(0o755)
-    os.environ.update(environment, PATH=f"{script.parent}:{os.environ['PATH']}")
-    each(stop_at(step, signal.SIGUSR1))
+    os.environ["PATH"] = f"{script.parent}:{os.environ['PATH']}"
 
 
-@pytest.mark.parametrize(
-    ("more", "job"),
-    [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}, "4700_3")],
-)
-def test_slurms_signal_saves_and_queues_the_job_again(undisturbed, tmp_path, more, job):
-    environments = [slurm(rank, 2) | more for rank in range(2)]
-    ended = launch(
-        tiny(tmp_path, *TWO), environments, lambda rank: (with_slurms_command, tmp_path, 14)
-    )
-    assert codes(ended) == [138, 138] and "Stopped by SIGUSR1." in ended[0].text, texts(ended)
-    assert (tmp_path / "asked").read_text() == f"requeue {job}\n"
-    ended = launch(["--resume", "--name", "digits", "--runs", tmp_path], environments)
-    assert codes(ended) == [0, 0], texts(ended)
+def test_a_signal_of_slurm_saves_and_requeues_the_job(undisturbed, tmp_path):
+    signaled = (each, (make_scontrol, tmp_path), stop_at(14, signal.SIGUSR1))
+    ended = launch(tiny(tmp_path, *TWO), SLURM, lambda rank: signaled)
+    assert_codes(ended, 138, 138)
+    assert "Stopped by SIGUSR1." in ended[0].text
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    ended = launch(["--resume", "--name", "digits", "--runs", tmp_path], SLURM)
+    assert_codes(ended, 0, 0)
     assert_same(run_in(tmp_path), undisturbed)
+
+
+def test_a_job_of_an_array_is_requeued_by_its_index(tmp_path, monkeypatch):
+    job = {"SLURM_JOB_ID": "4711", "SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}
+    for name, value in (job | {"PATH": os.environ["PATH"]}).items():
+        monkeypatch.setenv(name, value)
+    make_scontrol(tmp_path)
+    requeue()
+    assert (tmp_path / "asked").read_text() == "requeue 4700_3\n"
 
 
 def test_without_slurm_its_signal_stops_as_any_other(tmp_path):
     ended = train(*tiny(tmp_path), prepare=stop_at(4, signal.SIGUSR1))
-    assert (
-        ended.code == 138
-        and "Stopped by SIGUSR1." in ended.text
-        and last(run_in(tmp_path))["global_step"] == 4
-    )
+    assert ended.code == 138
+    assert "Stopped by SIGUSR1." in ended.text
+    assert last_step(run_in(tmp_path)) == 4
 
 
-# Another number of processes -------------------------------------------------------------------------------------
+# Another number of processes ----------------------------------------------------------------------
+
+
+def step_losses(run: Path) -> dict[int, float]:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    return {event.step: event.value for event in events.Scalars(TAGS["train_loss_step"])}
 
 
 def assert_close(a: Path, b: Path) -> None:
-    """Losses and metrics are those of the other run within float tolerance.
+    """Compare losses and metrics within float tolerance.
 
-    Weights need not be: Adam makes whole steps of rounding errors where a gradient is zero, as that of a key's bias.
+    Weights may differ: where a gradient is zero, as that of a key's bias, Adam makes whole steps
+    of rounding errors.
     """
-    curves = [EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload() for run in (a, b)]
-    ours, theirs = (
-        {e.step: e.value for e in curve.Scalars(TAGS["train_loss_step"])} for curve in curves
-    )
-    assert ours.keys() == theirs.keys() == set(range(3 * STEPS))
-    assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-5
-    for ours, theirs in zip(metrics(a), metrics(b), strict=True):
-        for key in ours:
-            assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-4), key
+    ours, theirs = step_losses(a), step_losses(b)
+    assert set(ours) == set(theirs) == set(range(3 * STEPS))
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    for our_row, their_row in zip(metrics(a), metrics(b), strict=True):
+        expected = {key: pytest.approx(float(value), rel=1e-4) for key, value in their_row.items()}
+        assert {key: float(value) for key, value in our_row.items()} == expected
 
 
 def test_two_processes_with_half_the_batch_learn_the_same(one_process, tmp_path):
     ended = launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN)
-    assert codes(ended) == [0, 0], texts(ended)
+    assert_codes(ended, 0, 0)
     assert_close(run_in(tmp_path), one_process)
 
 
-def test_begun_on_two_and_resumed_on_one(one_process, tmp_path):
-    launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN, lambda rank: stop_at(14))
-    resumed = train("--resume", run_in(tmp_path), "--trainer.devices", "1")
-    assert (
-        resumed.code == 0
-        and "the batch stays 128 images: 128 on each of 1 device(s)" in resumed.text
-    )
-    assert "batch_size: 128\n" in (run_in(tmp_path) / "config.yaml").read_text(), (
-        "which alone repeats the run"
-    )
-    assert_close(run_in(tmp_path), one_process)
-
-
-def test_begun_on_one_and_resumed_on_two_and_then_on_one(one_process, tmp_path):
+def test_started_on_one_process_resumed_on_two_and_then_on_one(one_process, tmp_path):
     assert train(*tiny(tmp_path, *PLAIN), prepare=stop_at(4)).code == 143
-    flags = ["--resume", run_in(tmp_path), "--trainer.strategy", "ddp", "--trainer.devices", "2"]
-    ended = launch(flags, TORCHRUN, lambda rank: stop_at(17))
-    assert codes(ended) == [143, 143] and "64 on each of 2 device(s)" in ended[0].text, texts(ended)
-    assert train("--resume", run_in(tmp_path), "--trainer.devices", "1").code == 0
-    assert_close(run_in(tmp_path), one_process)
-    assert (
-        json.loads((run_in(tmp_path) / "results.json").read_text())["images_seen"]
-        == 3 * STEPS * 128
-    )
+    run = run_in(tmp_path)
+    ended = launch(["--resume", run, *DDP], TORCHRUN, lambda rank: stop_at(17))
+    assert_codes(ended, 143, 143)
+    assert "the batch stays 128 images: 64 on each of 2 device(s)" in ended[0].text
+    assert "batch_size: 64\n" in (run / "config.yaml").read_text()
+
+    alone = train("--resume", run, "--trainer.devices", "1")
+    assert alone.code == 0, alone
+    assert "128 on each of 1 device(s)" in alone.text
+    assert "batch_size: 128\n" in (run / "config.yaml").read_text()
+    assert_close(run, one_process)
+    assert read_results(run)["images_seen"] == 3 * STEPS * 128
 
 
-def test_a_batch_that_does_not_divide(tmp_path):
-    assert train(*tiny(tmp_path, "--data.batch_size", "65"), prepare=stop_at(4)).code == 143
-    ended = launch(["--resume", run_in(tmp_path), "--trainer.devices", "2"], TORCHRUN)
-    assert (
-        "a batch of this run has 65 images, which cannot be divided among 2 processes"
-        in ended[0].error
-    )
+def test_a_batch_that_cannot_be_divided(one_process):
+    flags = ["--resume", one_process, "--trainer.devices", "3"]
+    (ended,) = launch(flags, [torchrun(0, 3)])
+    message = "this run's batch of 128 images cannot be divided among 3 processes"
+    assert message in ended.error
 
 
-# Data ------------------------------------------------------------------------------------------------------------
+# Data ---------------------------------------------------------------------------------------------
+
+FOLDER = """
+--config configs/folder.yaml
+--data.batch_size 4
+--data.image_size 16
+--model.width 8
+--model.depth 1
+--model.heads 2
+--trainer.max_epochs 1
+--trainer.accelerator cpu
+--pictures false
+""".split()
 
 
-def write_down_who_decodes(folder: Path, rank: int) -> None:
+@pytest.fixture
+def photos(tmp_path):
+    return class_folders(tmp_path / "photos", ("cat", "dog"), (20, 20), train=8, test=5)
+
+
+def record_decoding(folder: Path, rank: int) -> None:
+    """Make an empty file in `folder` when this process decodes images."""
     from src.data import folders
 
-    usual = folders._decode
+    original = folders._decode
 
     def decode(*args):
         (folder / f"decoded by {rank}").touch()
-        return usual(*args)
+        return original(*args)
 
     folders._decode = decode
 
 
-def folder_flags(photos: Path, runs: Path) -> list:
-    network = "--model.width 8 --model.depth 1 --model.heads 2 --trainer.max_epochs 1 --trainer.accelerator cpu".split()
-    data = ["--data.root", photos, "--data.batch_size", 4, "--data.image_size", 16]
-    return ["--config", "configs/folder.yaml", *data, *network, *TWO[:4], "--runs", runs]
-
-
-def test_images_are_decoded_once(tmp_path):
-    photos = class_folders(tmp_path / "photos", ("cat", "dog"), (20, 20), train=8, test=5)
-    flags = folder_flags(photos, tmp_path / "runs")
-    ended = launch(flags, TORCHRUN, lambda rank: (write_down_who_decodes, tmp_path, rank))
-    assert codes(ended) == [0, 0], texts(ended)
+def test_images_are_decoded_by_one_process(photos, tmp_path):
+    flags = [*FOLDER, *DDP, "--data.root", photos, "--runs", tmp_path / "runs"]
+    ended = launch(flags, TORCHRUN, lambda rank: (record_decoding, tmp_path, rank))
+    assert_codes(ended, 0, 0)
     assert [path.name for path in tmp_path.glob("decoded by *")] == ["decoded by 0"]
 
 
-# What can go wrong: one line -------------------------------------------------------------------------------------
-
-
-def test_a_mistake_of_the_data_is_said_once_and_ends_all(tmp_path):
-    photos = class_folders(tmp_path / "photos", ("cat", "dog"), (20, 20), train=8)
+def test_a_mistake_in_the_data_is_printed_once_and_ends_all(photos, tmp_path):
     (photos / "train" / "cat" / "0.png").write_text("not an image")
-    ended = launch(folder_flags(photos, tmp_path / "runs"), TORCHRUN)
-    assert (
-        "1 image(s) cannot be read" in ended[0].error
-        and codes(ended) == [2, 2]
-        and not ended[1].text
-    )
-    assert not list((tmp_path / "runs").rglob("version_*"))
+    flags = [*FOLDER, *DDP, "--data.root", photos, "--runs", tmp_path / "runs"]
+    ended = launch(flags, TORCHRUN)
+    assert_codes(ended, 2, 2)
+    assert "1 image(s) cannot be read" in ended[0].error
+    assert ended[1].text == ""
+    assert not list(tmp_path.glob("runs/*/version_*"))
 
 
-def test_a_run_that_another_job_trains_is_refused_by_all(undisturbed, tmp_path):
+# Mistakes -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_another_job_trains_is_refused(undisturbed, tmp_path):
     run = shutil.copytree(undisturbed, tmp_path / "digits" / "version_0")
     flags = ["--resume", run, "--trainer.max_epochs", "5"]
     first = start(flags, TORCHRUN, lambda rank: stop_at(33, signal.SIGSTOP))
-    while last(run)["global_step"] == 30 and not _stopped(first[0].process.pid):
+    while not is_stopped(first[0].process.pid):
+        assert first[0].process.is_alive()
         time.sleep(0.05)
     ended = launch(flags, TORCHRUN)
-    for process in first:
-        process.process.kill()
-    assert (
-        "another process is training this run" in ended[0].error
-        and codes(ended) == [2, 2]
-        and not ended[1].text
-    )
+    for one in first:
+        one.process.kill()
+    assert_codes(ended, 2, 2)
+    assert "another process is training this run" in ended[0].error
+    assert ended[1].text == ""
 
 
-def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+def is_stopped(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return state == "T"
 
 
-@pytest.mark.parametrize("environments", [TORCHRUN, SLURM], ids=["torchrun", "slurm"])
-def test_forgotten_devices(tmp_path, environments):
-    for one in launch(tiny(tmp_path, "--trainer.devices", "1"), environments):
-        assert (
-            "2 processes were started, but trainer.devices times trainer.num_nodes is 1"
-            in one.error
-        )
+@pytest.mark.parametrize("environments", [TORCHRUN, SLURM], ids=["torchrun", "SLURM"])
+def test_more_processes_than_devices(tmp_path, environments):
+    (ended,) = launch(tiny(tmp_path, "--trainer.devices", "1"), environments[:1])
+    message = "2 processes were started, but trainer.devices times trainer.num_nodes is 1"
+    assert message in ended.error
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_that_do_not_fit_slurms(tmp_path):
-    environments = [
-        slurm(rank, 2) | {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"} for rank in range(2)
-    ]
-    for one in launch(tiny(tmp_path, *TWO), environments):
-        assert "error: trainer: " in one.error and "--ntasks-per-node=1" in one.error
+def test_flags_that_contradict_slurm(tmp_path):
+    other = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
+    (ended,) = launch(tiny(tmp_path, *TWO), [SLURM[0] | other])
+    assert ended.error.startswith("error: trainer: ")
+    assert "--ntasks-per-node=1" in ended.error
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
-    [(("--trainer.accelerator", "gpu"), "error: trainer: No supported gpu backend found"),
-     (("--trainer.strategy", "fsdp"), "requires a GPU accelerator"),
-     (("--trainer.strategy", "ddp_spawn"), "starts its processes as scripts; use ddp")],
-)  # fmt: skip
-def test_devices_and_strategies_that_cannot_be_had(tmp_path, flags, said):
-    ended = train(*tiny(tmp_path, "--trainer.devices", "2", *flags))
-    assert said in ended.error and not list(tmp_path.iterdir())
+    ("flag", "value", "message"),
+    [
+        ("--trainer.accelerator", "gpu", "error: trainer: No supported gpu backend found"),
+        ("--trainer.strategy", "ddp_spawn", "processes are started as scripts; use ddp"),
+    ],
+)
+def test_devices_and_strategies_that_are_not_available(tmp_path, flag, value, message):
+    ended = train(*tiny(tmp_path, "--trainer.devices", "2", flag, value))
+    assert message in ended.error
+    assert not list(tmp_path.iterdir())
 
 
-def impatient() -> None:
+def shorten_timeout() -> None:
     from src.training import processes
 
-    processes.PATIENCE = 1
+    processes.TIMEOUT = 1
 
 
 def test_a_process_that_cannot_reach_the_first(tmp_path):
     port = free_port()
-    (alone,) = start(tiny(tmp_path, *TWO), TORCHRUN[1:], lambda rank: (impatient,), port)
+    (alone,) = start(tiny(tmp_path, *TWO), TORCHRUN[1:], lambda rank: (shorten_timeout,), port)
     error = alone.end(60).error
-    assert (
-        f"process 1 of 2 did not meet the others at 127.0.0.1:{port} (" in error
-        and "check MASTER_ADDR" in error
-    )
-
-
-def test_a_process_that_dies_ends_the_others(tmp_path):
-    ended = launch(
-        tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop_at(14, signal.SIGKILL) if rank else ()
-    )
-    assert "another process of this training has ended" in ended[0].error and ended[1].code == -9
-    assert (
-        f"{run_in(tmp_path) / 'checkpoints' / 'last.ckpt'} is intact; go on with --resume"
-        in ended[0].error
-    )
+    assert f"process 1 of 2 could not reach the others at 127.0.0.1:{port} (" in error
+    assert "check MASTER_ADDR" in error
