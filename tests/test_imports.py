@@ -1,137 +1,242 @@
-"""The rooms of src: imports run downwards only, each library stays where it belongs, and every file is short."""
+"""The structure of the source: which module imports which library, and how long files are.
+
+Nothing is imported here, except in the test of side effects.
+"""
 
 import ast
+import functools
+import io
+import json
 import re
+import tokenize
+from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
+from pathlib import Path
 
-from program import ROOT
+import pytest
+from program import ROOT, started
 
-ROOMS = [
+LAYERS = (
+    "extras",
     "cli",
     "training",
     "inference",
     "data",
+    "runs",
     "models",
     "transforms",
-    "runs",
-    "ground",
-]  # from top to bottom
+    "base",
+)
+BASE = {"src.config", "src.errors", "src.randomness", "src.lightning_loop"}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"}
-LOOP_INTERNALS = (
+PROGRAMS = {"train", "classify", "tests", "benchmarks", "examples"}
+LOOP_INTERNALS = re.compile(
     r"\b(fit_loop|epoch_loop|_should_check_val_fx|_data_fetcher|batch_progress|epoch_progress)\b"
 )
 
 
-def trees(path):
-    """The syntax tree of a file without its functions, and each of its functions."""
-    tree = ast.parse(path.read_text())
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    inside = {id(part) for function in functions for part in ast.walk(function)}
-    return [node for node in ast.walk(tree) if id(node) not in inside], functions
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imports(nodes) -> set[str]:
-    """Every module that these nodes import: `src.x.y` for our own, the package for others."""
+FILES = {module_name(path): path for path in sorted(ROOT.glob("src/**/*.py"))}
+
+
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the modules that these nodes import; `from a import b` may import a or a.b."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            whole = (
-                ROOT / node.module.replace(".", "/")
-            ).is_dir()  # `from src.data import modules` names a file
-            found |= (
-                {f"{node.module}.{alias.name}" for alias in node.names} if whole else {node.module}
-            )
-    return {name if name.startswith("src.") else name.split(".")[0] for name in found}
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in FILES else str(node.module))
+    return found
 
 
-FILES = {
-    ".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "src").rglob("*.py")
-}
-FILES = {name: path for name, path in FILES.items() if path.stem != "__init__"}
-GRAPH = {name: imports(ast.walk(ast.parse(path.read_text()))) for name, path in FILES.items()}
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes that are run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        is_typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not is_typing and not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from at_import(child)
 
 
-def room(name: str) -> str:
-    return name.split(".")[1] if name.count(".") == 2 else "ground"
+def package(module: str) -> str:
+    return module.split(".")[0]
 
 
-def test_every_file_is_in_a_room_and_imports_files_that_exist():
-    assert {room(name) for name in FILES} == set(ROOMS)
-    assert (
-        not {needed for needs in GRAPH.values() for needed in needs if needed.startswith("src.")}
-        - FILES.keys()
-    )
+def layer(module: str) -> str:
+    return "base" if module in BASE else module.split(".")[1]
 
 
-def test_imports_run_downwards_and_never_in_a_circle():
+GRAPH = {name: imports(ast.walk(parse(path))) for name, path in FILES.items()}
+PACKAGES = {name: set(map(package, needs)) for name, needs in GRAPH.items()}
+CORE = [name for name in FILES if name != "src" and layer(name) != "extras"]
+
+
+# Imports ------------------------------------------------------------------------------------------
+
+
+def test_every_file_has_a_layer_and_imports_files_that_exist():
+    modules = FILES.keys() - {"src"}
+    assert {layer(name) for name in modules} == set(LAYERS)
+    for name, needs in GRAPH.items():
+        ours = {need for need in needs if package(need) == "src"}
+        assert ours <= modules, name
+
+
+def test_imports_run_downwards_and_not_in_circles():
+    """Imports inside functions and for type checking count, too."""
     ours = {name: needs & FILES.keys() for name, needs in GRAPH.items()}
-    floor = {name: ROOMS.index(room(name)) for name in FILES}
-    assert not [
-        (name, need) for name, needs in ours.items() for need in needs if floor[need] < floor[name]
-    ]
-    assert not [
-        name
-        for name, needs in GRAPH.items()
-        if needs & {"train", "classify", "tests", "benchmarks"}
-    ]
-    assert list(TopologicalSorter(ours).static_order())
+    for name, needs in ours.items():
+        for need in needs:
+            assert LAYERS.index(layer(name)) <= LAYERS.index(layer(need)), f"{name} -> {need}"
+    tuple(TopologicalSorter(ours).static_order())  # raises CycleError
+    for name, packages in PACKAGES.items():
+        assert not packages & PROGRAMS, name
 
 
-def test_lightning_is_for_training_its_data_and_the_command_line():
-    users = {name for name, needs in GRAPH.items() if needs & LIGHTNING}
-    assert {name for name in users if room(name) not in ("training", "cli")} == {"src.data.modules"}
+def test_core_does_not_import_extras():
+    for name in CORE:
+        assert not [need for need in GRAPH[name] if need.startswith("src.extras")], name
 
 
-def test_networks_and_transforms_are_torch_alone():
-    torch_alone = {
-        name: needs for name, needs in GRAPH.items() if room(name) in ("models", "transforms")
-    }
-    assert not [
-        name
-        for name, needs in torch_alone.items()
-        if needs & {"torchvision", "PIL", "sklearn", "numpy"}
-    ]
+def test_only_training_needs_lightning():
+    for name in CORE:
+        allowed = layer(name) in ("training", "cli") or name == "src.data.modules"
+        assert allowed or not PACKAGES[name] & LIGHTNING, name
+
+
+def test_networks_and_transforms_need_only_torch():
+    for name in CORE:
+        if layer(name) in ("models", "transforms"):
+            assert not PACKAGES[name] & {"torchvision", "PIL", "sklearn", "numpy"}, name
+
+
+def test_lightnings_loop_is_accessed_in_one_file():
+    found = [name for name in CORE if LOOP_INTERNALS.search(FILES[name].read_text())]
+    assert found == ["src.lightning_loop"]
 
 
 def test_classify_reaches_neither_lightning_nor_torchvision():
-    """But for --index and the examples of --serve, which import the datasets where they need them."""
-    top, functions = trees(ROOT / "classify.py")
-    lazy = set().union(*(imports(ast.walk(function)) for function in functions))
-    assert {room(name) for name in lazy & FILES.keys() - {"src.data.modules"}} == {
-        "inference",
-        "runs",
-    }
-    reached, todo, packages = set(), (imports(top) | lazy) - {"src.data.modules"}, set()
+    """Follow every import of classify.py, and those of other files that run on import."""
+    todo = imports(ast.walk(parse(ROOT / "classify.py")))
+    reached: set[str] = set()
     while todo:
         name = todo.pop()
+        reached.add(name)
         if name in FILES:
-            reached.add(name)
-            todo |= imports(trees(FILES[name])[0]) - reached
-        else:
-            packages.add(name)
-    assert reached >= {
-        "src.models.vit",
-        "src.models.cnn",
-        "src.data.images",
-        "src.runs.checkpoint",
-        "src.errors",
+            todo |= imports(at_import(parse(FILES[name]))) - reached
+    assert {"src.models.vit", "src.runs.checkpoint", "src.extras.page.server"} <= reached
+    unused = LIGHTNING | {"torchvision", "sklearn", "jsonargparse", "rich"}
+    assert not set(map(package, reached)) & unused
+
+
+IMPORT_ALL = """
+import importlib, json, os, sys, threading, warnings
+import matplotlib
+
+def state():
+    return {
+        "environment": dict(os.environ),
+        "excepthook": sys.excepthook,
+        "excepthook of threads": threading.excepthook,
+        "rcParams": matplotlib.rcParams.copy(),
+        "warnings": list(warnings.filters),
     }
-    assert not packages & (
-        LIGHTNING | {"torchvision", "sklearn", "jsonargparse", "rich", "matplotlib"}
-    )
+
+libraries, ours = json.loads(sys.argv[1])
+for name in libraries:
+    importlib.import_module(name)
+before = state()
+for name in ours:
+    importlib.import_module(name)
+after = state()
+print(*[key for key in before if before[key] != after[key]], sep=", ")
+"""
 
 
-def test_lightnings_loop_is_known_in_one_file():
-    assert [
-        name for name, path in FILES.items() if re.search(LOOP_INTERNALS, path.read_text())
-    ] == ["src.loop"]
+def test_importing_has_no_side_effects():
+    """Import the libraries first, because they have some; `__main__` is a script."""
+    ours = [name for name in FILES if not name.endswith("__main__")]
+    modules = set.union(*(imports(at_import(parse(path))) for path in FILES.values()))
+    libraries = sorted(modules - FILES.keys())
+    ended = started("-c", IMPORT_ALL, json.dumps([libraries, ours]))
+    assert ended.code == 0, ended
+    assert ended.out == "\n"
 
 
-def test_files_and_functions_are_short_and_the_formatter_is_seldom_silenced():
-    assert not [name for name, path in FILES.items() if len(path.read_text().splitlines()) > 300]
-    functions = [(name, f) for name, path in FILES.items() for f in trees(path)[1]]
-    assert not [(name, f.name) for name, f in functions if f.end_lineno - f.lineno >= 45]
-    assert sum(path.read_text().count("# fmt: skip") for path in FILES.values()) <= 5
+# Size ---------------------------------------------------------------------------------------------
+
+MAX_TOKENS = 2500
+MAX_LINES = 400
+MAX_FUNCTION = 50  # lines
+LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+TESTS = {module_name(path): path for path in sorted(ROOT.glob("tests/**/*.py"))}
+SCRIPTS = {name: ROOT / f"{name}.py" for name in ("train", "classify")}
+ALL = FILES | TESTS | SCRIPTS
+
+
+def tokens_of(path: Path) -> list[tokenize.TokenInfo]:
+    return list(tokenize.generate_tokens(io.StringIO(path.read_text()).readline))
+
+
+def count_tokens(path: Path) -> int:
+    """Return the number of tokens without comments, docstrings and layout."""
+    counted = [token for token in tokens_of(path) if token.type not in LAYOUT]
+    docstrings = [token for token in counted if token.string.startswith('"""')]
+    return len(counted) - len(docstrings)
+
+
+def count_lines(path: Path) -> int:
+    return path.read_text().count("\n")
+
+
+def test_files_are_short():
+    tokens = {name: count_tokens(path) for name, path in ALL.items()}
+    lines = {name: count_lines(path) for name, path in ALL.items()}
+    assert not [name for name, count in tokens.items() if count > MAX_TOKENS]
+    assert not [name for name, count in lines.items() if count > MAX_LINES]
+
+
+def test_functions_are_short():
+    too_long = []
+    for name, path in ALL.items():
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_FUNCTION:
+                    too_long.append((name, node.name))
+    assert not too_long
+
+
+def test_formatter_is_never_switched_off():
+    found = []
+    for name, path in ALL.items():
+        comments = [token for token in tokens_of(path) if token.type == tokenize.COMMENT]
+        found += [(name, comment.line) for comment in comments if "fmt:" in comment.string]
+    assert not found
+
+
+@pytest.mark.parametrize(("files", "most"), [(FILES, 6.0), (TESTS, 7.0)], ids=["src", "tests"])
+def test_lines_hold_few_tokens(files, most):
+    tokens = sum(map(count_tokens, files.values()))
+    lines = sum(map(count_lines, files.values()))
+    assert tokens / lines <= most
