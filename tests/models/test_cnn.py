@@ -47,14 +47,6 @@ def test_batch_of_8_overfits():
     assert losses[-1] < 0.05
 
 
-def test_dropout_acts_only_in_training():
-    network = cnn()
-    x = torch.randn(8, 1, 12, 12)
-    assert not torch.allclose(network(x), network(x), atol=1e-3)
-    network.eval()
-    torch.testing.assert_close(network(x), network(x))
-
-
 def test_unsuitable_images_are_refused():
     with pytest.raises(InputError, match="needs images of at least 6x6 pixels, got 5x5"):
         cnn(image_size=5)

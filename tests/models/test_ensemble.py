@@ -56,14 +56,6 @@ def test_training_gives_each_network_its_share(ensemble):
         assert used == expected_use, name
 
 
-def test_gradients_reach_every_parameter(ensemble):
-    logits = ensemble(torch.randn(12, 1, 16, 16))
-    F.cross_entropy(logits, torch.arange(12) % 5).backward()
-    for name, parameter in ensemble.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_batch_smaller_than_the_ensemble(ensemble):
     with pytest.raises(InputError, match="a batch of 2 images cannot be shared by 3 networks"):
         ensemble(torch.randn(2, 1, 16, 16))
