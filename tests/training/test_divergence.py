@@ -1,0 +1,58 @@
+"""A training that diverges stops with an error and keeps the last good checkpoint."""
+
+import pytest
+import torch
+from program import tiny, train
+
+from src.runs.checkpoint import load
+
+
+def break_at(step: int, what: str) -> None:
+    """Make a weight NaN, or a moment of the optimizer infinite, at this step."""
+    from src.training.classifier import Classifier
+
+    original = Classifier.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step and what == "weight":
+            self.net.norm.weight.data[0] = torch.nan
+        if self.global_step == step and what == "moment":
+            (optimizer,) = self.trainer.optimizers
+            state = next(iter(optimizer.state.values()))
+            state["exp_avg_sq"][0] = torch.inf
+        return original(self, batch, batch_idx)
+
+    Classifier.training_step = training_step
+
+
+@pytest.fixture
+def last(tmp_path):
+    return tmp_path / "digits" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def test_a_loss_of_nan_stops_the_run(last, tmp_path):
+    arguments = tiny(tmp_path, "--checkpoint_every_n_steps", 3)
+    error = train(*arguments, prepare=(break_at, 14, "weight")).error
+    assert "the loss became nan (step 14, epoch 2, learning rate 8.95e-03); " in error
+    assert f"the last good checkpoint is {last}; start again with a lower --model.lr" in error
+    assert load(last)["global_step"] == 12
+
+
+@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # at an epoch's end, and within one
+def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
+    arguments = tiny(tmp_path, "--checkpoint_every_n_steps", 2)
+    error = train(*arguments, prepare=(break_at, step, "moment")).error
+    assert "an optimizer moment became infinite or NaN" in error
+    assert "learning rate" in error
+    content = load(last)
+    assert content["global_step"] == kept
+    (optimizer,) = content["optimizer_states"]
+    for moments in optimizer["state"].values():
+        assert moments["exp_avg_sq"].isfinite().all()
+
+
+def test_a_learning_rate_that_is_far_too_high(tmp_path):
+    flags = "--model.lr 1e38 --model.weight_decay 0 --model.warmup_epochs 0".split()
+    error = train(*tiny(tmp_path, *flags)).error
+    assert "became" in error
+    assert "no checkpoint yet; start again with a lower --model.lr" in error
