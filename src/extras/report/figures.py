@@ -30,7 +30,8 @@ PANELS = {
     "images per second": ("images_per_second",),
 }
 
-LONGEST = 14  # characters of a class name
+LONGEST = 14  # characters of the name of a class
+LONGEST_RUN = 30  # characters of the name of a run, which may be its path
 LARGEST = 1e30  # matplotlib cannot scale axes to much larger values
 MAX_COUNTED = 20  # classes; larger confusion matrices show no counts
 MAX_NAMED = 120  # classes; larger ones show no names either
@@ -91,7 +92,7 @@ def _draw_curve(axes: Axes, name: str, rows: list[Row], column: str, color: str)
     ]
     if points:
         epochs, values = zip(*points, strict=True)
-        label = f"{name}, {column.replace('_', ' ')}"
+        label = f"{column.replace('_', ' ')}, {name[-LONGEST_RUN:]}"
         style = ".:" if column.startswith("train") else ".-"
         axes.plot(
             epochs,

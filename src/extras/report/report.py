@@ -180,7 +180,7 @@ def write_comparison(runs: list[Path], path: Path) -> Path:
     if len(set(names)) < len(names):  # the same name in different folders of runs
         names = [str(run) for run in runs]
     results = _rows([_formatted(read_results(run)) for run in runs])
-    configs = _rows([flatten(read_yaml(str(run / "config.yaml"))) for run in runs])
+    configs = _rows([_settings(run) for run in runs])
     different = [values for values in configs if len(set(values[1:])) > 1]
     metrics = [read_metrics(run) for run in runs]
     with figures.plain_text():
@@ -197,6 +197,11 @@ def write_comparison(runs: list[Path], path: Path) -> Path:
         image(curves, "curves"),
     ]
     return write_page(path, title, parts)
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    settings = flatten(read_yaml(str(run / "config.yaml")))
+    return {key.replace("init_args.", ""): value for key, value in settings.items()}
 
 
 def _rows(trees: list[dict[str, Any]]) -> list[list[str]]:
