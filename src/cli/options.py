@@ -87,6 +87,13 @@ def _name(config: str, tree: dict[str, Any]) -> str:
     return tree.get("name") or Path(config).stem
 
 
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not supported")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(config: str) -> dict[str, Any]:
     """Return the content of a YAML file.
 
@@ -95,10 +102,7 @@ def read_yaml(config: str) -> dict[str, Any]:
             could stand for a tree that fills the memory.
     """
     try:
-        text = Path(config).read_text()
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("aliases (*name) are not supported")
-        tree = yaml.safe_load(text) or {}
+        tree = yaml.load(Path(config).read_text(), _Loader) or {}
         if not isinstance(tree, dict):
             raise ValueError(f"it has no keys; see {DEFAULT_CONFIG} for an example")
         return tree

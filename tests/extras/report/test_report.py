@@ -234,6 +234,7 @@ DAMAGED = {
     "config.yaml": [
         "",
         "a: [",
+        "a: " + 100_000 * "[",
         b"\xff",
         "a: &a 1\nb: *a",
         "data: 5",
