@@ -84,6 +84,8 @@ MISTAKES = {
     "--data.augment.translate 8": "data.augment.translate must be below the image size 8, got 8",
     "--model.weight_decay 1e30": "model.lr 0.01 times model.weight_decay 1e.30 must be below 1",
     "--model.ensemble 3 --data.batch_size 2": "data.batch_size 2 has no image for every network",
+    "--model.ensemble 2 --model.freeze encoder": "init_from and model.freeze are for a single",
+    "--model.ensemble 2 --model.init_from x.pth": "init_from and model.freeze are for a single",
     "--model.stem_width 8": "model.stem_width 8 needs at least two stem_layers",
     f"{PATCHES} --model.whiten true": "model.whiten needs a convolutional stem",
     "--model.stem_layers 2 --model.stem_width 65": "stem_width 65 .* from 1 to the width 64",

@@ -70,8 +70,8 @@ def test_folder_expands_to_all_images_below_it_in_order(tree):
 )
 def test_pattern_expands_to_matching_files(tree, pattern, found):
     assert find_images([pattern]) == found
-    absolute = [str(tree / name) for name in found]
-    assert find_images(["notes", str(tree / pattern)]) == ["notes", *absolute]
+    absolute = [f"{tree}/{name}" for name in found]
+    assert find_images(["notes", f"{tree}/{pattern}"]) == ["notes", *absolute]
 
 
 def test_existing_names_are_not_patterns(tree):
@@ -138,7 +138,7 @@ def test_many_files_give_the_same_results_as_one_by_one(predictor, tmp_path):
             assert actual["probability"] == pytest.approx(prediction["probability"], abs=2e-5)
 
 
-@pytest.mark.parametrize("place", [0, 1, BATCH - 1, BATCH, BATCH + 2])
+@pytest.mark.parametrize("place", [0, BATCH - 1, BATCH])
 def test_unreadable_files_have_an_error_in_their_row(predictor, tmp_path, place):
     good = [save(tmp_path / f"{n}.png", n) for n in range(BATCH + 2)]
     broken = tmp_path / "broken.png"
@@ -161,12 +161,6 @@ def test_unreadable_files_have_an_error_in_their_row(predictor, tmp_path, place)
             probabilities.append(row["predictions"][0]["probability"])
     expected = predictor.probabilities(IMAGES[: len(good)]).amax(1)
     assert probabilities == pytest.approx(expected.tolist(), abs=2e-5)
-
-
-def test_batch_of_unreadable_files(predictor):
-    results = classified(predictor, ["a.png", "b.png"])
-    assert [row["path"] for row, _ in results] == ["a.png", "b.png"]
-    assert all("error" in row for row, _ in results)
 
 
 def test_a_single_unreadable_file_is_an_error(predictor):

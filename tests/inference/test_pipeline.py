@@ -3,6 +3,7 @@
 import pytest
 import torch
 from batches import random_images
+from torch.testing import assert_close
 from vits import dataset, ours, randomize
 
 from src.config import CNNConfig
@@ -13,6 +14,7 @@ from src.transforms.patchify import normalize, patchify
 
 MEAN = [0.4914, 0.4822, 0.4465]
 STD = [0.2470, 0.2435, 0.2616]
+CLOSE = {"atol": 1e-5, "rtol": 0}
 
 
 def ensemble():
@@ -27,8 +29,8 @@ def test_pipeline_normalizes_patchifies_and_applies_softmax(make):
     patches = patchify(normalize(images, MEAN, STD), 8)
     logits = network(patches)
     assert logits.std() > 0.1
-    torch.testing.assert_close(classifier.logits(images), logits, atol=1e-5, rtol=0)
-    torch.testing.assert_close(classifier(images), logits.softmax(1), atol=1e-5, rtol=0)
+    assert_close(classifier.logits(images), logits, **CLOSE)
+    assert_close(classifier(images), logits.softmax(1), **CLOSE)
 
 
 def test_cnn_reads_whole_images():
@@ -37,7 +39,7 @@ def test_cnn_reads_whole_images():
     pixels = random_images(4, 1, 8, 8)
     expected = network((pixels / 255 - 0.3) / 0.4).softmax(1)
     classifier = ImageClassifier(network, [0.3], [0.4]).eval()
-    torch.testing.assert_close(classifier(pixels), expected, atol=1e-5, rtol=0)
+    assert_close(classifier(pixels), expected, **CLOSE)
 
 
 def test_probabilities_are_float32_whatever_the_network_computes_in():
@@ -45,4 +47,4 @@ def test_probabilities_are_float32_whatever_the_network_computes_in():
     classifier.network.register_forward_pre_hook(lambda module, args: args[0].bfloat16())
     probabilities = classifier(random_images(4, 3, 24, 24))
     assert probabilities.dtype == torch.float32
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+    assert_close(probabilities.sum(1), torch.ones(4))

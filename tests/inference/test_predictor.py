@@ -5,6 +5,7 @@ import torch
 from batches import random_images, trainer
 from PIL import Image
 from program import started
+from torch.testing import assert_close
 
 from src.data.modules import DigitsDataModule
 from src.errors import InputError
@@ -70,7 +71,7 @@ def test_image_file_gives_the_logits_of_validation(checkpoint, predictor, digits
         expected = model(inputs)
     assert expected.std() > 0.01
     for _ in range(2):  # dropout is off
-        torch.testing.assert_close(predictor.probabilities(read), expected.softmax(1))
+        assert_close(predictor.probabilities(read), expected.softmax(1))
 
 
 @pytest.mark.parametrize("kind", ["ema", "net"])
@@ -90,7 +91,7 @@ def test_averaged_weights_are_used_where_there_are_some(checkpoint, tmp_path, ki
 def test_top_sorts_classes_by_probability(predictor, digits):
     images = digits.sets["test"].images[:5]
     probabilities = predictor.probabilities(images)
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+    assert_close(probabilities.sum(1), torch.ones(5))
     for row, expected in zip(predictor.top(images, 3), probabilities, strict=True):
         indices = [prediction["index"] for prediction in row]
         assert indices == expected.argsort(descending=True)[:3].tolist()
@@ -104,7 +105,7 @@ def test_several_batches_stay_in_order(predictor, digits):
     images = digits.sets["test"].images[:300]
     found = torch.tensor([row[0]["probability"] for row in predictor.top(images, 1)])
     expected = predictor.probabilities(images).amax(1)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_invert_swaps_dark_and_light(predictor, digits, tmp_path):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from src.models.blocks import Attention, Block, DropPath, SequencePool, sincos_positions
 
@@ -13,30 +14,37 @@ from src.models.blocks import Attention, Block, DropPath, SequencePool, sincos_p
 def test_attention_is_scaled_by_the_width_of_a_head():
     """Compute equations 5 to 8 in loops; the head width differs from tokens and model width."""
     width, heads, tokens = 24, 3, 5
+    head_width = 8
     attention = Attention(width, heads).eval()
-    x = torch.randn(2, tokens, width)
-    weights = attention.qkv.weight.chunk(3)
-    biases = attention.qkv.bias.chunk(3)
-    q, k, v = (x @ w.T + b for w, b in zip(weights, biases, strict=True))
-    attended = torch.zeros(2, tokens, width)
-    for sample, head, i in itertools.product(range(2), range(heads), range(tokens)):
-        part = slice(8 * head, 8 * head + 8)
-        products = [float(q[sample, i, part] @ k[sample, j, part]) for j in range(tokens)]
-        exponentials = [math.exp(product / math.sqrt(8)) for product in products]
+    x = torch.randn(tokens, width)
+    q, k, v = attention.qkv(x).chunk(3, dim=-1)
+
+    attended = torch.zeros(tokens, width)
+    for head, i in itertools.product(range(heads), range(tokens)):
+        first = head_width * head
+        part = slice(first, first + head_width)
+        exponentials = []
+        for j in range(tokens):
+            product = q[i, part] @ k[j, part]
+            exponentials.append(math.exp(product / math.sqrt(head_width)))
         for j, exponential in enumerate(exponentials):
             share = exponential / sum(exponentials)
-            attended[sample, i, part] += share * v[sample, j, part]
-    expected = attended @ attention.out.weight.T + attention.out.bias
-    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=0)
+            attended[i, part] += share * v[j, part]
+
+    expected = attention.out(attended)
+    (actual,) = attention(x[None])
+    assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     drop = DropPath(0.25)
-    out = drop(torch.ones(20_000, 3, 4)).flatten(1)
-    kept = out[:, 0] != 0
-    assert torch.equal(out, out[:, :1].expand_as(out))
-    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / 0.75))
+    out = drop(torch.ones(20_000, 3, 4))
+    first = out[:, :1, :1]
+    kept = first != 0
+    assert torch.equal(out, first.expand_as(out))
+    assert first[kept].unique().item() == pytest.approx(1 / 0.75)
     assert kept.float().mean() == pytest.approx(0.75, abs=0.015)
+
     drop.eval()
     x = torch.randn(4, 3, 4)
     assert drop(x) is x
@@ -54,18 +62,25 @@ def test_sequence_pooling_is_a_weighted_mean():
     pool = SequencePool(8)
     x = torch.randn(2, 5, 8)
     weights = torch.exp(x @ pool.score.weight[0])
-    weighted = weights[:, :, None] * x
-    expected = weighted.sum(1) / weights.sum(1, keepdim=True)
-    torch.testing.assert_close(pool(x), expected)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    expected = torch.einsum("bt,btd->bd", weights, x)
+    assert_close(pool(x), expected)
 
 
 def test_sincos_positions_match_the_formula():
     positions = sincos_positions(7, 32)
     assert positions.shape == (49, 32)
     assert positions.dtype == torch.float32
-    for row, column, k in itertools.product(range(7), range(7), range(8)):
+    numbers = range(7)
+    for row, column, k in itertools.product(numbers, numbers, range(8)):
         frequency = 10_000 ** -(k / 7)
-        x, y = column * frequency, row * frequency
-        expected = [math.sin(x), math.cos(x), math.sin(y), math.cos(y)]
+        x = column * frequency
+        y = row * frequency
+        expected = [
+            math.sin(x),
+            math.cos(x),
+            math.sin(y),
+            math.cos(y),
+        ]
         actual = positions[7 * row + column, k::8]
         assert actual.tolist() == pytest.approx(expected, abs=1e-6)

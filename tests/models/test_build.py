@@ -7,16 +7,9 @@ from vits import dataset
 from src.config import CNNConfig, ViTConfig
 from src.errors import InputError
 from src.models.build import build_network
-from src.models.cnn import ConvNet
 from src.models.ensemble import Ensemble
-from src.models.vit import VisionTransformer
 
 VIT = ViTConfig(depth=1)
-
-
-def test_config_decides_the_network():
-    assert isinstance(build_network(VIT, dataset()), VisionTransformer)
-    assert isinstance(build_network(CNNConfig(), dataset(patch_size=None)), ConvNet)
 
 
 def test_ensemble_members_start_differently():

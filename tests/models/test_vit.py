@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import vits
 from batches import overfit
 from torch import nn
+from torch.testing import assert_close
 from vits import SMALL, patchify, randomize
 
 from src.errors import InputError
@@ -16,7 +17,11 @@ from src.models.blocks import sincos_positions
 from src.models.stem import Whiten
 
 POOLS = ("cls", "mean", "sequence")
-VARIANTS = list(itertools.product(POOLS, ("learned", "sincos"), (0, 2)))
+POSITIONS = ("learned", "sincos")
+STEM_LAYERS = (0, 2)
+VARIANTS = list(itertools.product(POOLS, POSITIONS, STEM_LAYERS))
+LABELS = torch.arange(8) % 5
+CLOSE = {"atol": 1e-5, "rtol": 0}
 # From torchvision's documentation of ViT-B/16 and ViT-L/16, and timm's ViTs of the other sizes.
 PARAMETERS = {
     "Ti": 5_717_416,
@@ -30,12 +35,27 @@ def vit(stem_layers=0, patch_size=4, **options):
     """Return a small network for 16 x 16 images in 5 classes, in training mode."""
     patch_size = None if stem_layers else patch_size
     small = SMALL | options
-    return vits.vit(16, patch_size, 5, 3, stem_layers=stem_layers, **small)
+    return vits.vit(
+        image_size=16,
+        patch_size=patch_size,
+        classes=5,
+        stem_layers=stem_layers,
+        **small,
+    )
 
 
-def inputs(batch=8, stem_layers=0):
-    shape = (3, 16, 16) if stem_layers else (16, 48)
-    return torch.randn(batch, *shape)
+def inputs(stem_layers=0):
+    """Return eight images, or their patches."""
+    if stem_layers:
+        return torch.randn(8, 3, 16, 16)
+    return torch.randn(8, 16, 48)
+
+
+def record_inputs(module) -> list:
+    """Return a list to which every input of the module is added."""
+    seen = []
+    module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    return seen
 
 
 # Architecture -------------------------------------------------------------------------------------
@@ -44,26 +64,23 @@ def inputs(batch=8, stem_layers=0):
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_parameters_of_the_sizes(size):
     with torch.device("meta"):
-        network = vits.vit(224, 16, 1000, 3, size=size)
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[size]
-
-
-def test_width_depth_and_heads_override_the_size():
-    network = vit(size="Ti", width=None, depth=2, heads=6)
-    assert network.norm.normalized_shape == (192,)
-    assert len(network.blocks) == 2
-    assert network.blocks[0].attention.heads == 6
+        network = vits.vit(image_size=224, patch_size=16, classes=1000, size=size)
+    parameters = [p.numel() for p in network.parameters()]
+    assert sum(parameters) == PARAMETERS[size]
 
 
 @pytest.mark.parametrize(("pool", "positions", "stem_layers"), VARIANTS)
 def test_shapes_and_gradients(pool, positions, stem_layers):
     network = randomize(vit(stem_layers, pool=pool, positions=positions))
     x = inputs(stem_layers=stem_layers)
-    features, logits = network.features(x), network(x)
+
+    features = network.features(x)
+    logits = network(x)
     assert features.shape == (8, 32)
     assert logits.shape == (8, 5)
-    torch.testing.assert_close(network.head(features), logits)
-    F.cross_entropy(logits, torch.arange(8) % 5).backward()
+    assert_close(network.head(features), logits)
+
+    F.cross_entropy(logits, LABELS).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-6, name
@@ -74,7 +91,7 @@ def test_images_give_the_logits_of_their_patches(pool):
     network = randomize(vit(pool=pool))
     images = torch.randn(3, 3, 16, 16)
     patches = patchify(images, 4)
-    torch.testing.assert_close(network(images), network(patches), atol=1e-5, rtol=0)
+    assert_close(network(images), network(patches), **CLOSE)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -82,16 +99,18 @@ def test_only_positions_reveal_the_order_of_patches(pool):
     network = randomize(vit(pool=pool))
     x = inputs()
     shuffled = x[:, torch.randperm(16)]
+
     assert not torch.allclose(network(x), network(shuffled), atol=1e-3)
     with torch.no_grad():
         network.positions[:, -16:] = 0.1
-    torch.testing.assert_close(network(x), network(shuffled), atol=1e-5, rtol=0)
+    assert_close(network(x), network(shuffled), **CLOSE)
 
 
 def test_fixed_positions_are_saved_and_not_trained():
     network = vit(positions="sincos")
     assert "positions" in network.state_dict()
-    assert "positions" not in dict(network.named_parameters())
+    assert not isinstance(network.positions, nn.Parameter)
+
     class_token, *patches = network.positions[0]
     assert not class_token.any()
     assert torch.equal(torch.stack(patches), sincos_positions(4, 32))
@@ -99,29 +118,33 @@ def test_fixed_positions_are_saved_and_not_trained():
 
 def test_mean_pooling_is_the_mean_of_all_tokens():
     network = randomize(vit(pool="mean"))
-    tokens = []
-    network.norm.register_forward_hook(lambda module, args, out: tokens.append(out))
+    seen = record_inputs(network.norm)
     features = network.features(inputs())
-    assert tokens[0].shape == (8, 16, 32), "no class token"
-    torch.testing.assert_close(features, tokens[0].mean(dim=1))
+    (tokens,) = seen
+    assert tokens.shape == (8, 16, 32), "no class token"
+    assert_close(features, network.norm(tokens).mean(dim=1))
 
 
 @pytest.mark.parametrize("stem_layers", [0, 2])
 def test_mirror_averages_both_views_in_evaluation_only(stem_layers):
-    network = randomize(vit(stem_layers, pool="mean", mirror=True)).eval()
+    network = randomize(vit(stem_layers, pool="mean", mirror=True))
+    network.eval()
     images = torch.randn(3, 3, 16, 16)
     mirrored = images.flip(3)
+
     both = network(images)
     if not stem_layers:
-        torch.testing.assert_close(network(patchify(images, 4)), both)
+        assert_close(network(patchify(images, 4)), both)
+
     network.mirror = False
     single = network(images)
-    torch.testing.assert_close(both, (single + network(mirrored)) / 2)
+    assert_close(both, (single + network(mirrored)) / 2)
     assert not torch.allclose(both, single)
+
     network.train()
     trained = network(images)
     network.mirror = True
-    torch.testing.assert_close(network(images), trained)
+    assert_close(network(images), trained)
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -130,6 +153,7 @@ def test_mirror_averages_both_views_in_evaluation_only(stem_layers):
 def test_initial_weights():
     network = vits.vit(32, 4, 10, 3, size="S")
     block = network.blocks[0]
+
     zeros = (
         network.head.weight,
         network.head.bias,
@@ -137,6 +161,7 @@ def test_initial_weights():
         block.attention.qkv.bias,
     )
     assert not any(parameter.any() for parameter in zeros)
+
     xavier = (
         *block.attention.qkv.weight.chunk(3),  # three matrices, not one that stacks them
         block.attention.out.weight,
@@ -144,27 +169,38 @@ def test_initial_weights():
         block.mlp[3].weight,
     )
     for weight in xavier:
-        assert std(weight) == pytest.approx(math.sqrt(2 / sum(weight.shape)), rel=0.02)
-    assert std(network.embed.weight) == pytest.approx(math.sqrt(1 / 48), rel=0.05)
-    assert std(network.positions) == pytest.approx(0.02, rel=0.05)
-    assert std(block.mlp[0].bias) == pytest.approx(1e-6, rel=0.2)
-    norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm)]
-    assert {norm.eps for norm in norms} == {1e-6}
+        variance = 2 / sum(weight.shape)
+        assert_std(weight, math.sqrt(variance), rel=0.02)
+
+    assert_std(network.embed.weight, math.sqrt(1 / 48))
+    assert_std(network.positions, 0.02)
+    assert_std(block.mlp[0].bias, 1e-6, rel=0.2)
 
 
-def std(tensor) -> float:
-    return tensor.std().item()
+def assert_std(parameter, expected: float, rel: float = 0.05) -> None:
+    assert parameter.std().item() == pytest.approx(expected, rel=rel)
+
+
+def test_layer_norms_have_the_papers_epsilon():
+    epsilons = [m.eps for m in vit().modules() if isinstance(m, nn.LayerNorm)]
+    assert epsilons == [1e-6] * 5
 
 
 @pytest.mark.parametrize(
     ("pool", "positions", "stem_layers"),
-    [("cls", "learned", 0), ("mean", "sincos", 0), ("sequence", "learned", 2)],
+    [
+        ("cls", "learned", 0),
+        ("mean", "sincos", 0),
+        ("sequence", "learned", 2),
+    ],
 )
 def test_batch_of_8_overfits(pool, positions, stem_layers):
     network = vit(stem_layers, pool=pool, positions=positions)
     x = inputs(stem_layers=stem_layers)
-    losses = overfit(network, x, torch.arange(8) % 5, steps=150)
-    assert losses[0] == pytest.approx(math.log(5), abs=1e-5), "the head starts at zero"
+    losses = overfit(network, x, LABELS, steps=150)
+
+    # A head of zeros gives every class the same logit.
+    assert losses[0] == pytest.approx(math.log(5), abs=1e-5)
     assert losses[-1] < 0.01
 
 
@@ -173,10 +209,13 @@ def test_whitening_filters_are_not_trained():
     name = "embed.whiten.filters.weight"
     filters = network.get_parameter(name)
     assert torch.equal(filters, Whiten(3).filters.weight)
+
     logits = randomize(network)(inputs(stem_layers=2))
-    F.cross_entropy(logits, torch.arange(8) % 5).backward()
-    frozen = [name for name, p in network.named_parameters() if p.grad is None]
-    assert frozen == [name]
+    F.cross_entropy(logits, LABELS).backward()
+    parameters = dict(network.named_parameters())
+    del parameters[name]
+    assert filters.grad is None
+    assert all(parameter.grad is not None for parameter in parameters.values())
 
 
 @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "drop_path"])
@@ -185,17 +224,18 @@ def test_dropout_acts_in_training_only(name):
     plain = vit()
     plain.load_state_dict(network.state_dict())
     x = inputs()
+
     assert not torch.allclose(network(x), network(x), atol=1e-3)
     network.eval()
-    torch.testing.assert_close(network(x), plain(x))
+    assert_close(network(x), plain(x))
 
 
 def test_dropout_follows_the_embedding_the_attention_and_both_mlp_layers():
     network = vit(dropout=0.5)
     rates = [m.p for m in network.modules() if isinstance(m, nn.Dropout)]
     assert rates == [0.5] * (1 + 3 * 2)
-    seen = []
-    network.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+
+    seen = record_inputs(network.blocks[0])
     network(inputs())
     dropped = (seen[0] == 0).float()
     assert dropped.mean().item() == pytest.approx(0.5, abs=0.1)
@@ -217,7 +257,6 @@ def test_drop_path_grows_linearly_with_depth():
         ({"size": "XL"}, "model.size must be one of Ti, S, B, L, got XL"),
         ({"positions": "sincos", "width": 30, "heads": 3}, "width divisible by 4, got 30"),
         ({"stem_layers": 5}, "model.stem_layers 5: .* 16 pixels cannot be halved 5 times"),
-        ({"drop_path": math.nan}, "must be at least 0 and below 1, got nan"),
     ],
 )
 def test_sizes_that_do_not_fit(options, message):
