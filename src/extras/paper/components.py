@@ -9,6 +9,8 @@ MAX_GAP = 0.12  # of the size of a digit: the gap to a component that belongs to
 # The gap to a component that may also be something else: the edge of the table, the next digit.
 MAX_DOUBTFUL_GAP = 0.05
 
+BORDER_GAP = 0.05  # of the shorter side of the photo: the gap from a toolbar to the border
+
 
 @dataclass(frozen=True)
 class Components:
@@ -83,7 +85,7 @@ def _join_runs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, height: i
 def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int], int]:
     """Group components into digits: each is the largest remaining component and those near it.
 
-    A component that reaches the border of the photo is the digit only if there is nothing else.
+    A component at the border of the photo is the digit only if there is nothing else.
 
     Args:
         boxes: int [P, 4].
@@ -93,7 +95,7 @@ def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int],
         Indices of the components of the largest digit, and the number of digits.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    cut = touches_border(boxes, shape)
+    cut = touches_border(boxes, shape) | lies_along_border(boxes, shape)
     order = np.argsort(-sides * np.where(cut, 0.3, 1), kind="stable")
     rest = order[sides[order] >= MIN_SIDE * min(shape)]
     digits = []
@@ -134,6 +136,19 @@ def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return which boxes [P, 4] reach the border of the photo, bool [P]."""
     height, width = shape
     return (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == (width, height)).any(axis=1)
+
+
+def lies_along_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return which boxes [P, 4] are long and close to the border, as toolbars are, bool [P]."""
+    height, width = shape
+    x_gaps = np.minimum(boxes[:, 0], width - boxes[:, 2])
+    y_gaps = np.minimum(boxes[:, 1], height - boxes[:, 3])
+    widths = boxes[:, 2] - boxes[:, 0]
+    heights = boxes[:, 3] - boxes[:, 1]
+    limit = BORDER_GAP * min(shape)
+    is_upright = (x_gaps < limit) & (heights >= 3 * widths)
+    is_level = (y_gaps < limit) & (widths >= 3 * heights)
+    return is_upright | is_level
 
 
 def enclosing_box(boxes: np.ndarray) -> np.ndarray:

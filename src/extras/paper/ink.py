@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
+from src.extras.paper.components import find_components
 from src.extras.paper.windows import closing, sliding
 
 # Largest width of a stroke, as a fraction of the shorter side of the photo. Shadows are wider.
@@ -11,6 +12,7 @@ WINDOW = 1 / 3
 # window, and broad ones only show in a large one.
 POLARITY_WINDOWS = (1 / 3, 1 / 5, 1 / 8)
 MIN_CONTRAST = 0.06  # of the paper's brightness; below it nothing is ink
+POLARITY_CONTRAST = 0.4  # of the strongest strokes; thin frames are weaker than a pen
 POLARITY_SIZE = 240  # longer side of the reduced photo in which contrasts are compared
 LOG_TABLE = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astype(np.uint8)
 
@@ -42,20 +44,20 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
     open to the paper. The logarithm gives strokes in the shadow the contrast of those in the light.
     """
     photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
-    half = stroke_contrast(photo) / 2
+    least = POLARITY_CONTRAST * stroke_contrast(photo)
     around = np.pad(photo, 2, mode="edge")
-    edges = sliding(around, 5, np.maximum) - sliding(around, 5, np.minimum) > half
+    edges = sliding(around, 5, np.maximum) - sliding(around, 5, np.minimum) > least
     dark = light = 0.0
     for fraction in POLARITY_WINDOWS:
         window = max(3, round(fraction * min(photo.shape)))
-        dark += _stroke_score(photo, window, half, edges)
-        light += _stroke_score(255 - photo, window, half, edges)
+        dark += _stroke_score(photo, window, least, edges)
+        light += _stroke_score(255 - photo, window, least, edges)
     return dark >= light
 
 
-def _stroke_score(photo: np.ndarray, window: int, half: float, edges: np.ndarray) -> float:
+def _stroke_score(photo: np.ndarray, window: int, least: float, edges: np.ndarray) -> float:
     """Score how much the dark details narrower than `window` look like strokes."""
-    mask = closing(photo, window) - photo > half
+    mask = closing(photo, window) - photo > least
     return _extent(mask) * _edge_fraction(mask, edges) ** 5
 
 
@@ -66,11 +68,9 @@ def _reduce(photo: Image.Image) -> np.ndarray:
 
 
 def _extent(mask: np.ndarray) -> float:
-    """Return height plus width of a mask, in pixels, without the outermost 3% on each side."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return 0.0
-    return float(sum(np.subtract(*np.percentile(places, (97, 3))) for places in (rows, columns)))
+    """Return height plus width of the largest component of a mask, in pixels."""
+    left, top, right, bottom = find_components(mask).boxes.T
+    return float((right - left + bottom - top).max(initial=0))
 
 
 def _edge_fraction(mask: np.ndarray, edges: np.ndarray) -> float:
@@ -94,15 +94,26 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
         float32 [H, W] from 0 (paper) to 1 (ink); all 0 if nothing stands out from the paper.
     """
     blurred = Image.fromarray(gray).filter(ImageFilter.GaussianBlur(1))
-    smooth = np.asarray(blurred)
+    smooth = np.maximum(np.asarray(blurred), 1)
     paper = closing(smooth, window_size(smooth))
-    contrast = 1 - smooth / np.maximum(paper, 1).astype(np.float32)
-    contrast -= np.median(contrast)
-    noise = 1.4826 * np.median(np.abs(contrast))
+    contrast = 1 - smooth / paper.astype(np.float32)
+    is_paper = contrast <= peak(contrast) / 2  # a marker may cover more than half of the photo
+    contrast -= np.median(contrast[is_paper])
+    noise = _noise(contrast)
     level = peak(contrast)
     if level < max(MIN_CONTRAST, 5 * noise):
         return np.zeros_like(contrast)
     return (contrast / level).clip(0, 1)
+
+
+def _noise(contrast: np.ndarray) -> float:
+    """Return the standard deviation of noise, from pixels too far apart to be blurred together.
+
+    The median of their differences hardly depends on how much ink there is.
+    """
+    distance = max(1, contrast.shape[1] // 20)
+    differences = np.abs(contrast[:, distance:] - contrast[:, :-distance])
+    return 1.4826 / 2**0.5 * float(np.median(differences)) if differences.size else 0.0
 
 
 def window_size(gray: np.ndarray) -> int:

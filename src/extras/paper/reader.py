@@ -31,7 +31,7 @@ def digit_reader(
         return None
 
     def read(path: str) -> PreparedImage:
-        photo = read_photo(path, MAX_SIDE)
+        photo = read_photo(path, MAX_SIDE, keep_alpha=True)
         try:
             digit = extract_digit(photo, dataset.image_size, strokes, invert)
         except InputError as error:

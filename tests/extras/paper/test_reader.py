@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from photos import FOUR, SEVEN, write_on, written
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from src.config import DatasetInfo
 from src.errors import InputError
@@ -30,19 +30,39 @@ def read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"module": "FashionMNISTDataModule"}, {"module": None}, {"channels": 3}]
+    "change",
+    [
+        {"module": "FashionMNISTDataModule"},
+        {"module": None},
+        {"channels": 3},
+        {"image_size": 16},
+    ],
 )
 def test_other_datasets_have_no_digit_reader(change):
-    assert digit_reader(replace(DATASET, mean=(), std=(), **change)) is None
-    assert digit_reader(replace(DATASET, image_size=16)) is None
+    dataset = replace(DATASET, mean=(), std=(), **change)
+    assert digit_reader(dataset) is None
 
 
-def test_transparent_paper_is_white(read):
-    drawing = written(SEVEN, ink=(0, 0, 0, 255), paper=(0, 0, 0, 0), mode="RGBA")
+@pytest.mark.parametrize("ink, paper", [(0, 255), (255, 0)])
+def test_transparent_paper_contrasts_with_the_strokes(read, ink, paper):
+    color = (ink, ink, ink, 255)
+    drawing = written(SEVEN, ink=color, paper=(ink, ink, ink, 0), mode="RGBA")
     transparent = read(drawing)
-    white = read(written(SEVEN, ink=0, paper=255))
-    assert torch.equal(transparent.image, white.image) and transparent.box == white.box
-    assert white.image.dtype == torch.uint8 and white.image.shape == (1, 28, 28)
+    opaque = read(written(SEVEN, ink=ink, paper=paper))
+    assert torch.equal(transparent.image, opaque.image)
+    assert transparent.box == opaque.box
+    assert opaque.image.dtype == torch.uint8
+    assert opaque.image.shape == (1, 28, 28)
+
+
+def test_transparent_corners_of_a_photo_are_white(read):
+    photo = written(SEVEN)
+    rounded = photo.convert("RGBA")
+    alpha = Image.new("L", photo.size)
+    frame = (0, 0, photo.width - 1, photo.height - 1)
+    ImageDraw.Draw(alpha).rounded_rectangle(frame, 40, fill=255)
+    rounded.putalpha(alpha)
+    assert read(rounded).box == pytest.approx(read(photo).box, abs=0.01)
 
 
 def test_a_file_without_strokes_is_named(read):

@@ -13,19 +13,23 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("function", [np.maximum, np.minimum])
 def test_sliding_equals_the_extreme_of_every_window(k, function):
     x = RNG.integers(0, 256, (13, 17)).astype(np.uint8)
-    windows = sliding_window_view(x, (k, k))
-    assert np.array_equal(sliding(x, k, function), function.reduce(windows, axis=(2, 3)))
-    columns = sliding_window_view(x, k, 1)
-    assert np.array_equal(sliding(x, k, function, (1,)), function.reduce(columns, axis=2))
+    squares = sliding_window_view(x, (k, k))
+    expected = function.reduce(squares, axis=(2, 3))
+    assert np.array_equal(sliding(x, k, function), expected)
+
+    rows = sliding_window_view(x, k, axis=1)
+    expected = function.reduce(rows, axis=2)
+    assert np.array_equal(sliding(x, k, function, axes=(1,)), expected)
 
 
 def test_closing_fills_only_narrow_dark_details():
     x = np.full((30, 40), 200, np.uint8)
-    x[10:20, 5:9] = 50  # 4 wide
-    x[5:25, 20:32] = 60  # 12 wide
+    narrow = np.s_[10:20, 5:9]
+    x[narrow] = 50
+    x[5:25, 20:32] = 60
     x[15, 36] = 250
     expected = x.copy()
-    expected[10:20, 5:9] = 200
+    expected[narrow] = 200
     assert np.array_equal(closing(x, 5), expected)
 
 
@@ -35,6 +39,7 @@ def test_dilate_takes_the_largest_value_within_the_radius(radius):
     expected = np.zeros_like(x)
     rows, columns = np.ogrid[:15, :18]
     for row, column in np.ndindex(x.shape):
-        within = (rows - row) ** 2 + (columns - column) ** 2 <= max(0, radius) ** 2
+        distance = np.hypot(rows - row, columns - column)
+        within = distance <= max(0, radius)
         expected[row, column] = x[within].max()
     assert np.array_equal(dilate(x, radius), expected)

@@ -1,0 +1,92 @@
+"""Remove ruled lines that run from border to border, and keep the strokes that cross them."""
+
+import numpy as np
+
+MIN_INK = 0.3  # lines may be paler than the digit
+MAX_SLOPE = 0.12
+MIN_COVERAGE = 0.9  # of the photo's height by one line
+MAX_THICKNESS = 0.03  # of the shorter side of the photo, besides the blur
+BLUR = 2  # pixels
+MAX_LINES = 40
+MAX_DENSITY = 0.3  # of all pixels: more ink is a marker or noise, and would take seconds
+
+
+def remove_ruled_lines(ink: np.ndarray) -> np.ndarray | None:
+    """Return the ink without thin straight lines from border to border, or None without such lines.
+
+    Args:
+        ink: float32 [H, W], 0 to 1.
+    """
+    upright = _remove_upright_lines(ink)
+    level = _remove_upright_lines(upright.T).T
+    has_lines = np.count_nonzero(level) < np.count_nonzero(ink)
+    return level if has_lines else None
+
+
+def _remove_upright_lines(ink: np.ndarray) -> np.ndarray:
+    ink = ink.copy()
+    mask = ink > MIN_INK
+    thickest = MAX_THICKNESS * min(ink.shape) + BLUR
+    rows, places = np.ogrid[: ink.shape[0], : ink.shape[1]]
+    for _ in range(MAX_LINES):
+        line = _find_upright_line(mask)
+        if line is None:
+            break
+        left, right = _runs_at(mask, line)
+        thickness = right - left
+        if not thickness.any():
+            break
+        typical = np.median(thickness[thickness > 0])
+        if typical > thickest:
+            break
+        # Where a stroke crosses the line, the run is longer.
+        is_line = (thickness > 0) & (thickness <= 1.5 * typical + BLUR)
+        near = (places >= left - BLUR) & (places < right + BLUR)
+        erased = near & is_line
+        ink[erased] = 0
+        mask[erased] = False
+        mask[rows, line] = False
+    return ink
+
+
+def _find_upright_line(mask: np.ndarray) -> np.ndarray | None:
+    """Return the column in every row of the line that covers the most, int [H, 1], or None.
+
+    Lines of all small slopes from top to bottom are tried on every hundredth of the rows.
+    """
+    height, width = mask.shape
+    wide = mask.copy()
+    wide[:, 1:] |= mask[:, :-1]
+    wide[:, :-1] |= mask[:, 1:]
+    step = max(1, height // 100)
+    sample = wide[::step]
+    best = MIN_COVERAGE * len(sample)
+    if sample.any(axis=1).sum() < best or sample.mean() > MAX_DENSITY:
+        return None
+    y, x = np.nonzero(sample)
+    line = None
+    reach = int(MAX_SLOPE * height)
+    for shift in range(-reach, reach + 1, 2):
+        at_top = np.floor(x - shift * (y * step / height) + 0.5).astype(int)
+        is_inside = (at_top >= 0) & (at_top < width)
+        counts = np.bincount(at_top[is_inside], minlength=width)
+        if counts.max() > best:
+            best = counts.max()
+            line = np.argmax(counts) + shift * np.arange(height) / height
+    if line is None:
+        return None
+    return line.round().astype(int).clip(0, width - 1)[:, None]
+
+
+def _runs_at(mask: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end of the run of True at a line in each row, int [H, 1]; 0 if none."""
+    width = mask.shape[1]
+    places = np.arange(width)
+    hit = mask & (np.abs(places - line) <= BLUR)
+    found = hit.any(axis=1, keepdims=True)
+    seeds = hit.argmax(axis=1)[:, None]
+    before = ~mask & (places < seeds)
+    after = ~mask & (places > seeds)
+    left = np.where(before, places, -1).max(axis=1, keepdims=True) + 1
+    right = np.where(after, places, width).min(axis=1, keepdims=True)
+    return np.where(found, left, 0), np.where(found, right, 0)
