@@ -1,92 +1,93 @@
-"""A network in each runtime it can be exported to: size of the file, largest difference of a logit, and speed.
+"""Compare a network with its exports: size of the file, largest difference of a logit, and speed.
 
-python -m benchmarks.export data/runs/mnist/version_0 data/runs/cifar10_cpu/version_0
+    python -m benchmarks.export data/runs/mnist/version_0 data/runs/cifar10_cpu/version_0
 
-Each asks about the same real images, normalization included. They take turns, so that whatever else the machine does
-disturbs them alike; each one's median round counts.
+Prints a table per network, medians of interleaved rounds, in a minute. All of them classify the
+same images, normalization included.
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from benchmarks.throughput import time_of
-from benchmarks.training import positive, table
-from benchmarks.turns import take_turns
+from benchmarks.interleaved import Timed, interleave
+from benchmarks.peers import parameters
+from benchmarks.tables import Rows, make_parser, positive, table
 from src.errors import exit_on_input_error
-from src.extras.export.export import IMAGES, export, largest_difference, open_network, prepare
+from src.extras.export.export import IMAGES, export, to_input
 from src.extras.export.formats import FORMATS, open_onnx
 from src.extras.export.samples import sample_images
+from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 
-COLUMNS = ("file_MiB", "difference", "images/s", "of PyTorch's", "ms_for_one_image")
+COLUMNS = ("file_MiB", "difference", "images/s", "of PyTorch", "ms_for_one_image")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or checkpoints")
+    parser = make_parser(__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories or checkpoints")
     parser.add_argument("--rounds", type=positive, default=15)
     parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of the datasets (default: as in training)"
-    )
+    parser.add_argument("--data", metavar="DIR", help="of the datasets (default: as in training)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for run in options.runs:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(find_checkpoint(run, flag="RUN"), Path(folder), options)
+        measure(find_checkpoint(run, flag="RUN"), options)
 
 
-@torch.inference_mode()
-def measure(checkpoint: Path, folder: Path, options: argparse.Namespace) -> None:
-    predictor, network = open_network(checkpoint)
+def measure(checkpoint: Path, options: argparse.Namespace) -> None:
+    """Export a checkpoint to every format, measure them, and print the table."""
+    predictor = Predictor(checkpoint, "cpu")
     images, source = sample_images(predictor.dataset, IMAGES, options.data)
-    rows = {"PyTorch": {"file_MiB": checkpoint.stat().st_size / 2**20, "difference": "0"}}
-    runs = {"PyTorch": predictor.classifier.logits}
-    for format, file in FORMATS.items():
-        path = folder / f"network{file.ending}"
-        with torch.inference_mode(False):
-            export(checkpoint, format, path, data=options.data)
-            run = (
-                open_onnx(network, path, options.threads)
-                if format == "onnx"
-                else file.open(network, path)
-            )
-        dtype = "normalized" if format == "safetensors" else "uint8"
-        name = {"onnx": "ONNX, onnxruntime", "torch_export": "torch.export"}.get(
-            format, "safetensors, this program"
-        )
-        name = "safetensors, timm" if format == "safetensors" and network.timm else name
-        difference = largest_difference(run, predictor, images, dtype)
-        rows[name] = {"file_MiB": path.stat().st_size / 2**20, "difference": f"{difference:.1e}"}
-        runs[name] = lambda batch, run=run, dtype=dtype: run(
-            prepare(batch, dtype, predictor.dataset)
-        )
-    many, one = (
-        median_seconds(runs, asked, n * options.rounds)
-        for asked, n in ((images, 1), (images[:1], 10))
-    )
+    size = checkpoint.stat().st_size / 2**20
+    rows: Rows = {"PyTorch": {"file_MiB": size, "difference": "0"}}
+    runs: dict[str, Callable[[Tensor], Tensor]] = {"PyTorch": predictor.classifier.logits}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, format in FORMATS.items():
+            path = Path(folder, f"network{format.extension}")
+            description = export(checkpoint, name, path, data=options.data)
+            if name == "onnx":
+                run = open_onnx(predictor, path, options.threads)
+            else:
+                run = format.open(predictor, path)
+            dtype = "normalized" if name == "safetensors" else "uint8"
+            difference = description["checked"]["largest_difference"]
+            rows[name] = {
+                "file_MiB": path.stat().st_size / 2**20,
+                "difference": f"{difference:.1e}",
+            }
+            runs[name] = functools.partial(_classify, run, dtype, predictor)
+        many = median_seconds(runs, images, options.rounds)
+        one = median_seconds(runs, images[:1], 10 * options.rounds)
     for name, row in rows.items():
-        row |= {"images/s": len(images) / many[name], "of PyTorch's": many["PyTorch"] / many[name]}
+        row["images/s"] = len(images) / many[name]
+        row["of PyTorch"] = many["PyTorch"] / many[name]
         row["ms_for_one_image"] = 1000 * one[name]
-    parameters = sum(p.numel() for p in network.classifier.parameters())
-    print(
-        f"\n{checkpoint}: {parameters:,} parameters, {len(images)} {source}, {options.threads} threads\n"
-    )
+    count = parameters(predictor.classifier)
+    print(f"\n{checkpoint}: {count:,} parameters, {len(images)} {source}\n")
     print(table(rows, COLUMNS))
 
 
-def median_seconds(runs: dict, images: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Of each, asked about these images by turns."""
-    turns = {
-        name: lambda run=run: time_of(lambda: run(images), 1, "cpu") for name, run in runs.items()
-    }
-    return {name: statistics.median(times) for name, times in take_turns(turns, rounds).items()}
+def _classify(
+    run: Callable[[Tensor], Tensor], dtype: str, predictor: Predictor, images: Tensor
+) -> Tensor:
+    return run(to_input(images, dtype, predictor))
+
+
+@torch.inference_mode()
+def median_seconds(
+    runs: dict[str, Callable[[Tensor], Tensor]], images: Tensor, rounds: int
+) -> dict[str, float]:
+    """Return the seconds that each takes for these images."""
+    turns = {name: Timed(functools.partial(run, images)) for name, run in runs.items()}
+    found = interleave(turns, rounds)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 if __name__ == "__main__":

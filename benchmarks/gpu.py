@@ -1,12 +1,13 @@
-"""Every figure that needs a GPU, in order of value: speeds first, then the recipes. Writes `benchmarks/gpu.md`.
+"""Measure everything that needs a GPU, most valuable rows first, and write it to docs/gpu.md.
 
     python -m benchmarks.gpu                               all rows; hours
     python -m benchmarks.gpu --rows speed cifar10_fast     some of them
-    python -m benchmarks.gpu --hours 1.5                   what fits into so much time
-    python -m benchmarks.gpu --dry-run                     on the CPU, with tiny limits: whether it works
+    python -m benchmarks.gpu --hours 1.5                   what fits into this time
+    python -m benchmarks.gpu --dry-run                     on the CPU, with tiny limits; minutes
 
-It may be stopped at any time, and goes on where it was when it is started again: trainings are resumed from their runs
-in `data/gpu`, and the figures that are finished stand in `data/gpu/figures.json`. Rows not run stand as '-'.
+Prints the table that it writes between the markers of the page; rows that are not measured are left
+out. It can be stopped at any time and continues when it is started again: runs in `data/gpu` are
+resumed, and finished rows are kept in `data/gpu/figures.json`.
 """
 
 import argparse
@@ -21,25 +22,30 @@ import signal
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.flops import FROM_CIFAR100, count, peak_of
-from benchmarks.speed import VIT_TI, measure_network, measure_recipe
-from src.cli.messages import quiet
+from benchmarks.peers import Shape
+from benchmarks.tables import Row, Rows, make_parser, table
+from benchmarks.throughput import Setting, measure_speed
+from benchmarks.training_step import measure_recipe
+from src.cli.messages import silence_lightning
 from src.errors import InputError, exit_on_input_error
 from src.runs.atomic import write_atomically
-from src.runs.results import read_metrics
+from src.runs.results import read_metrics, read_results
 from train import main as train
 
-PAGE = Path("benchmarks/gpu.md")
+PAGE = Path("docs/gpu.md")
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 COLUMNS = (
     "accuracy",
-    "passes",
+    "epochs",
     "seconds",
     "images/s",
     "share of peak",
@@ -48,7 +54,7 @@ COLUMNS = (
     "versions",
     "date",
 )
-GOALS = {  # the trainings in order of value, and the validation accuracies whose time is stated
+GOALS = {  # the trainings, and the validation accuracies whose time is reported
     "cifar10_fast": (0.94, 0.95),
     "cifar10": (0.95,),
     "cifar100": (0.75,),
@@ -56,273 +62,254 @@ GOALS = {  # the trainings in order of value, and the validation accuracies whos
     "cifar10_tutorial": (0.83,),
     "cifar10_best": (0.97,),
 }
-SPEEDS = [
-    config for config in GOALS if config != "cifar10_finetune"
-]  # which has cifar100's network
-TINY = """--model.width 32 --model.depth 1 --model.heads 2 --model.compile false --data.batch_size 8
-    --data.val_fraction 0.5 --trainer.accelerator cpu""".split()
-DRY = [
-    *TINY,
-    *"--trainer.max_epochs 2 --trainer.limit_train_batches 3 --trainer.limit_test_batches 1".split(),
-]
+SPEEDS = [config for config in GOALS if config != "cifar10_finetune"]  # it has cifar100's network
+VIT_TI = Shape(image_size=32, channels=3, patch_size=4, width=192, depth=12, heads=3)
+PEERS = {  # library, and whether it is compiled
+    "ours, compiled": ("ours", True),
+    "ours, eager": ("ours", False),
+    "timm, eager": ("timm", False),
+    "torchvision, eager": ("torchvision", False),
+}
+TINY = """
+--model.width 32
+--model.depth 1
+--model.heads 2
+--model.compile false
+--data.batch_size 8
+--data.val_fraction 0.5
+--trainer.accelerator cpu
+""".split()
+SHORT = """
+--trainer.max_epochs 2
+--trainer.limit_train_batches 3
+--trainer.limit_test_batches 1
+""".split()
+SPEED_ONLY = """
+--trainer.max_epochs 4
+--trainer.limit_val_batches 0
+--trainer.limit_test_batches 0
+""".split()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
+    every = ["speed", *GOALS]
+    parser.add_argument("--rows", nargs="+", choices=every, default=every, metavar="ROW")
+    parser.add_argument("--hours", type=float, default=math.inf, help="stop after this time")
+    parser.add_argument("--root", default="data", help="folder of the datasets")
+    parser.add_argument("--runs", type=Path, help="default: data/gpu, or data/gpu_dry_run")
     parser.add_argument(
-        "--rows", nargs="+", choices=["speed", *GOALS], default=["speed", *GOALS], metavar="ROW"
-    )
-    parser.add_argument(
-        "--hours", type=float, default=math.inf, help="stop when so much time is over"
-    )
-    parser.add_argument("--root", default="data", help="folder that holds the datasets")
-    parser.add_argument(
-        "--runs", type=Path, help="folder of the runs; data/gpu, or data/gpu_dry_run"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="on the CPU; its table is written into the runs' folder",
+        "--dry-run", action="store_true", help="on the CPU; writes its page to the folder of runs"
     )
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here; use --dry-run to see whether it would work")
+        raise InputError("there is no CUDA device here; --dry-run tests the benchmark on the CPU")
     if options.dry_run:
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a minute, and a compiler that need not be there
-    quiet()
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # compilation takes a minute
+    silence_lightning()
     bench = Bench(options)
-    for row in (row for row in ("speed", *GOALS) if row in options.rows):
-        if bench.seconds_left() > 0:
+    for row in every:
+        if row in options.rows and bench.seconds_left() > 0:
             bench.speeds() if row == "speed" else bench.training(row)
     bench.write()
     print(bench.table(), f"\nWritten to {bench.page}", sep="\n")
     if bench.seconds_left() <= 0:
-        print("The time is over; the same command goes on from here")
+        print("The time is over; the same command continues")
 
 
 class Bench:
-    """The rows, and what has been measured of them; every new figure is written at once."""
+    """The measured rows; each one is written at once."""
 
     def __init__(self, options: argparse.Namespace):
-        self.dry, self.root = options.dry_run, options.root
-        self.runs = options.runs or Path("data/gpu_dry_run" if self.dry else "data/gpu")
-        self.page, self.state = (
-            self.runs / "gpu.md" if self.dry else PAGE,
-            self.runs / "figures.json",
-        )
-        self.device = "cpu" if self.dry else "cuda"
+        self.dry_run = options.dry_run
+        self.root = options.root
+        self.runs = options.runs or Path("data/gpu_dry_run" if self.dry_run else "data/gpu")
+        self.page = self.runs / "gpu.md" if self.dry_run else PAGE
+        self.state = self.runs / "figures.json"
+        self.device = "cpu" if self.dry_run else "cuda"
         self.end = time.monotonic() + options.hours * 3600
-        self.figures: dict[str, dict] = (
-            json.loads(self.state.read_text()) if self.state.is_file() else {}
-        )
+        saved = self.state.read_text() if self.state.is_file() else "{}"
+        self.figures: Rows = json.loads(saved)
 
     def seconds_left(self) -> float:
         return self.end - time.monotonic()
 
-    # Speeds -----------------------------------------------------------------------------------------------------------
+    # Speeds ---------------------------------------------------------------------------------------
 
     def speeds(self) -> None:
-        """Each recipe on one batch again and again, and as `train.py` runs it; one network of several libraries."""
+        """Measure bare steps of each recipe, the recipe in `train.py`, and ViT-Ti elsewhere."""
+        seconds = 0.0 if self.dry_run else 5.0
         for config in SPEEDS:
-            flags = ["--config", f"configs/{config}.yaml", *(TINY if self.dry else [])]
-            if (row := f"{config}, one batch again and again") not in self.figures:
-                speed, memory = apart(measure_recipe, flags, self.device, 1 if self.dry else 50)
-                self.add(row, self.speed_of(config, speed, memory))
+            flags = ["--config", f"configs/{config}.yaml", *(TINY if self.dry_run else [])]
+            if (row := f"{config}, bare steps") not in self.figures:
+                speed, memory = in_process(measure_recipe, flags, self.device, seconds)
+                self.add(row, self.speed_cells(config, speed, memory))
             if (row := f"{config}, train.py") not in self.figures:
-                self.add(row, self.road(config))
-        for name in VIT_TI:
+                self.add(row, self.train_py_speed(config))
+        precision, batch = ("32-true", 2) if self.dry_run else ("bf16-mixed", 512)
+        for name, (library, compiled) in PEERS.items():
             if (row := f"ViT-Ti, 32 px, {name}") not in self.figures:
-                speed, memory = apart(
-                    measure_network, name, self.device, *((2, 1) if self.dry else (512, 50))
-                )
+                setting = Setting(self.device, precision, compiled, batch, seconds)
+                speed, memory = in_process(measure_speed, library, VIT_TI, setting)
                 self.add(row, {"images/s": f"{speed:,.0f}", "GPU GiB": memory})
 
-    def road(self, config: str) -> dict:
-        """A short training without validation: the median speed of its passes but for the first, which compiles."""
-        short = [
-            "--trainer.limit_train_batches",
-            "3" if self.dry else "150",
-            "--trainer.max_epochs",
-            "4",
-        ]
-        none = ["--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0"]
-        shutil.rmtree(self.runs / f"speed_{config}", ignore_errors=True)
-        self.train(
-            "--config",
-            f"configs/{config}.yaml",
-            "--name",
-            f"speed_{config}",
-            *self.limits(),
-            *short,
-            *none,
-        )
-        run = self.runs / f"speed_{config}" / "version_0"
+    def train_py_speed(self, config: str) -> Row:
+        """Return the median speed of a short training, without the epoch that compiles."""
+        name, batches = f"speed_{config}", "3" if self.dry_run else "150"
+        shutil.rmtree(self.runs / name, ignore_errors=True)
+        short = [*self.limits(), *SPEED_ONLY, "--trainer.limit_train_batches", batches]
+        self.train("--config", f"configs/{config}.yaml", "--name", name, *short)
+        run = self.runs / name / "version_0"
         speeds = [float(row["images_per_second"]) for row in read_metrics(run)[1:]]
-        memory = json.loads((run / "results.json").read_text())["gpu_gib"]
-        return self.speed_of(config, statistics.median(speeds), memory)
+        memory = read_results(run)["gpu_gib"]
+        return self.speed_cells(config, statistics.median(speeds), memory)
 
-    def speed_of(self, config: str, speed: float, memory: float | None) -> dict:
-        """Cells of the table that follow from images a second."""
-        peak = None if self.dry else peak_of(torch.cuda.get_device_name())
-        flops = count(config, 50_000, *(TINY if self.dry else []))
-        share = f"{speed * (flops.image + flops.step / flops.batch) / peak:.2f}" if peak else "-"
+    def speed_cells(self, config: str, speed: float, memory: float | None) -> Row:
+        """Return the cells that follow from images per second."""
+        peak = None if self.dry_run else peak_of(torch.cuda.get_device_name())
+        share = "-"
+        if peak:
+            share = f"{speed * count(config, 50_000).per_image / peak:.2f}"
         return {"images/s": f"{speed:,.0f}", "share of peak": share, "GPU GiB": memory}
 
-    # Trainings --------------------------------------------------------------------------------------------------------
+    # Trainings ------------------------------------------------------------------------------------
 
     def training(self, config: str) -> None:
-        """Begin the training, or go on with it; its rows, when it is done, or how far it has come."""
+        """Start or resume a training, and add its rows, or how far it has come."""
         run, source = self.runs / config / "version_0", self.runs / "cifar100" / "version_0"
         if "accuracy" in self.figures.get(config, {}):
             return
-        if config == "cifar10_finetune" and not (source / "results.json").is_file():
-            print("cifar10_finetune: it starts from cifar100, which is not finished")
+        fine_tuning = config == "cifar10_finetune"
+        if fine_tuning and not read_results(source):
+            print("cifar10_finetune starts from cifar100, which is not finished")
             return
         if (run / "checkpoints" / "last.ckpt").is_file():
             self.train("--resume", str(run), *self.max_time())
         else:
-            shutil.rmtree(
-                run.parent, ignore_errors=True
-            )  # of a process that was stopped before its first checkpoint
-            start = [*FROM_CIFAR100, str(source)] if config == "cifar10_finetune" else []
-            self.train(
-                "--config", f"configs/{config}.yaml", *start, *self.limits(), *self.max_time()
-            )
-        if not (run / "results.json").is_file():
-            self.add(config, {"passes": f"{len(read_metrics(run))}, not finished"})
-            return
-        for row, cells in self.training_rows(config, run).items():
+            shutil.rmtree(run.parent, ignore_errors=True)  # stopped before its first checkpoint
+            start = [*FROM_CIFAR100, str(source)] if fine_tuning else []
+            flags = [*start, *self.limits(), *self.max_time()]
+            self.train("--config", f"configs/{config}.yaml", *flags)
+        rows: Rows = {config: {"epochs": f"{len(read_metrics(run))}, not finished"}}
+        if read_results(run):
+            rows = self.training_rows(config, run)
+        for row, cells in rows.items():
             self.add(row, cells)
 
-    def training_rows(self, config: str, run: Path) -> dict[str, dict]:
-        """What a finished run gave, and the time to each goal: in passes of its usual length, compiling apart."""
-        results, passes = json.loads((run / "results.json").read_text()), read_metrics(run)
-        batch = results["images_seen"] / int(passes[-1]["step"])
-        steps = [
-            int(b["step"]) - int(a["step"])
-            for a, b in zip([{"step": 0}, *passes], passes, strict=False)
-        ]
-        seconds = [
-            n * batch / float(row["images_per_second"])
-            for n, row in zip(steps, passes, strict=True)
-        ]
-        usual = statistics.median(seconds)
-        rows = {}
+    def training_rows(self, config: str, run: Path) -> Rows:
+        """Return the results of a finished run, and the time to each goal.
+
+        Time is counted in epochs of median length; compiling has a row of its own.
+        """
+        results, metrics = read_results(run), read_metrics(run)
+        batch = results["images_seen"] / int(metrics[-1]["step"])
+        images, steps = [], 0
+        for row in metrics:
+            images.append((int(row["step"]) - steps) * batch)
+            steps = int(row["step"])
+        speeds = [float(row["images_per_second"]) for row in metrics]
+        epoch = statistics.median(n / speed for n, speed in zip(images, speeds, strict=True))
+        accuracies = [float(row["val_accuracy"] or 0) for row in metrics]
+        rows: Rows = {
+            config: {
+                "accuracy": f"{results['test_accuracy']:.4f}",
+                "epochs": len(metrics),
+                "seconds": f"{results['train_seconds']:,.1f}",
+                **self.speed_cells(config, images[0] / epoch, results["gpu_gib"]),
+            }
+        }
         for goal in GOALS[config]:
-            reached = [
-                n for n, row in enumerate(passes, 1) if float(row.get("val_accuracy") or 0) >= goal
-            ]
-            cells = {"accuracy": "not reached"}
-            if reached:
-                accuracy = float(passes[reached[0] - 1]["val_accuracy"])
-                cells = {
-                    "accuracy": f"{accuracy:.4f}",
-                    "passes": reached[0],
-                    "seconds": f"{reached[0] * usual:,.1f}",
-                }
+            cells: Row = {"accuracy": "not reached"}
+            if max(accuracies) >= goal:
+                reached = next(n for n, value in enumerate(accuracies, 1) if value >= goal)
+                accuracy, seconds = f"{accuracies[reached - 1]:.4f}", f"{reached * epoch:,.1f}"
+                cells = {"accuracy": accuracy, "epochs": reached, "seconds": seconds}
             rows[f"{config}, to {goal} on validation images"] = cells
-        other = results["train_seconds"] - len(passes) * usual
+        other = results["train_seconds"] - len(metrics) * epoch
         rows[f"{config}, compiling, starting, saving"] = {"seconds": f"{other:,.1f}"}
-        speed = self.speed_of(config, steps[0] * batch / usual, results["gpu_gib"])
-        whole = {"accuracy": f"{results['test_accuracy']:.4f}", "passes": len(passes)}
-        return rows | {config: whole | {"seconds": f"{results['train_seconds']:,.1f}"} | speed}
+        return rows
 
     def max_time(self) -> list[str]:
+        """Return the flags that stop a training when the time is over."""
         if math.isinf(self.end):
             return []
-        minutes, seconds = divmod(max(1, int(self.seconds_left())), 60)
-        return [
-            "--trainer.max_time",
-            f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}",
-        ]
+        seconds = max(1, int(self.seconds_left()))
+        return ["--trainer.max_time", json.dumps({"seconds": seconds})]
 
     def limits(self) -> list[str]:
-        return ["--data.root", self.root, *(DRY if self.dry else [])]
+        return ["--data.root", self.root, *(TINY + SHORT if self.dry_run else [])]
 
     def train(self, *flags: str) -> None:
-        """`train.py`, in a process of its own."""
-        if code := apart(run_train, [*flags, "--runs", str(self.runs)]):
-            raise SystemExit(code)  # it has said why
+        """Run `train.py` in a new process; exit with its code if it fails."""
+        if code := in_process(run_train, [*flags, "--runs", str(self.runs)]):
+            raise SystemExit(code)
 
-    # The table --------------------------------------------------------------------------------------------------------
+    # The page -------------------------------------------------------------------------------------
 
-    def add(self, row: str, cells: dict) -> None:
-        name = "cpu" if self.dry else torch.cuda.get_device_name()
-        libraries = [
-            library
-            for library in ("torch", "timm", "torchvision")
-            if library == "torch" or library in row
-        ]
-        versions = ", ".join(
-            f"{library} {importlib.metadata.version(library)}" for library in libraries
-        )
+    def add(self, row: str, cells: Row) -> None:
+        """Add a row, with device, versions and date, and write everything."""
+        libraries = ["torch", *(name for name in ("timm", "torchvision") if name in row)]
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in libraries]
         self.figures[row] = cells | {
-            "device": name,
-            "versions": versions,
+            "device": "cpu" if self.dry_run else torch.cuda.get_device_name(),
+            "versions": ", ".join(versions),
             "date": str(datetime.date.today()),
         }
         self.write()
 
     def write(self) -> None:
-        """The figures, and the page with the table between its marks; the rest of the page stays."""
+        """Write the figures, and the table between the markers of the page."""
         write_atomically(self.state, (json.dumps(self.figures, indent=2) + "\n").encode())
         text = self.page.read_text() if self.page.is_file() else BEGIN + END
         before, after = text.split(BEGIN)[0], text.split(END)[1]
         write_atomically(self.page, f"{before}{BEGIN}{self.table()}\n{END}{after}".encode())
 
     def table(self) -> str:
-        lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-        for row in row_names():
-            cells = [self.figures.get(row, {}).get(column) for column in COLUMNS]
-            lines.append(
-                f"| {row} | {' | '.join('-' if cell is None else str(cell) for cell in cells)} |"
-            )
-        return "\n".join(lines)
+        measured = {row: self.figures[row] for row in row_names() if row in self.figures}
+        for row, cells in measured.items():
+            present = {key: value for key, value in cells.items() if value is not None}
+            measured[row] = dict.fromkeys(COLUMNS, "-") | present
+        return table(measured, COLUMNS) if measured else "Not measured yet."
 
 
 def row_names() -> list[str]:
-    """The rows of the table in order."""
-    speeds = [
-        f"{config}, {kind}"
-        for config in SPEEDS
-        for kind in ("one batch again and again", "train.py")
-    ]
-    rows = speeds + [f"ViT-Ti, 32 px, {name}" for name in VIT_TI]
+    """Return the rows of the table in order."""
+    rows = []
+    for config in SPEEDS:
+        rows += [f"{config}, bare steps", f"{config}, train.py"]
+    rows += [f"ViT-Ti, 32 px, {name}" for name in PEERS]
     for config, goals in GOALS.items():
         rows += [config, *(f"{config}, to {goal} on validation images" for goal in goals)]
         rows.append(f"{config}, compiling, starting, saving")
     return rows
 
 
-def apart(function, *arguments):
-    """The function's result, from a process of its own, whose memory is free afterwards; it ends when this one does."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(
-        ["train", "src.cli.parser", "src.training.test", "benchmarks.speed"]
-    )
-    with ProcessPoolExecutor(1, processes, initializer=end_with_parent) as pool:
+def in_process(function: Callable, *arguments: Any) -> Any:
+    """Return a function's result from a new process, which frees its memory and dies with us."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["src.cli.parser", "src.training.test", __name__])
+    with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+
     def watch() -> None:
-        wait([multiprocessing.parent_process().sentinel])
-        os.kill(
-            os.getpid(), signal.SIGKILL
-        )  # at any instant: checkpoints are written whole or not at all
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)  # safe at any instant: checkpoints are atomic
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def run_train(flags: list[str]) -> int:
-    """`python train.py` with these flags: its exit code."""
+    """Run `python train.py` with these flags, and return its exit code."""
     try:
         with exit_on_input_error():
             train(flags)
     except SystemExit as end:
-        return end.code or 0
+        return int(end.code or 0)
     return 0
 
 

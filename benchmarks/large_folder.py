@@ -1,53 +1,59 @@
-"""A folder of images larger than the memory budget: peak memory and images a second, with and without workers.
+"""Measure memory and speed of a folder of images that is larger than its memory budget.
 
-    python -m benchmarks.large_folder                            20,000 JPEG files of 256x256
+    python -m benchmarks.large_folder                            20,000 images: 3 minutes
+    python -m benchmarks.large_folder --images 2000
 
-Makes the folder in a temporary place, then reads it through `FolderDataModule` in a process of its own for each row.
+Writes JPEG files of 256x256 into a temporary folder and reads them through `FolderDataModule`, in a
+new process per row. Prints a table: seconds of the start, peak memory, images per second.
 """
 
-import argparse
 import multiprocessing
+import re
 import resource
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.training import positive
+from benchmarks.tables import Rows, make_parser, positive, table
 from src.data.modules import FolderDataModule
 from src.errors import exit_on_input_error
 
+CONTEXT: Any = multiprocessing.get_context("spawn")
+COLUMNS = ("start_s", "peak_MiB_after_the_start", "peak_MiB_after_an_epoch", "images/s")
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=positive, default=20_000)
     parser.add_argument(
         "--budget", type=float, default=0.25, help="GiB of decoded images to hold in memory"
     )
     options = parser.parse_args()
+    rows: Rows = {}
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), options.images)
-        print(
-            "| budget GiB | workers | start, s | peak MiB after the start | peak MiB after an epoch | images/s |"
-        )
-        print("|---" * 6 + "|")
         for budget, workers in ((options.budget, 2), (options.budget, 0), (0.0, 2)):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                start, before, after, speed = pool.submit(measure, folder, budget, workers).result()
-            print(
-                f"| {budget} | {workers} | {start:.1f} | {before:.0f} | {after:.0f} | {speed:,.0f} |",
-                flush=True,
-            )
+            found = in_new_process(read_once, folder, budget, workers)
+            rows[f"budget {budget} GiB, {workers} workers"] = dict(zip(COLUMNS, found, strict=True))
+    print(table(rows, COLUMNS))
+
+
+def in_new_process(function: Callable, *arguments: Any) -> Any:
+    """Return the result of a function that is called in a new process."""
+    with ProcessPoolExecutor(1, CONTEXT) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Smooth random pictures as JPEG, ten classes: as large and as hard to decode as small photos."""
+    """Write smooth random JPEG files of ten classes, as hard to decode as small photos."""
     random = np.random.default_rng(0)
     for index in range(count):
         small = Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8))
@@ -56,37 +62,40 @@ def make_images(folder: Path, count: int) -> None:
         small.resize((256, 256), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-def measure(folder: str, budget: float, workers: int) -> tuple[float, float, float, float]:
-    """Start, then one pass over all training images, as a training would ask for them.
+def read_once(folder: str, budget: float, workers: int) -> tuple[float, float, float, float]:
+    """Start, then read all training images once in random order.
 
-    Returns the seconds of the start, the peak memory after it and after the pass in MiB, and images a second.
+    Returns:
+        Seconds of the start, peak memory after it and after the pass in MiB, images per second.
     """
     clock = time.perf_counter()
     module = FolderDataModule(
         root=folder, image_size=224, patch_size=16, memory_budget=budget, workers=workers
     )
     module.setup("fit")
-    start, before = time.perf_counter() - clock, peak()
-    train = module.sets["train"]
-    loader = module._loader(train, shuffled_batches(len(train), 64))
+    start, before = time.perf_counter() - clock, peak_memory()
+    images = module.sets["train"]
+    assert images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    batches = order.split(64)
     clock = time.perf_counter()
-    seen = sum(len(labels) for _, labels in loader)
-    return start, before, peak(), seen / (time.perf_counter() - clock)
+    for _ in module._loader(images, batches, batch_sampler=batches):
+        pass
+    speed = len(images) / (time.perf_counter() - clock)
+    return start, before, peak_memory(), speed
 
 
-def shuffled_batches(size: int, batch: int) -> list:
-    return list(torch.randperm(size, generator=torch.Generator().manual_seed(0)).split(batch))
-
-
-def peak() -> float:
-    """Peak memory of this process or the largest of its workers, in MiB."""
-    return (
-        max(
-            resource.getrusage(who).ru_maxrss
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        / 1024
-    )
+def peak_memory() -> float:
+    """Return the peak memory of this process or of its largest worker, in MiB."""
+    # Linux: ru_maxrss starts with the peak of the process that started this one.
+    status = Path("/proc/self/status")
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    if status.is_file():
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        own = int(found[1]) / 1024 if found else 0.0
+    else:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit)
 
 
 if __name__ == "__main__":

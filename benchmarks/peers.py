@@ -1,22 +1,24 @@
-"""One Vision Transformer, with a class token and learned positions, as several libraries and the old tutorials have it.
+"""The same Vision Transformer in several libraries, with class token and learned positions.
 
-They differ in details. Ours computes in the last block the class token alone, which is all that its head reads.
-vit-pytorch has no biases for queries, keys and values, and norms around the embedding. The tutorial's is a network of
-its own, far larger: every head is as wide as the model.
+They differ in details. This project computes the last block only for the class token, which is all
+that the head reads. vit-pytorch has no biases for queries, keys and values, and norms around the
+embedding. The tutorial's network is larger: every head is as wide as the model.
 """
 
 import importlib.util
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from src.config import DatasetInfo, Pool, ViTConfig
 from src.models.vit import VisionTransformer
 
 
 class Shape(NamedTuple):
-    """What all of them are given."""
+    """Sizes that all of them share."""
 
     image_size: int
     channels: int
@@ -29,31 +31,53 @@ class Shape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Those of the patches, and the class token."""
+        """Patches, and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
     @property
     def hidden(self) -> int:
+        """Hidden width of the MLP."""
         return round(self.width * self.mlp_ratio)
 
 
-def ours(s: Shape) -> nn.Module:
-    return VisionTransformer(**s._asdict())
+def ours(s: Shape, pool: Pool = "cls") -> nn.Module:
+    config = ViTConfig(
+        width=s.width,
+        depth=s.depth,
+        heads=s.heads,
+        mlp_ratio=s.mlp_ratio,
+        pool=pool,
+    )
+    dataset = DatasetInfo(
+        classes=s.classes,  # type: ignore[arg-type]
+        image_size=s.image_size,
+        channels=s.channels,
+        patch_size=s.patch_size,
+    )
+    return VisionTransformer(config, dataset)
 
 
 def timm(s: Shape) -> nn.Module:
     from timm.models import VisionTransformer
 
-    sizes = dict(embed_dim=s.width, depth=s.depth, num_heads=s.heads, mlp_ratio=s.mlp_ratio)
-    return VisionTransformer(s.image_size, s.patch_size, s.channels, s.classes, **sizes)
+    return VisionTransformer(
+        s.image_size,
+        s.patch_size,
+        s.channels,
+        s.classes,
+        embed_dim=s.width,
+        depth=s.depth,
+        num_heads=s.heads,
+        mlp_ratio=s.mlp_ratio,
+    )
 
 
 def torchvision(s: Shape) -> nn.Module:
     from torchvision.models import VisionTransformer
 
-    sizes = dict(num_layers=s.depth, num_heads=s.heads, hidden_dim=s.width, mlp_dim=s.hidden)
-    network = VisionTransformer(s.image_size, s.patch_size, num_classes=s.classes, **sizes)
-    if s.channels != 3:  # which it takes for granted
+    sizes = (s.image_size, s.patch_size, s.depth, s.heads, s.width, s.hidden)
+    network = VisionTransformer(*sizes, num_classes=s.classes)
+    if s.channels != 3:  # the class has no argument for it
         network.conv_proj = nn.Conv2d(s.channels, s.width, s.patch_size, s.patch_size)
     return network
 
@@ -61,34 +85,38 @@ def torchvision(s: Shape) -> nn.Module:
 def vit_pytorch(s: Shape) -> nn.Module:
     from vit_pytorch import ViT
 
-    sizes = dict(
-        dim=s.width, depth=s.depth, heads=s.heads, dim_head=s.width // s.heads, mlp_dim=s.hidden
-    )
     return ViT(
         image_size=s.image_size,
         patch_size=s.patch_size,
         channels=s.channels,
         num_classes=s.classes,
-        **sizes,
+        dim=s.width,
+        depth=s.depth,
+        heads=s.heads,
+        dim_head=s.width // s.heads,
+        mlp_dim=s.hidden,
     )
 
 
 def transformers(s: Shape) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    images = dict(
+    config = ViTConfig(
         image_size=s.image_size,
         patch_size=s.patch_size,
         num_channels=s.channels,
         num_labels=s.classes,
+        hidden_size=s.width,
+        num_hidden_layers=s.depth,
+        num_attention_heads=s.heads,
+        intermediate_size=s.hidden,
+        attn_implementation="sdpa",
     )
-    sizes = dict(hidden_size=s.width, num_hidden_layers=s.depth, num_attention_heads=s.heads)
-    config = ViTConfig(**images, **sizes, intermediate_size=s.hidden, attn_implementation="sdpa")
     return Logits(ViTForImageClassification(config))
 
 
 class Logits(nn.Module):
-    """Images to logits, as the others; Hugging Face's networks give an object that has the logits."""
+    """Return the logits of a network of Hugging Face, as the other networks do."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -99,7 +127,7 @@ class Logits(nn.Module):
 
 
 class Plain(nn.Module):
-    """Embedding, class token, positions, blocks, norm and head, written down as most tutorials do."""
+    """Embedding, class token, positions, blocks, norm and head, as most tutorials write them."""
 
     def __init__(self, s: Shape, blocks: nn.Module):
         super().__init__()
@@ -112,7 +140,8 @@ class Plain(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.positions
+        class_token = self.class_token.expand(len(x), -1, -1)
+        x = torch.cat([class_token, x], dim=1) + self.positions
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
@@ -130,13 +159,12 @@ def encoder(s: Shape) -> nn.Module:
 
 
 def tutorial(s: Shape) -> nn.Module:
-    return Plain(
-        s, nn.Sequential(*(TutorialBlock(s.width, s.heads, s.hidden) for _ in range(s.depth)))
-    )
+    blocks = [TutorialBlock(s.width, s.heads, s.hidden) for _ in range(s.depth)]
+    return Plain(s, nn.Sequential(*blocks))
 
 
 class TutorialHead(nn.Module):
-    """One head, as wide as the model, its weights written out."""
+    """One head, as wide as the model, that computes its attention weights in full."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -144,11 +172,12 @@ class TutorialHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.query(x), self.key(x), self.value(x)
-        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1) @ v
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        return weights @ v
 
 
 class TutorialBlock(nn.Module):
-    """Heads one after the other, and a projection from all of them back to the width."""
+    """Heads computed one after the other, and a projection of all of them back to the width."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -163,7 +192,7 @@ class TutorialBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-PEERS = {
+PEERS: dict[str, Callable[[Shape], nn.Module]] = {
     "ours": ours,
     "timm": timm,
     "torchvision": torchvision,
@@ -172,22 +201,19 @@ PEERS = {
     "transformers": transformers,
     "tutorial": tutorial,
 }
-PACKAGES = (
-    "timm",
-    "torchvision",
-    "vit-pytorch",
-    "transformers",
-)  # the peers that are packages of their own
+PACKAGES = ("timm", "torchvision", "vit-pytorch", "transformers")
 
 
 def installed(names: list[str]) -> list[str]:
-    """Those of the peers that can be measured here; says which cannot."""
-    missing = [
-        name
-        for name in names
-        if name in PACKAGES and not importlib.util.find_spec(name.replace("-", "_"))
-    ]
+    """Return the peers that can be measured here, and print which cannot."""
+    packages = [name for name in names if name in PACKAGES]
+    missing = [name for name in packages if not importlib.util.find_spec(name.replace("-", "_"))]
     if missing:
-        how = "pip install -r requirements-dev.txt -r benchmarks/requirements.txt"
-        print(f"left out, for they are not installed: {', '.join(missing)} ({how})\n")
+        command = "pip install -r requirements-dev.txt -r benchmarks/requirements.txt"
+        print(f"not installed, left out: {', '.join(missing)} ({command})\n")
     return [name for name in names if name not in missing]
+
+
+def parameters(network: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in network.parameters())

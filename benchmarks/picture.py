@@ -1,80 +1,141 @@
-"""Draw the README's picture from a finished run: its curves, test images, and the mistakes it is surest of.
+"""Draw the picture of a finished run, or what an augmentation does to images.
 
-python -m benchmarks.picture data/runs/mnist/version_0 --output benchmarks/picture.png
+    python -m benchmarks.picture training data/runs/mnist/version_0     a few seconds each
+    python -m benchmarks.picture augmentation --output augmented.png --config configs/cifar10.yaml
+    python -m benchmarks.picture augmentation --output one.png --same --data.augment.rotate 45
+
+`training` draws the README's picture: training curves, test images, and the most confident
+mistakes. `augmentation` draws 64 augmented training images, or one of them 64 times (--same), with
+the config and flags of `train.py`. A person should still recognize them; TrivialAugment alone moves
+some out of sight. Both print the file they write.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.figure import FigureBase
+from PIL import Image
+from torch import Tensor
 
-from classify import dataset_of
+from benchmarks.tables import make_parser
+from src.cli.parser import parse
+from src.data.image_set import ImageSet
+from src.data.splits import open_split
 from src.errors import InputError, exit_on_input_error
 from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 from src.runs.results import read_metrics
 
+SIDE = 8  # images along each edge of the picture of an augmentation
+MAGNIFY = 3  # pixels on the screen per pixel
+MISTAKES = 12
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="directory of a finished run")
-    parser.add_argument("--output", default="picture.png")
-    options = parser.parse_args()
-    if not Path(options.output).absolute().parent.is_dir():
-        raise InputError(f"--output {options.output}: its folder is not there; make it first")
-    predictor = Predictor(find_checkpoint(options.run), "cpu")
-    test = dataset_of(predictor, None)
+    parser = make_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("training")
+    training.add_argument("run", help="directory of a finished run")
+    training.add_argument("--output", type=Path, default="docs/images/training.png")
+    training.add_argument("--data", help="folder of the datasets (default: as in training)")
+    augmentation = commands.add_parser("augmentation")
+    augmentation.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    augmentation.add_argument("--same", action="store_true", help="one image in all places")
+    options, flags = parser.parse_known_args()
+    output = options.output
+    if output.suffix != ".png" or not output.absolute().parent.is_dir():
+        raise InputError(f"--output {output}: name a .png file in an existing folder")
+    if options.command == "training":
+        draw_training(options)
+    else:
+        draw_augmentation(options, flags)
+    print(output)
+
+
+def draw_training(options: argparse.Namespace) -> None:
+    predictor = Predictor(find_checkpoint(options.run, flag="RUN"), "cpu")
+    test = open_split(predictor.dataset, "test", root=options.data)
+    if test is None:
+        raise InputError(f"{options.run}: its dataset has no test images; choose another run")
     batches = torch.arange(len(test)).split(500)
-    probabilities = torch.cat([predictor.probabilities(test.images[batch]) for batch in batches])
-    confidence, predicted = probabilities.max(dim=1)
+    probabilities = [predictor.probabilities(test.__getitems__(batch)[0]) for batch in batches]
+    confidence, predicted = torch.cat(probabilities).max(dim=1)
     wrong = (predicted != test.labels).nonzero().flatten()
-    surest = wrong[confidence[wrong].argsort(descending=True)][:12]
+    order = confidence[wrong].argsort(descending=True)
+    mistakes = wrong[order][:MISTAKES].tolist()
 
     figure = plt.figure(figsize=(11, 3.6), layout="constrained")
-    curves, right, mistakes = figure.subfigures(1, 3, width_ratios=[1, 1, 1])
-    draw_curves(curves, options.run)
-    draw_images(right, "test images", predictor, test, range(12), predicted)
-    draw_images(
-        mistakes,
-        f"the surest of {len(wrong)} mistakes in {len(test):,}",
-        predictor,
-        test,
-        surest,
-        predicted,
-    )
+    curves, first, last = figure.subfigures(1, 3)
+    draw_curves(curves, Path(options.run))
+    first.suptitle("test images", fontsize=10)
+    draw_images(first, predictor, test, range(12), predicted)
+    title = f"most confident of {len(wrong)} mistakes in {len(test):,}"
+    last.suptitle(title, fontsize=10)
+    draw_images(last, predictor, test, mistakes, predicted)
     figure.savefig(options.output, dpi=110)
 
 
-def draw_curves(figure, run: str) -> None:
-    rows = read_metrics(Path(run))
+def draw_curves(figure: FigureBase, run: Path) -> None:
+    figure.suptitle("accuracy", fontsize=10)
     axes = figure.subplots()
+    rows = read_metrics(run)
     for key, label in (("train_accuracy", "training (augmented)"), ("val_accuracy", "validation")):
-        points = [
-            (int(row["epoch"]) + 1, float(row[key])) for row in rows if row[key]
-        ]  # not all runs validate
-        if points:
-            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        validated = [row for row in rows if row[key]]  # not all runs validate
+        if validated:
+            epochs = [int(row["epoch"]) + 1 for row in validated]
+            axes.plot(epochs, [float(row[key]) for row in validated], marker=".", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.suptitle("curves", fontsize=10)
 
 
-def draw_images(figure, title: str, predictor: Predictor, test, indices, predicted) -> None:
-    """A 3 x 4 grid, each image with its predicted class; in red, with the target, where it is wrong."""
-    figure.suptitle(title, fontsize=10)
-    for axes, index in zip(figure.subplots(3, 4).flat, indices, strict=False):
-        guess, target = predictor.classes[predicted[index]], predictor.classes[test.labels[index]]
-        axes.imshow(test.images[index].permute(1, 2, 0).squeeze().numpy(), cmap="gray")
-        text, color = (guess, "black") if guess == target else (f"{guess}, is {target}", "crimson")
-        axes.set_title(text, fontsize=8, color=color, pad=2)
+def draw_images(
+    figure: FigureBase,
+    predictor: Predictor,
+    images: ImageSet,
+    indices: Iterable[int],
+    predicted: Tensor,
+) -> None:
+    """Draw a 3 x 4 grid of images with their predicted classes; mistakes in red."""
+    every = figure.subplots(3, 4).flat
+    for axes in every:
         axes.axis("off")
+    for axes, index in zip(every, indices, strict=False):
+        guess = predictor.classes[predicted[index]]
+        target = predictor.classes[images.labels[index]]
+        (image,), _ = images.__getitems__([index])
+        axes.imshow(image.permute(1, 2, 0).squeeze().numpy(), cmap="gray")
+        right = guess == target
+        text = guess if right else f"{guess}, is {target}"
+        axes.set_title(text, fontsize=8, color="black" if right else "crimson", pad=2)
+
+
+def draw_augmentation(options: argparse.Namespace, flags: list[str]) -> None:
+    data = parse(flags).data
+    images = data.read("train")
+    assert images
+    indices = torch.randperm(len(images))[: SIDE**2]
+    batch, _ = images.__getitems__(indices[:1].expand(SIDE**2) if options.same else indices)
+    augmented = data.augment(batch, torch.Generator().manual_seed(0))
+    std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (data.info.std, data.info.mean))
+    Image.fromarray(grid(augmented * std + mean)).save(options.output)
+
+
+def grid(images: Tensor) -> np.ndarray:
+    """float [SIDE**2, C, H, W] in 0 to 1 -> uint8 [height, width, C], with white lines between."""
+    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels = pixels.repeat_interleave(MAGNIFY, 2).repeat_interleave(MAGNIFY, 3)
+    pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2), value=255)
+    _, C, H, W = pixels.shape
+    rows = pixels.view(SIDE, SIDE, C, H, W).permute(0, 3, 1, 4, 2)
+    return rows.reshape(SIDE * H, SIDE * W, C).squeeze(2).numpy()
 
 
 if __name__ == "__main__":

@@ -1,125 +1,211 @@
-"""What to expect of a recipe: one training for every seed; mean, standard deviation, and the curves with their spread.
+"""Train recipes with several seeds, and compare them with changed flags.
 
     python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2
-    python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2 --trainer.limit_test_batches 0
+    python -m benchmarks.seeds --config configs/mnist_patch7.yaml configs/mnist_cnn.yaml --seeds 0
+    python -m benchmarks.seeds --config configs/cifar10_finetune.yaml --seeds 0 \\
+        --compare "--model.freeze encoder" --compare "--model.init_from null"
+    python -m benchmarks.seeds --config configs/mnist.yaml --ablation --trainer.max_epochs 2
+    python -m benchmarks.seeds --config configs/folder.yaml --images 50 200 500
 
-The runs are `data/runs/<config>_seed<N>/`: one that is finished is not trained again, one that was stopped goes on,
-one of other settings is refused. The picture is `data/runs/<config>_seeds.png`. Other flags go to all trainings; with
-the second command's the test images stay unused.
+Prints a table with a row per config and change: test accuracy (validation accuracy where nothing
+is tested), its mean and standard deviation over the seeds, and the training time. It takes as long
+as the trainings. Flags that are not listed below go to all trainings.
+
+--ablation compares the recipe with the changes of `ABLATIONS`; it holds out a twentieth of the
+training images, unless --data.val_fraction says otherwise, and leaves the test images unused.
+--images trains on class folders with that many images each, cut out of CIFAR-100.
+
+The runs are `data/runs/<config>_<change>_seed<n>/`. A finished run is not trained again, a stopped
+one is resumed, one with other settings is refused.
 """
 
 import argparse
 import json
+import re
+import shutil
 import statistics
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from benchmarks.training import run_train_py, table
+from benchmarks.tables import Row, Rows, make_parser, positive, table
+from benchmarks.training import run_train_py
 from src.errors import InputError, exit_on_input_error
 from src.runs.directory import find_run
-from src.runs.results import read_metrics, read_results
+from src.runs.results import read_results
 
-CURVES = {
-    "train_loss": "loss of training",
-    "val_loss": "loss of validation",
-    "val_accuracy": "accuracy of validation",
+ABLATIONS = {
+    "mnist": {
+        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 4e-3",  # needs a lower rate
+        "no weight averaging": "--model.ema_decay 0",
+        "no augmentation": (
+            "--data.augment.translate 0 --data.augment.rotate 0 --data.augment.scale 0"
+        ),
+        "class token instead of the mean": "--model.pool cls",
+        "MLP ratio 4": "--model.mlp_ratio 4",
+    },
+    "mnist_best": {
+        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 2e-3",
+        "width 96 and 3 blocks": "--model.width 96 --model.depth 3 --model.heads 3",
+        "no label smoothing": "--model.label_smoothing 0",
+        "translate 1 instead of 2": "--data.augment.translate 1",
+        "a single network": "--model.ensemble 1 --data.batch_size 128 --model.warmup_epochs 1",
+    },
+    "cifar10_cpu": {
+        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 2e-3",
+        "8-pixel patches instead of the stem": (
+            "--model.stem_layers 0 --model.whiten false --data.patch_size 8"
+        ),
+        "no whitening, and ReLU": "--model.whiten false",
+        "no weight averaging": "--model.ema_decay 0",
+        "no erasing": "--data.augment.erase 0",
+        "no label smoothing": "--model.label_smoothing 0",
+        "sequence pooling instead of the mean": "--model.pool sequence",
+    },
 }
+HELD_OUT = ["--data.val_fraction", "0.05", "--trainer.limit_test_batches", "0"]
+FIVE = ("apple", "bicycle", "castle", "tiger", "whale")
+
+
+class Variant(NamedTuple):
+    """A row of the table."""
+
+    config: str
+    name: str  # of its runs, before the seed
+    flags: list[str]
+    images: str = ""  # folder and classes that its images are cut out of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, help="all flags but these three go to train.py")
+    options, flags = _parse()
+    rows: Rows = {}
+    for label, variant in variants(options, flags).items():
+        runs = [finish(variant, seed, options.runs) for seed in options.seeds]
+        rows[label] = summary([read_results(run) for run in runs])
+    print(table(rows, tuple(next(iter(rows.values())))))
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", nargs="+", required=True, help="YAML files of recipes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", default="data/runs")
+    parser.add_argument("--runs", default="data/runs", help="folder of the runs")
+    parser.add_argument(
+        "--compare", action="append", default=[], help="flags of another row, in one string"
+    )
+    parser.add_argument("--ablation", action="store_true", help="one row for each known change")
+    parser.add_argument("--images", type=positive, nargs="+", help="training images per class")
+    parser.add_argument("--classes", nargs="+", default=FIVE, help="of the folder --source")
+    parser.add_argument("--source", default="data/cifar100", help="{train,test}/<class>/*")
     options, flags = parser.parse_known_args()
     for flag in ("--seed_everything", "--name", "--resume"):
         if any(given.split("=")[0] == flag for given in flags):
-            raise InputError(f"{flag}: follows from --config and --seeds here; leave it out")
-    if not Path(options.config).is_file():
-        raise InputError(f"--config {options.config}: there is no such file; see configs/")
-    stem = Path(options.config).stem
-    found = {
-        seed: finished(options.config, f"{stem}_seed{seed}", seed, options.runs, flags)
-        for seed in options.seeds
-    }
-    row = summary([read_results(run) for run in found.values()])
-    print(table({stem: row}, tuple(row)))
-    picture = Path(options.runs) / f"{stem}_seeds.png"
-    draw({seed: read_metrics(run) for seed, run in found.items()}, stem, picture)
-    print(f"\n{picture}")
+            raise InputError(f"{flag} follows from --config and --seeds; leave it out")
+    for config in options.config:
+        if not Path(config).is_file():
+            raise InputError(f"--config {config}: no such file; see configs/")
+        if options.ablation and Path(config).stem not in ABLATIONS:
+            known = ", ".join(f"configs/{name}.yaml" for name in ABLATIONS)
+            raise InputError(f"--ablation has no changes for {config}; use {known}, or --compare")
+    return options, flags
 
 
-def finished(config: str, name: str, seed: int, runs: str, flags: list[str]) -> Path:
-    """The run of that name, trained to its end: begun here, or gone on with, unless it is there already.
+def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant]:
+    """Return the rows of the table by their labels."""
+    found = {}
+    for config in options.config:
+        stem = Path(config).stem
+        changes = {"": "", **{change: change for change in options.compare}}
+        if options.ablation:
+            changes |= ABLATIONS[stem]
+        common = [*HELD_OUT, *flags] if options.ablation else flags
+        for count in options.images or [None]:
+            folder: list[str] = []
+            images, prefix = "", stem
+            if count:
+                prefix = f"{stem}_{count}"
+                root = Path(options.runs, f"{prefix}_images")
+                link(Path(options.source), root, options.classes, count)
+                folder = ["--data.root", str(root)]
+                images = f"{options.source}: {', '.join(options.classes)}"
+            for change, more in changes.items():
+                name = re.sub(r"[^\w.]+", "_", f"{prefix} {more}").strip("_")
+                label = f"{stem}{f', {count} images per class' if count else ''}"
+                label += f", {change}" if change else ""
+                found[label] = Variant(config, name, [*folder, *common, *more.split()], images)
+    return found
+
+
+def link(source: Path, target: Path, classes: list[str], images: int) -> None:
+    """Create class folders with links to the first `images` training and all test images."""
+    shutil.rmtree(target, ignore_errors=True)
+    for split, most in (("train", images), ("test", None)):
+        for name in classes:
+            files = sorted((source / split / name).glob("*"))[:most]
+            if len(files) < (most or 1):
+                raise InputError(
+                    f"{source / split / name}: {len(files)} images are too few; change --classes "
+                    "or --images"
+                )
+            folder = target / split / name
+            folder.mkdir(parents=True)
+            for file in files:
+                (folder / file.name).symlink_to(file.resolve())
+
+
+def finish(variant: Variant, seed: int, runs: str) -> Path:
+    """Return the finished run of a variant and seed; start or resume it if needed.
 
     Raises:
-        InputError: the training did not end well, and has said why; or the run is one of other settings.
+        InputError: the training failed and has printed why, or the run has other settings.
     """
-    named = ["--name", name, "--runs", runs]
-    asked = {"config": yaml.safe_load(Path(config).read_text()), "flags": flags}
+    name = f"{variant.name}_seed{seed}"
+    config = yaml.safe_load(Path(variant.config).read_text())
+    asked = {"config": config, "flags": variant.flags, "images": variant.images}
     kept = Path(runs, name, "asked.json")
     try:
         run, _ = find_run("", Path(runs), name)
     except InputError:  # there is none yet
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(asked))
-        run_train_py(*named, "--config", config, "--seed_everything", str(seed), *flags)
+        start = ["--config", variant.config, "--seed_everything", str(seed), *variant.flags]
+        run_train_py("--name", name, "--runs", runs, *start)
     else:
         if not kept.is_file() or json.loads(kept.read_text()) != asked:
             raise InputError(
-                f"{run}: is of another config, or of other flags; remove it, or use other --runs"
+                f"{run}: has another config or other flags; remove it, or use another --runs"
             )
         if not read_results(run):
-            run_train_py(*named, "--resume")
+            run_train_py("--name", name, "--runs", runs, "--resume")
     return find_run("", Path(runs), name)[0]
 
 
-def summary(results: list[dict]) -> dict:
-    """Accuracies of the test, or of validation where nothing was tested.
+def summary(results: list[dict[str, Any]]) -> Row:
+    """Return the row of the finished runs of a variant.
 
     Raises:
-        InputError: there was neither.
+        InputError: nothing was tested or validated.
     """
-    name = "test_accuracy" if results[0].get("test_accuracy") is not None else "val_accuracy"
-    accuracies = [result[name] for result in results]
+    tested = results[0]["test_accuracy"] is not None
+    metric = "test_accuracy" if tested else "val_accuracy"
+    accuracies = [result[metric] for result in results]
     if None in accuracies:
         raise InputError(
-            "no accuracy: leave --trainer.limit_test_batches out, or set --data.val_fraction above 0"
+            "no accuracy: leave out --trainer.limit_test_batches, or set --data.val_fraction "
+            "above 0"
         )
+    seconds = [f"{result['train_seconds']:.0f}" for result in results]
+    speeds = [f"{result['images_per_second']:,.0f}" for result in results]
     return {
-        f"mean_{name}": statistics.mean(accuracies),
+        f"mean_{metric}": statistics.mean(accuracies),
         "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else "",
         "each_seed": ", ".join(f"{accuracy:.4f}" for accuracy in accuracies),
-        "train_seconds": ", ".join(f"{result['train_seconds']:.0f}" for result in results),
-        "images_per_second": ", ".join(f"{result['images_per_second']:,.0f}" for result in results),
+        "parameters": results[0]["parameters"],
+        "images_seen": results[0]["images_seen"],
+        "train_seconds": ", ".join(seconds),
+        "images_per_second": ", ".join(speeds),
     }
-
-
-def draw(metrics: dict[int, list[dict]], title: str, path: Path) -> None:
-    """A chart for each of `CURVES`: every seed thin, their mean thick, and the range between the extremes shaded."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (key, name) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
-        curves = [[float(row[key]) for row in rows if row[key]] for rows in metrics.values()]
-        epochs = range(1, 1 + min(map(len, curves)))
-        by_epoch = list(zip(*curves, strict=False))
-        for curve in curves:
-            axes.plot(epochs, curve[: len(epochs)], color="tab:blue", linewidth=0.6)
-        axes.plot(
-            epochs, [statistics.mean(values) for values in by_epoch], color="tab:blue", linewidth=2
-        )
-        axes.fill_between(
-            epochs, [*map(min, by_epoch)], [*map(max, by_epoch)], color="tab:blue", alpha=0.2
-        )
-        axes.set(title=name, xlabel="epoch")
-        axes.grid(alpha=0.3)
-    figure.suptitle(f"{title}: {len(metrics)} seeds")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

@@ -1,211 +1,200 @@
-"""Images a second of one Vision Transformer from several libraries, in training and in inference, by turns.
+"""Compare the training speed of one Vision Transformer in several libraries, interleaved.
 
-    python -m benchmarks.throughput                              all sizes; 32 bit, and bf16 where it is fast
-    python -m benchmarks.throughput --sizes Ti S --compile       eager against eager, compiled against compiled
-    python -m benchmarks.throughput --device cuda --precision bf16 --batch 512
+    python -m benchmarks.throughput                              all sizes, half an hour
+    python -m benchmarks.throughput --sizes Ti --seconds 0.2     a few minutes
+    python -m benchmarks.throughput --sizes Ti S --compile       also all of them compiled
+    python -m benchmarks.throughput --device cuda --precision bf16-mixed --batch 512
     python -m benchmarks.throughput --peers timm torchvision --json out.json
 
-Prints a table, a row for each network: its parameters and counted flops, images a second (medians of the rounds), their
-ratio to ours (median of the ratios within a round), and the share of the peak. A training step is forward, loss,
-backward, clipping, and AdamW, fused for all alike, on one random batch that stays on the device. Flops are counted as
-in `benchmarks.flops`; the peak is what the fastest of some large matrix products reaches on this device at this
-precision. Peers are those of `benchmarks/peers.py`: all with a class token, and of the same sizes.
+Prints a table with a row per network: parameters, counted flops, images per second (medians), their
+ratio to this project, and the share of the peak. A step is forward, loss, backward, clipping and
+fused AdamW on one random batch that stays on the device. The peak is that of the fastest of some
+large matrix products on this device at this precision. Without --precision it measures 32 bit, and
+bf16 where the device has it.
 """
 
+import argparse
 import functools
 import statistics
-import time
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.peers import PACKAGES, PEERS, Shape, installed
-from benchmarks.training import positive
-from benchmarks.turns import arguments, header, take_turns, write
+from benchmarks.interleaved import Timed, header, interleave, median_ratio, time_step, timing_parser
+from benchmarks.peers import PACKAGES, PEERS, Shape, installed, parameters
+from benchmarks.tables import Rows, positive, write
 from src.errors import InputError, exit_on_input_error
-from src.training.precision import cpu_multiplies_bf16
+from src.training.precision import cpu_has_bf16
 
-SIZES = {  # and images of a batch
-    "mnist-tiny": (
-        Shape(28, 1, 7, width=96, depth=4, heads=4, mlp_ratio=2),
-        128,
-    ),  # configs/mnist.yaml
+SIZES = {  # and images per batch
+    "mnist-tiny": (Shape(28, 1, 7, width=96, depth=4, heads=4, mlp_ratio=2), 128),
     "32px": (Shape(32, 3, 4, width=192, depth=6, heads=3, mlp_ratio=2), 64),
     "Ti": (Shape(32, 3, 4, width=192, depth=12, heads=3), 64),
     "S": (Shape(32, 3, 4, width=384, depth=12, heads=6), 32),
     "B/16": (Shape(224, 3, 16, width=768, depth=12, heads=12), 4),
 }
-DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 PRODUCTS = {
-    "cpu": ((1024,) * 3, (2048,) * 3, (4096, 1024, 1024), (8192, 768, 3072)),
-    "cuda": ((4096,) * 3, (8192,) * 3),
+    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 1024), (8192, 768, 3072)),
+    "cuda": ((4096, 4096, 4096), (8192, 8192, 8192)),
 }
-CLIP = 1.0  # as train.py does
-COLUMNS = ("parameters", "MFLOP_an_image", "train_images/s", "train_of_ours", "train_of_peak")
-COLUMNS += ("inference_images/s", "inference_of_ours", "inference_of_peak")
+CLIP = 1.0  # as in the recipes
+ROUNDS = 5
+COLUMNS = ("parameters", "MFLOP_per_image", "images/s", "of_ours", "of_peak")
+
+
+class Setting(NamedTuple):
+    """How the networks are measured."""
+
+    device: str
+    precision: str
+    compiled: bool
+    batch: int
+    seconds: float  # per round and network, roughly
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument(
-        "--peers", nargs="+", choices=[p for p in PEERS if p != "ours"], default=list(PEERS)[1:]
-    )
-    parser.add_argument("--precision", nargs="+", choices=DTYPES)
-    parser.add_argument("--compile", action="store_true", help="also all of them compiled")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=positive, help="images of a batch, for all sizes alike")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, roughly")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: there is no CUDA device here; use --device cpu")
+    options = _parse()
     torch.set_num_threads(options.threads)
-    peers = ["ours", *installed(options.peers)]
-    lines, rows = [header(*(p for p in PACKAGES if p in peers), device=options.device)], {}
-    fast_bf16 = options.device == "cuda" or cpu_multiplies_bf16()
-    for precision in options.precision or (["32", "bf16"] if fast_bf16 else ["32"]):
-        peak = measure_peak(options.device, DTYPES[precision])
+    device, peers = options.device, ["ours", *installed(options.peers)]
+    lines = [header(*(name for name in PACKAGES if name in peers), device=device)]
+    rows: Rows = {}
+    has_bf16 = device == "cuda" or cpu_has_bf16()
+    for precision in options.precision or (list(DTYPES) if has_bf16 else ["32-true"]):
+        peak = measure_peak(device, DTYPES[precision])
         lines.append(f"peak, {precision}: {peak / 1e9:,.0f} GFLOP/s")
         for size in options.sizes:
+            shape, batch = SIZES[size]
             for compiled in (False, True) if options.compile else (False,):
-                what = f"{size}, {precision}, {'compiled' if compiled else 'eager'}"
-                found = measure(size, peers, precision, compiled, peak, options)
-                rows |= {f"{what}: {peer}": row for peer, row in found.items()}
+                setting = Setting(
+                    device, precision, compiled, options.batch or batch, options.seconds
+                )
+                found = measure(peers, shape, setting, options.rounds, peak)
+                kind = "compiled" if compiled else "eager"
+                rows |= {f"{size}, {precision}, {kind}: {peer}": row for peer, row in found.items()}
     for size in options.sizes:
         shape, batch = SIZES[size]
-        sizes = ", ".join(f"{name} {value}" for name, value in shape._asdict().items())
-        lines.append(f"{size}: batch {options.batch or batch}, {sizes}")
+        lines.append(f"{size}: batch {options.batch or batch}, {shape}")
     write(lines, rows, COLUMNS, options.json)
 
 
-def measure(
-    size: str, peers: list[str], precision: str, compiled: bool, peak: float, options
-) -> dict[str, dict]:
-    """-> the rows of a size, by peer"""
+def _parse() -> argparse.Namespace:
+    parser = timing_parser(__doc__)
+    others = [name for name in PEERS if name != "ours"]
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--peers", nargs="+", choices=others, default=others)
+    parser.add_argument("--precision", nargs="+", choices=DTYPES)
+    parser.add_argument("--compile", action="store_true", help="also measure compiled networks")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--batch", type=positive, help="images per batch, for all sizes")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per round and network, roughly")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: there is no CUDA device here; use --device cpu")
+    return options
+
+
+def measure(peers: list[str], shape: Shape, setting: Setting, rounds: int, peak: float) -> Rows:
+    """Return the row of each peer."""
     torch.compiler.reset()  # it gives up on code that it has compiled too often
-    shape, batch = SIZES[size][0], options.batch or SIZES[size][1]
-    contenders = {
-        p: Contender(p, shape, batch, DTYPES[precision], compiled, options) for p in peers
-    }
-    trained = take_turns(
-        {p: contender.train for p, contender in contenders.items()}, options.rounds
-    )
-    inferred = take_turns(
-        {p: contender.infer for p, contender in contenders.items()}, options.rounds
-    )
-    rows = {}
-    for p, contender in contenders.items():
-        flops, forward = count(p, shape)
-        parameters = sum(w.numel() for w in contender.network.parameters())
-        row = {
-            "parameters": parameters,
-            "MFLOP_an_image": flops / 1e6,
-            "forward_MFLOP": forward / 1e6,
+    contenders = {peer: Contender(peer, shape, setting) for peer in peers}
+    found = interleave(contenders, rounds)
+    rows: Rows = {}
+    for peer, speeds in found.items():
+        flops, speed = count(peer, shape), statistics.median(speeds)
+        rows[peer] = {
+            "parameters": parameters(contenders[peer].network),
+            "MFLOP_per_image": flops / 1e6,
+            "images/s": speed,
+            "of_ours": median_ratio(speeds, found["ours"]),
+            "of_peak": speed * flops / peak,
+            "rounds": speeds,
         }
-        for what, found, cost in (("train", trained, flops), ("inference", inferred, forward)):
-            ratios = [a / b for a, b in zip(found[p], found["ours"], strict=True)]
-            row[f"{what}_images/s"] = statistics.median(found[p])
-            row[f"{what}_of_ours"] = statistics.median(ratios)
-            row[f"{what}_of_peak"] = row[f"{what}_images/s"] * cost / peak
-            row[f"{what}_rounds"] = found[p]
-        rows[p] = row
     return rows
 
 
 class Contender:
-    """One network; its gradients and moments are there in its own turn alone, so that large ones fit side by side."""
+    """A network whose gradients and moments exist only in its own turn, so that large ones fit."""
 
-    def __init__(
-        self, peer: str, shape: Shape, batch: int, dtype: torch.dtype, compiled: bool, options
-    ):
+    def __init__(self, peer: str, shape: Shape, setting: Setting):
         torch.manual_seed(0)
-        self.device, self.dtype, self.seconds = options.device, dtype, options.seconds
-        self.images = torch.randn(
-            batch, shape.channels, shape.image_size, shape.image_size, device=self.device
-        )
-        self.labels = torch.arange(batch, device=self.device) % shape.classes
-        self.network = PEERS[peer](shape).to(self.device)
-        self.run = torch.compile(self.network) if compiled else self.network
+        self.setting = setting
+        device, batch = setting.device, setting.batch
+        size = (batch, shape.channels, shape.image_size, shape.image_size)
+        self.images = torch.randn(size, device=device)
+        self.labels = torch.arange(batch, device=device) % shape.classes
+        self.network = PEERS[peer](shape).to(device).train()
+        self.compiled = torch.compile(self.network) if setting.compiled else self.network
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=True)
-        self.steps: dict[str, int] = {}
+        self.turn = Timed(self._step, setting.seconds, device)
 
-    def train(self) -> float:
-        """Images a second of a turn of training steps."""
-        self.network.train()
-        speed = self.turn("train", self.train_step)
+    def __call__(self) -> float:
+        """Return images per second."""
+        seconds = self.turn()
         self.optimizer.zero_grad()
         self.optimizer.state.clear()
-        return speed
+        return len(self.images) / seconds
 
-    @torch.inference_mode()
-    def infer(self) -> float:
-        self.network.eval()
-        return self.turn("inference", self.logits)
-
-    def train_step(self) -> None:
-        self.optimizer.zero_grad()
-        F.cross_entropy(self.logits(), self.labels).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
-        self.optimizer.step()
-
-    def logits(self) -> torch.Tensor:
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-            return self.run(self.images)
-
-    def turn(self, kind: str, step: Callable[[], object]) -> float:
-        step()
-        if kind not in self.steps:
-            self.steps[kind] = max(1, round(self.seconds / time_of(step, 1, self.device)))
-        return len(self.images) / time_of(step, self.steps[kind], self.device)
+    def _step(self) -> None:
+        precision = self.setting.precision
+        train_step(self.compiled, self.optimizer, self.images, self.labels, precision)
 
 
-def time_of(step: Callable[[], object], steps: int, device: str) -> float:
-    """Seconds of one step, the mean of so many."""
-    wait_for(device)
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    wait_for(device)
-    return (time.perf_counter() - start) / steps
+def measure_speed(peer: str, shape: Shape, setting: Setting) -> tuple[float, float | None]:
+    """Return images per second in training, a median, and the GPU memory in GiB."""
+    contender = Contender(peer, shape, setting)
+    speeds = [contender() for _ in range(1 + ROUNDS)]
+    return statistics.median(speeds[1:]), gpu_memory(setting.device)
 
 
-def wait_for(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def gpu_memory(device: str) -> float | None:
+    """Return the peak memory of a CUDA device in GiB; None elsewhere."""
+    return round(torch.cuda.max_memory_allocated() / 2**30, 1) if device == "cuda" else None
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    precision: str,
+    label_smoothing: float = 0.0,
+) -> None:
+    """Forward, loss, backward, clipping and optimizer."""
+    optimizer.zero_grad()
+    bf16 = precision == "bf16-mixed"
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        loss = F.cross_entropy(network(inputs), labels, label_smoothing=label_smoothing)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+    optimizer.step()
 
 
 @torch.no_grad()
 def measure_peak(device: str, dtype: torch.dtype) -> float:
-    """Flops a second of the fastest of the large matrix products, each the median of seven."""
+    """Return flops per second of the fastest matrix product; each is a median of seven."""
     speeds = []
     for m, k, n in PRODUCTS[device]:
-        a, b = (
-            torch.randn(m, k, dtype=dtype, device=device),
-            torch.randn(k, n, dtype=dtype, device=device),
-        )
-        times = [time_of(lambda a=a, b=b: a @ b, 1, device) for _ in range(9)][
-            2:
-        ]  # the first two warm up
-        speeds.append(2 * m * k * n / statistics.median(times))
+        a = torch.randn(m, k, dtype=dtype, device=device)
+        b = torch.randn(k, n, dtype=dtype, device=device)
+        product = functools.partial(torch.matmul, a, b)
+        times = [time_step(product, 1, device) for _ in range(9)]
+        speeds.append(2 * m * k * n / statistics.median(times[2:]))  # the first two warm up
     return max(speeds)
 
 
 @functools.cache
-def count(peer: str, shape: Shape) -> tuple[float, float]:
-    """Flops of an image: forward and backward, and forward alone."""
-    network = (
-        PEERS[peer](shape).train().to("meta")
-    )  # not made there: older versions of timm read values meanwhile
-    with torch.device("meta"):
-        image = torch.zeros(1, shape.channels, shape.image_size, shape.image_size)
-        with FlopCounterMode(display=False) as forward:
-            logits = network(image)
-        with FlopCounterMode(display=False) as backward:
-            logits.sum().backward()
-    return forward.get_total_flops() + backward.get_total_flops(), forward.get_total_flops()
+def count(peer: str, shape: Shape) -> float:
+    """Return the flops of an image, forward and backward."""
+    # Not created on the meta device: older versions of timm read values meanwhile.
+    network = PEERS[peer](shape).train().to("meta")
+    size = (1, shape.channels, shape.image_size, shape.image_size)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(size, device="meta")).sum().backward()
+    return counter.get_total_flops()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks share."""
+"""Fixtures of the tests of the benchmarks."""
 
 import importlib
 import os
@@ -8,38 +8,45 @@ from types import SimpleNamespace
 
 import program
 import pytest
+import torch
 from photos import class_folders
 from program import ROOT
 
 from benchmarks import training
-from src.data.datasets import CIFAR10
+from src.data.datasets import DATASETS
 
 
 @pytest.fixture(autouse=True)
-def trainings_cost_no_import(monkeypatch, tmp_path):
-    """A benchmark's `python train.py` becomes a fork of the server of the tests, and its run goes where theirs do.
-
-    Nobody looks at its report, which takes longer than so short a training.
-    """
+def forked_trainings(monkeypatch, tmp_path):
+    """Fork the test server for `python train.py`, without a report; put its runs in `tmp_path`."""
 
     def start(command, stdout, cwd=ROOT, env=None):
-        plain = [] if "--pictures" in command else ["--pictures", "false"]
-        ended = program.Running(*command[2:], *plain, prepare=(os.chdir, cwd)).end()
+        pictures = [] if "--pictures" in command else ["--pictures", "false"]
+        ended = program.Running(*command[2:], *pictures, prepare=(os.chdir, cwd)).end()
         print(ended.text, file=stdout)
         return SimpleNamespace(wait=lambda: ended.code)
 
+    def folder(**options):
+        return tempfile.mkdtemp(dir=tmp_path)
+
     monkeypatch.setattr(training, "subprocess", SimpleNamespace(Popen=start))
-    monkeypatch.setattr(
-        training, "tempfile", SimpleNamespace(mkdtemp=lambda **_: tempfile.mkdtemp(dir=tmp_path))
-    )
+    monkeypatch.setattr(training, "tempfile", SimpleNamespace(mkdtemp=folder))
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Restore the number of threads that a benchmark sets for this process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def bench(monkeypatch, capsys):
-    """Run a benchmark with arguments, in this process: what it prints."""
+    """Run a benchmark in this process, and return what it prints."""
 
-    def run(name: str, *args) -> str:
+    def run(name, *args):
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
         capsys.readouterr()
         importlib.import_module(f"benchmarks.{name}").main()
@@ -50,6 +57,7 @@ def bench(monkeypatch, capsys):
 
 @pytest.fixture
 def cifar10(tmp_path):
-    """A folder of datasets, in which CIFAR-10 is a few images of one color each."""
-    class_folders(tmp_path / "cifar10", CIFAR10, (32, 32), "webp", train=7, test=2)
+    """A folder of datasets in which CIFAR-10 is a few images of one color each."""
+    classes = DATASETS["cifar10"].classes
+    class_folders(tmp_path / "cifar10", classes, (32, 32), "webp", train=7, test=2)
     return tmp_path

@@ -1,77 +1,72 @@
-"""The benchmarks of speed run to their end, and their tables are complete and consistent. No test looks at a time."""
+"""The benchmarks of speed print complete and consistent tables. No test looks at a time."""
 
 import json
-import re
 from types import SimpleNamespace
 
+import numpy as np
 import program
 import pytest
 import torch
 from markdown import rows
+from PIL import Image
 
-from benchmarks import cold_start, end_to_end, optimizers, peers, scaling, throughput
-from benchmarks.peers import PACKAGES, PEERS, Shape
-from benchmarks.turns import take_turns
+from benchmarks import cold_start, large_folder, peers, scaling, throughput, training_step
+from benchmarks.interleaved import interleave
+from benchmarks.peers import PACKAGES, PEERS, Shape, parameters
 from src.cli.parser import parse
+from src.errors import InputError
 
 SHAPE = Shape(8, 1, 4, width=12, depth=2, heads=2, mlp_ratio=2)
+TINY = """
+--model.width 24
+--model.stem_width 8
+--model.depth 1
+--model.heads 2
+--data.batch_size 4
+--data.val_fraction 0.2
+""".split()
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """A benchmark sets their number for its process, which here is that of all tests."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def parameters(network) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def test_everybody_has_as_many_turns_and_another_one_begins_each_round():
+def test_interleave_starts_each_round_with_another_contender():
     order = []
-    found = take_turns(
-        {name: lambda name=name: order.append(name) or len(order) for name in "abc"}, rounds=2
-    )
+
+    def contender(name):
+        return lambda: order.append(name) or len(order)
+
+    found = interleave({name: contender(name) for name in "abc"}, rounds=2)
     assert "".join(order) == "abcbcacab"
     assert found == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}, "the first round is not counted"
 
 
-# Throughput -------------------------------------------------------------------------------------------------------
+# Networks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_have_the_parameters_of_ours_but_for_what_is_known(name, channels):
+def test_peers_have_the_parameters_of_ours_except_known_ones(name, channels):
     if name in PACKAGES:
         pytest.importorskip(name.replace("-", "_"))
-    s = SHAPE._replace(channels=channels)
-    pixels, width = channels * s.patch_size**2, s.width
+    shape = SHAPE._replace(channels=channels)
+    width, depth = shape.width, shape.depth
+    norms = 2 * channels * shape.patch_size**2 + 2 * width
+    wide_head = 3 * (width**2 + width) + width**2
     more = {
-        "vit-pytorch": 2 * pixels
-        + 2 * width
-        - s.depth * 3 * width,  # two norms; no biases of queries, keys, values
-        "tutorial": s.depth * (s.heads - 1) * (3 * (width**2 + width) + width**2),
+        "vit-pytorch": norms - depth * 3 * width,  # no biases of queries, keys and values
+        "tutorial": depth * (shape.heads - 1) * wide_head,
     }
-    network = PEERS[name](s)
-    assert parameters(network) == parameters(PEERS["ours"](s)) + more.get(name, 0)
-    assert network(torch.randn(2, channels, 8, 8)).shape == (2, s.classes)
+    network = PEERS[name](shape)
+    assert parameters(network) == parameters(peers.ours(shape)) + more.get(name, 0)
+    assert network(torch.randn(2, channels, 8, 8)).shape == (2, shape.classes)
 
 
-def test_flops_are_counted_alike():
-    flops = {
-        name: throughput.count(name, SHAPE)
-        for name in ("ours", "encoder", "torchvision", "tutorial")
-    }
-    assert flops["encoder"] == flops["torchvision"]
-    assert flops["ours"][0] < flops["encoder"][0] < flops["tutorial"][0], (
-        "ours leaves out what its head does not read"
-    )
+def test_throughput_counts_flops_as_by_hand():
+    flops = {name: throughput.count(name, SHAPE) for name in ("ours", "encoder", "tutorial")}
     width, tokens = SHAPE.width, SHAPE.tokens
     block = tokens * (4 * width**2 + 2 * width * SHAPE.hidden + 2 * tokens * width)
-    by_hand = SHAPE.depth * block + (tokens - 1) * 16 * width + 10 * width
-    assert flops["encoder"][1] == 2 * by_hand
+    embedding = (tokens - 1) * 16 * width
+    products = 3 * (SHAPE.depth * block + 10 * width) + 2 * embedding  # no gradient of pixels
+    assert flops["encoder"] == 2 * products
+    assert flops["ours"] < flops["encoder"] < flops["tutorial"]
 
 
 def test_throughput(bench, monkeypatch, tmp_path):
@@ -79,196 +74,168 @@ def test_throughput(bench, monkeypatch, tmp_path):
     monkeypatch.setattr(throughput, "PRODUCTS", {"cpu": ((8, 8, 8), (16, 8, 8))})
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
-    flags = ["--peers", "encoder", "tutorial", "--precision", "32", "bf16", "--compile"]
-    out = bench(
-        "throughput",
-        *flags,
-        "--rounds",
-        2,
-        "--seconds",
-        0.001,
-        "--threads",
-        1,
-        "--json",
-        tmp_path / "out.json",
-    )
-    kinds = [
-        f"tiny, {precision}, {kind}"
-        for precision in ("32", "bf16")
-        for kind in ("eager", "compiled")
-    ]
-    names = [f"{kind}: {peer}" for kind in kinds for peer in ("ours", "encoder", "tutorial")]
+    flags = ["--peers", "encoder", "--precision", "32-true", "bf16-mixed", "--compile"]
+    flags += ["--rounds", 2, "--seconds", 0.001, "--json", tmp_path / "out.json"]
+    out = bench("throughput", *flags)
     written = json.loads((tmp_path / "out.json").read_text())
-    assert list(rows(out)) == names == list(written["rows"]) and len(compiled) == 6
-    peaks = dict(re.findall(r"^peak, (\w+): ([\d,]+) GFLOP/s$", out, re.MULTILINE))
-    assert peaks.keys() == {"32", "bf16"} and "torch " + torch.__version__ in written["header"][0]
+    assert list(rows(out)) == list(written["rows"])
+    assert len(written["rows"]) == 2 * len(compiled) == 8
+    assert f"torch {torch.__version__}" in written["header"][0]
     for name, row in written["rows"].items():
-        assert row["train_of_ours"] == 1 if name.endswith("ours") else row["train_of_ours"] > 0
-        assert len(row["train_rounds"]) == len(row["inference_rounds"]) == 2
-        done = {
-            what: row[f"{what}_images/s"] / row[f"{what}_of_peak"]
-            for what in ("train", "inference")
-        }
-        assert done["inference"] / done["train"] == pytest.approx(
-            row["MFLOP_an_image"] / row["forward_MFLOP"]
-        )
+        assert len(row["rounds"]) == 2
+        assert row["of_ours"] == 1 or not name.endswith("ours")
 
 
-def test_throughput_without_a_gpu_one_line_says_so(bench, monkeypatch):
+def test_throughput_without_a_gpu(bench, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        throughput.InputError, match="--device cuda: there is no CUDA device here; use --device cpu"
-    ):
+    with pytest.raises(InputError, match="there is no CUDA device here; use --device cpu"):
         bench("throughput", "--device", "cuda")
 
 
-def test_a_peer_that_is_not_installed_is_left_out_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(
-        peers,
-        "importlib",
-        SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: name == "timm")),
-    )
+def test_missing_peers_are_left_out(monkeypatch, capsys):
+    only_timm = SimpleNamespace(find_spec=lambda name: name == "timm")
+    monkeypatch.setattr(peers, "importlib", SimpleNamespace(util=only_timm))
     assert peers.installed(["timm", "vit-pytorch", "encoder"]) == ["timm", "encoder"]
-    assert capsys.readouterr().out.startswith(
-        "left out, for they are not installed: vit-pytorch (pip install "
-    )
+    assert capsys.readouterr().out.startswith("not installed, left out: vit-pytorch (pip install ")
 
 
-# Optimizers -------------------------------------------------------------------------------------------------------
+def test_flops(bench):
+    table = rows(bench("flops", "--configs", "mnist", "cifar10_best", "--images", 60_000))
+    width, blocks, tokens = 96, 4, 16
+    block = 4 * width**2 + 2 * width * 2 * width + 2 * tokens * width
+    products = 3 * tokens * blocks * block + 2 * tokens * 49 * width + 3 * width * 10
+    assert float(table["mnist"][0]) == pytest.approx(2 * products / 1e6, abs=0.6)
+    assert float(table["cifar10_best"][0].replace(",", "")) > 3000
+    assert table["cifar10_best"][3] == "300"
 
 
-def test_optimizers(bench):
-    flags = ["--rounds", 1, "--steps", 1, "--batch", 2, "--threads", 1]
-    table = rows(bench("optimizers", "--configs", "mnist", "--precision", "32-true", *flags))
-    muon = [name for name in table if "Muon" in name]
-    assert len(muon) == 1 + hasattr(torch.optim, "Muon") and len(table) == 4 + len(muon)
-    for name, cells in table.items():
-        by_muon, by_adamw = (int(cell.replace(",", "")) for cell in cells[:2])
-        assert by_muon + by_adamw == 306_634 and by_muon == (294_912 if name in muon else 0)
-        assert 0 < float(cells[4]) < 1
-    assert float(table["mnist: our Muon"][3]) == 1
+# Training -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", optimizers.CONFIGS)
-def test_every_parameter_is_in_one_group_of_each_contender(config):
-    network = parse(["--config", f"configs/{config}.yaml"]).model.net
-    for contender in optimizers.optimizers(network).values():
+def test_training_step(bench):
+    flags = ["--rounds", 1, "--seconds", 0, "--batch", 2, "--threads", 1]
+    table = rows(bench("training_step", "--configs", "mnist", *flags))
+    names = ["32-true", "bf16-mixed", *training_step.optimizers(parse([]))]
+    assert list(table) == [f"mnist, {name}" for name in names]
+    assert float(table["mnist, 32-true"][2]) == 1
+    assert all(float(cells[0].replace(",", "")) > 0 for cells in table.values())
+
+
+@pytest.mark.parametrize("config", ["mnist", "cifar10_cpu"])
+def test_every_optimizer_steps_every_parameter_once(config):
+    settings = parse(["--config", f"configs/{config}.yaml"])
+    trainable = [p for p in settings.model.net.parameters() if p.requires_grad]
+    for contender in training_step.optimizers(settings).values():
         stepped = [
-            id(p)
+            id(parameter)
             for optimizer in contender
             for group in optimizer.param_groups
-            for p in group["params"]
+            for parameter in group["params"]
         ]
-        assert sorted(stepped) == sorted(id(p) for p in network.parameters() if p.requires_grad)
+        assert sorted(stepped) == sorted(map(id, trainable))
 
 
-# Scaling ----------------------------------------------------------------------------------------------------------
+def test_end_to_end(bench, cifar10, tmp_path):
+    pytest.importorskip("timm")
+    short = ["--configs", "cifar10_cpu", "--images", 9, "--rounds", 1, "--epochs", 1]
+    short += ["--precision", "32-true", "--json", tmp_path / "out.json", "--pictures", "false"]
+    out = bench("end_to_end", *short, *TINY, "--data.root", cifar10)
+    assert "cifar10_cpu: 2 batches of 4, 32-true" in out
+    found = json.loads((tmp_path / "out.json").read_text())["rows"]
+    sizes = {name.removeprefix("cifar10_cpu: "): row["parameters"] for name, row in found.items()}
+    ours = sizes["train.py"]
+    shape = Shape(32, 3, 8, width=24, depth=1, heads=2, mlp_ratio=2)
+    assert sizes == {
+        "train.py": ours,
+        "bare loop": ours,
+        "bare loop, augmentation and averaging": ours,
+        "tutorial": parameters(peers.tutorial(shape)),
+        "timm": parameters(peers.timm(shape)),
+    }
+    for row in found.values():
+        assert row["images/s"] * row["seconds_per_epoch"] == pytest.approx(8)
 
 
-def test_scaling(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(scaling, "CONTEXT", program.forks)  # costs no import
+def test_scaling(bench, monkeypatch):
+    monkeypatch.setattr(large_folder, "CONTEXT", program.forks)  # imports nothing again
     monkeypatch.setattr(scaling, "BASE", {"images": 1, "tokens": 4, "width": 48, "depth": 1})
     short = ["--grow", "tokens", "--points", 3, "--rounds", 1, "--steps", 1, "--threads", 1]
-    short += ["--epochs", 1, "--folder", 70, "--budget", 0.001, "--json", tmp_path / "out.json"]
-    table = rows(bench("scaling", *short))
-    names = ["tokens 16", "tokens 64", "tokens 144", "train.py, epochs 1"]
-    assert list(table)[:-1] == names and list(table)[-1].startswith(
-        "folder, images 70, 0.001 GiB of "
-    )
+    short += ["--epochs", 1, "--folder", 70, "--budget", 0.001]
+    out = bench("scaling", *short)
+    table = rows(out)
+    assert list(table)[:4] == ["tokens 16", "tokens 64", "tokens 144", "train.py, 1 epochs"]
+    assert list(table)[4].startswith("folder of 70 images, 0.001 GiB of ")
     assert all(float(cells[1].replace(",", "")) > 10 for cells in table.values())
-    lines = json.loads((tmp_path / "out.json").read_text())["header"]
-    assert (
-        lines[1].startswith("tokens, 16 to 144: time ~ tokens^")
-        and "products at 288 tokens" in lines[2]
-    )
+    assert "tokens, 16 to 144: time ~ tokens^" in out
+    assert "half of the products at 288 tokens" in out
 
 
-def test_scaling_finds_the_exponents_of_powers():
-    powers = {n: {"ms_a_step": 3 * n**2, "MiB_above_the_imports": 5 * n} for n in (4, 16, 64, 256)}
-    lines = scaling.exponents("tokens", {f"tokens {n}": row for n, row in powers.items()})
-    assert lines == [
-        f"tokens, {n} to 256: time ~ tokens^2.00, memory ~ tokens^1.00" for n in (4, 16)
-    ]
+def test_scaling_finds_exponents():
+    powers = {n: {"ms_per_step": 3 * n**2, "MiB_beyond_the_imports": 5 * n} for n in (4, 16, 64)}
+    named = {f"tokens {n}": row for n, row in powers.items()}
+    line = scaling.exponent("tokens", named)
+    assert line == "tokens, 4 to 64: time ~ tokens^2.00, memory ~ tokens^1.00"
 
 
-@pytest.mark.parametrize("most", [300, 1000])
-def test_scaling_finds_where_the_quadratic_part_is_half(most):
-    points = {
-        f"tokens {t}": {"ms_a_step": 20 + 3 * t + 0.01 * t**2} for t in (16, 64, 144, 256, most)
-    }
-    line = scaling.half(points)[1]
-    assert ("at 307" in line) and ("beyond" in line) == (most < 307)
-    linear = {f"tokens {t}": {"ms_a_step": 20 + 3 * t} for t in (16, 64, 144)}
-    assert "beyond" in scaling.half(linear)[1] or scaling.half(linear)[1].endswith(
-        "no quadratic part"
-    )
-
-
-# Programs ---------------------------------------------------------------------------------------------------------
+# Programs, data and pictures ----------------------------------------------------------------------
 
 
 def test_cold_start(bench, digits_run, monkeypatch):
     started = []
 
-    def run(command, **_):
+    def run(command, **options):
         _, script, *arguments = command
         started.append(script)
         if script == "-c":
             return SimpleNamespace(returncode=0)
         ended = program.Running(*arguments, script=script).end()
-        assert ended.out
         return SimpleNamespace(returncode=ended.code, stderr=ended.err)
 
     monkeypatch.setattr(cold_start, "subprocess", SimpleNamespace(run=run))
     table = rows(bench("cold_start", "--ckpt", digits_run, "--rounds", 1))
     programs = ["classify.py --help", "train.py --help", "classify.py IMAGE"]
     assert list(table) == ["python -c pass", cold_start.TORCH, *programs]
-    assert float(table[cold_start.TORCH][1]) == 1 and len(started) == 2 * len(table)
+    assert float(table[cold_start.TORCH][1]) == 1
+    assert len(started) == 2 * len(table)
 
 
-def test_end_to_end(bench, cifar10, monkeypatch, tmp_path):
-    pytest.importorskip("timm")
-    monkeypatch.setattr(end_to_end, "CONTEXT", program.forks)  # costs no import
-    flags = "--model.width 24 --model.stem_width 8 --model.depth 1 --model.heads 2".split() + [
-        "--data.root",
-        cifar10,
-    ]
-    flags += [
-        "--data.batch_size",
-        4,
-        "--data.val_fraction",
-        0.2,
-        "--precision",
-        "32-true",
-        "--pictures",
-        "false",
-    ]
-    short = [
-        "--configs",
-        "cifar10_cpu",
-        "--images",
-        9,
-        "--rounds",
-        1,
-        "--epochs",
-        1,
-        "--threads",
-        1,
-    ]
-    out = bench("end_to_end", *short, *flags, "--json", tmp_path / "out.json")
-    table = {name.removeprefix("cifar10_cpu: "): cells for name, cells in rows(out).items()}
-    assert list(table) == [
-        "train.py",
-        "bare loop",
-        "bare loop, augmentation and average",
-        "tutorial",
-        "timm",
-    ]
-    assert "cifar10_cpu: 2 batches of 4, 32-true" in out and float(table["train.py"][3]) == 1
-    ours, *bare = (table[name][:2] for name in list(table)[:3])
-    assert bare == [ours, ours]
-    shape = Shape(32, 3, 8, width=24, depth=1, heads=2, mlp_ratio=2)
-    for name in ("tutorial", "timm"):
-        assert table[name][0] == f"{parameters(PEERS[name](shape)):,}"
-    for row in json.loads((tmp_path / "out.json").read_text())["rows"].values():
-        assert row["images/s"] * row["seconds_an_epoch"] == pytest.approx(8)
+def test_export(bench, digits_run):
+    pytest.importorskip("onnxscript")
+    out = bench("export", digits_run, "--rounds", 1, "--threads", 1)
+    table = rows(out)
+    assert list(table) == ["PyTorch", "onnx", "torch_export", "safetensors"]
+    assert "256 test images of digits" in out
+    assert all(float(cells[1]) < 1e-4 for cells in table.values())
+
+
+def test_large_folder(bench, monkeypatch):
+    monkeypatch.setattr(large_folder, "in_new_process", lambda function, *args: function(*args))
+    table = rows(bench("large_folder", "--images", 100, "--budget", 0.002))
+    budgets = ["budget 0.002 GiB, 2 workers", "budget 0.002 GiB, 0 workers"]
+    assert list(table) == [*budgets, "budget 0.0 GiB, 2 workers"]
+    assert all(float(cells[3].replace(",", "")) > 0 for cells in table.values())
+
+
+@pytest.mark.parametrize("has_images", [True, False], ids=["images", "noise"])
+def test_data_pipeline(bench, cifar10, has_images):
+    root = cifar10 if has_images else cifar10 / "none"
+    flags = ["--root", root, "--images", 40, "--batch_size", 20, "--rounds", 1]
+    out = bench("data_pipeline", *flags)
+    assert ("using random ones" in out) != has_images
+    assert "40 images of 3x32x32" in out
+    assert len(rows(out)) == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--same"]])
+def test_picture_of_an_augmentation(bench, cifar10, more):
+    flags = ["--config", "configs/cifar10.yaml", "--data.root", cifar10, *more]
+    bench("picture", "augmentation", "--output", cifar10 / "out.png", *flags)
+    pixels = np.asarray(Image.open(cifar10 / "out.png"))
+    assert pixels.shape == (800, 800, 3)
+    assert pixels.std() > 5
+
+
+def test_picture_of_a_training(bench, digits_run, tmp_path):
+    bench("picture", "training", digits_run, "--output", tmp_path / "out.png")
+    width, height = Image.open(tmp_path / "out.png").size
+    assert width > 2 * height > 400

@@ -1,0 +1,109 @@
+"""Measure contenders interleaved, so that other load on the machine affects all of them alike."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from benchmarks.tables import make_parser, positive
+from src.errors import ArgumentParser
+from src.training.precision import cpu_has_bf16
+
+Result = TypeVar("Result")
+
+
+def timing_parser(description: str | None, rounds: int = 5) -> ArgumentParser:
+    """Return a parser with the options of every benchmark of speed."""
+    parser = make_parser(description)
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, help="measured rounds; medians count"
+    )
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round there")
+    return parser
+
+
+def interleave(contenders: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
+    """Call every contender once per round, and return its results.
+
+    A first, additional round warms up and is not counted. Each round starts with another contender.
+    """
+    results: dict[str, list[Result]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            result = contenders[name]()
+            if number:
+                results[name].append(result)
+    return results
+
+
+def median_ratio(values: list[float], others: list[float]) -> float:
+    """Return the median of the ratios within a round."""
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
+
+
+class Timed:
+    """A contender that repeats a step and returns the seconds of one.
+
+    Args:
+        step: the step.
+        seconds: time that a call takes, roughly.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, step: Callable[[], object], seconds: float = 0.0, device: str = "cpu"):
+        self.step = step
+        self.seconds = seconds
+        self.device = device
+        self.steps = 0
+
+    def __call__(self) -> float:
+        self.step()  # warms up the caches after another contender
+        if not self.steps:
+            once = time_step(self.step, 1, self.device)
+            self.steps = max(1, round(self.seconds / once))
+        return time_step(self.step, self.steps, self.device)
+
+
+def time_step(step: Callable[[], object], steps: int, device: str) -> float:
+    """Return the mean seconds of a step."""
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    _synchronize(device)
+    return (time.perf_counter() - start) / steps
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def header(*packages: str, device: str = "cpu") -> str:
+    """Return date, machine, threads, and the versions of Python, PyTorch and the packages."""
+    versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    versions += [f"{package} {importlib.metadata.version(package)}" for package in packages]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    bf16 = "bf16" if cpu_has_bf16() else "no bf16"
+    machine = f"{_cpu_model()}, {cores} cores, {bf16}, {torch.get_num_threads()} threads"
+    if device == "cuda":
+        machine = f"{torch.cuda.get_device_name()}; {machine}"
+    return f"{datetime.date.today()}; {machine}; {', '.join(versions)}"
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()

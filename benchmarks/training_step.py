@@ -1,0 +1,142 @@
+"""Measure a training step of a recipe, by precision and by optimizer, interleaved.
+
+    python -m benchmarks.training_step                             three recipes, 10 minutes
+    python -m benchmarks.training_step --configs mnist --rounds 3  less than a minute
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.training_step     as on a CPU without bf16; slower
+
+Prints a table. The first rows of a recipe are bare steps in 32 bit and in bf16 on one batch of
+random images: forward, loss, backward, clipping, optimizer, and the average of the weights. The
+other rows are the optimizer alone, with fixed gradients: the recipe's own, PyTorch's Muon (which
+takes no convolutions, with fused AdamW for the rest), and fused AdamW for everything; their share
+is that of the 32-bit step.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.interleaved import Timed, header, interleave, median_ratio, timing_parser
+from benchmarks.tables import Rows, positive, write
+from benchmarks.throughput import DTYPES, ROUNDS, gpu_memory, train_step
+from src.cli.messages import silence_lightning
+from src.cli.parser import parse
+from src.errors import exit_on_input_error
+from src.training.build import Settings
+
+CONFIGS = ("mnist", "mnist_best", "cifar10_cpu")
+LR = 1e-6  # so low that the network stays what it is
+COLUMNS = ("milliseconds", "images/s", "of_the_first_row", "of_the_step")
+
+
+def main() -> None:
+    parser = timing_parser(__doc__, rounds=9)
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="names of configs")
+    parser.add_argument("--batch", type=positive, help="images per batch (default: the recipe's)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="per round and row, roughly")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    silence_lightning()
+    rows: Rows = {}
+    for config in options.configs:
+        found = measure(config, options)
+        rows |= {f"{config}, {name}": row for name, row in found.items()}
+    write([header()], rows, COLUMNS, options.json)
+
+
+def measure(config: str, options: argparse.Namespace) -> Rows:
+    """Return the rows of a recipe."""
+    flags = ["--config", f"configs/{config}.yaml", "--trainer.accelerator", "cpu"]
+    if options.batch:
+        flags += ["--data.batch_size", str(options.batch)]
+    settings = parse(flags)
+    network, batch = settings.model.net, settings.data.batch_size
+    steps = {name: recipe_step(settings, "cpu", name) for name in DTYPES}
+    steps["32-true"]()
+    contenders = optimizers(settings)
+    optimizer_steps = {
+        name: _with_gradients(network, stepped) for name, stepped in contenders.items()
+    }
+    turns = {name: Timed(step, options.seconds) for name, step in (steps | optimizer_steps).items()}
+    found = interleave(turns, options.rounds)
+    rows: Rows = {}
+    for name, seconds in found.items():
+        median = statistics.median(seconds)
+        row = {"milliseconds": 1000 * median, "rounds": seconds}
+        if name in steps:
+            row["images/s"] = batch / median
+            row["of_the_first_row"] = median_ratio(found["32-true"], seconds)
+        else:
+            row["of_the_step"] = median / statistics.median(found["32-true"])
+        rows[name] = row
+    return rows
+
+
+def recipe_step(settings: Settings, device: str, precision: str) -> Callable[[], None]:
+    """Return a bare training step on one batch that stays on the device."""
+    data, model = settings.data, settings.model.to(device)
+    network, config, info = model.net.train(), model.config, data.info
+    size = (data.batch_size, info.channels, info.image_size, info.image_size)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+    labels = torch.arange(data.batch_size, device=device) % len(info.classes)
+    inputs = data.patchify(data.augment(images, torch.Generator(device).manual_seed(0)))
+    optimizer = model.configure_optimizers()
+    weights = list(network.parameters())
+    averages: list[Tensor] = list(model.ema.parameters()) if model.ema else []
+
+    def step() -> None:
+        train_step(network, optimizer, inputs, labels, precision, config.label_smoothing)
+        if averages:
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, weights, 1 - config.ema_decay)
+
+    return step
+
+
+def measure_recipe(flags: list[str], device: str, seconds: float) -> tuple[float, float | None]:
+    """Return images per second of a recipe's bare step, and its GPU memory in GiB."""
+    silence_lightning()
+    settings = parse(flags)
+    precision = "bf16-mixed" if device == "cuda" else "32-true"
+    turn = Timed(recipe_step(settings, device, precision), seconds, device)
+    times = [turn() for _ in range(1 + ROUNDS)]
+    return settings.data.batch_size / statistics.median(times[1:]), gpu_memory(device)
+
+
+def optimizers(settings: Settings) -> dict[str, list[torch.optim.Optimizer]]:
+    """Return the contenders, each of one optimizer or two."""
+    trainable = [p for p in settings.model.net.parameters() if p.requires_grad]
+    own = settings.model.configure_optimizers()
+    for group in own.param_groups:
+        group["lr"] = LR
+    hidden = [p for group in own.param_groups if group.get("muon") for p in group["params"]]
+    matrices = {p: None for p in hidden if p.ndim == 2}
+    others = [p for p in trainable if p not in matrices]
+    contenders = {"its own optimizer": [own]}
+    if matrices and hasattr(torch.optim, "Muon"):  # from PyTorch 2.9 on
+        muon = torch.optim.Muon([*matrices], lr=LR)
+        adamw = torch.optim.AdamW(others, lr=LR, fused=True)
+        contenders["torch.optim.Muon, fused AdamW"] = [muon, adamw]
+    return contenders | {"fused AdamW": [torch.optim.AdamW(trainable, lr=LR, fused=True)]}
+
+
+def _with_gradients(
+    network: nn.Module, contender: list[torch.optim.Optimizer]
+) -> Callable[[], None]:
+    """Return a step of the optimizers. It sets the gradients anew, because our Muon drops them."""
+    gradients = {p: torch.randn_like(p) for p in network.parameters() if p.requires_grad}
+
+    def step() -> None:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        for optimizer in contender:
+            optimizer.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

@@ -1,0 +1,180 @@
+"""The benchmarks that run whole trainings print their tables, or say what is wrong."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+from markdown import rows
+from photos import class_folders
+from program import ROOT
+
+from benchmarks import kill_harness, same_numbers, seeds
+from src.cli.parser import parse
+from src.errors import InputError
+from src.runs.checkpoint import load
+
+PROGRAMS = sorted(
+    path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text()
+)
+DIGITS = ["--config", "configs/digits.yaml"]
+TWO_STEPS = """
+--trainer.max_epochs 1
+--trainer.limit_train_batches 2
+--trainer.limit_val_batches 1
+""".split()
+TINY = """
+--model.width 16
+--model.depth 1
+--model.heads 2
+--data.batch_size 2
+--data.val_fraction 0.5
+""".split()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_gives_the_command(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    ignored = warnings.catch_warnings(action="ignore")  # another test has imported it
+    with pytest.raises(SystemExit) as end, ignored:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert end.value.code == 0
+    assert f"python -m benchmarks.{name}" in capsys.readouterr().out
+
+
+# Seeds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", seeds.ABLATIONS)
+def test_ablations_have_valid_flags(config):
+    flags = " ".join(seeds.ABLATIONS[config].values()).split()
+    parse(["--config", f"configs/{config}.yaml", *flags])
+
+
+def test_seeds(bench, tmp_path):
+    flags = [*DIGITS, "--seeds", 0, 1, "--runs", tmp_path, *TWO_STEPS]
+    out = bench("seeds", *flags)
+    accuracies = [
+        json.loads(path.read_text())["test_accuracy"]
+        for path in sorted(tmp_path.glob("*/*/results.json"))
+    ]
+    mean, deviation = rows(out)["digits"][:2]
+    assert float(mean) == pytest.approx(sum(accuracies) / 2, abs=1e-4)
+    assert float(deviation) == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5, abs=1e-4)
+    assert bench("seeds", *flags) == out, "finished runs are not trained again"
+    with pytest.raises(InputError, match="digits_seed0.version_0: has another config or other"):
+        bench("seeds", *flags, "--model.depth", 2)
+    with pytest.raises(InputError, match="--seed_everything follows from --config and --seeds"):
+        bench("seeds", *flags, "--seed_everything=3")
+    with pytest.raises(InputError, match="--ablation has no changes for configs/digits.yaml"):
+        bench("seeds", *flags, "--ablation")
+
+
+def test_seeds_without_any_accuracy(bench, tmp_path):
+    nothing = ["--data.val_fraction", 0, "--trainer.limit_test_batches", 0]
+    flags = ["--seeds", 0, "--runs", tmp_path, *TWO_STEPS, *nothing]
+    with pytest.raises(InputError, match="no accuracy: leave out --trainer.limit_test_batches"):
+        bench("seeds", *DIGITS, *flags)
+
+
+def test_seeds_ablation_leaves_the_test_images_unused(bench, monkeypatch, tmp_path):
+    changes = {"no averaging": "--model.ema_decay 0"}
+    monkeypatch.setitem(seeds.ABLATIONS, "digits", changes)
+    out = bench("seeds", *DIGITS, "--ablation", "--seeds", 0, "--runs", tmp_path, *TWO_STEPS)
+    assert list(rows(out)) == ["digits", "digits, no averaging"]
+    assert "mean val accuracy" in out
+
+
+def test_seeds_compares_numbers_of_images(bench, tmp_path):
+    class_folders(tmp_path / "source", ("cat", "dog"), (32, 32), train=6, test=3)
+    flags = ["--config", "configs/folder.yaml", "--seeds", 0, "--runs", tmp_path, *TINY]
+    flags += ["--source", tmp_path / "source", "--classes", "cat", "dog"]
+    flags += ["--trainer.max_epochs", 1, "--compare", "--model.depth 2"]
+    table = rows(bench("seeds", *flags, "--images", 2, 5))
+    labels = [
+        f"folder, {count} images per class{change}"
+        for count in (2, 5)
+        for change in ("", ", --model.depth 2")
+    ]
+    assert list(table) == labels
+    assert len({cells[4] for cells in table.values()}) == 2, "images seen"
+    with pytest.raises(InputError, match="train/cat: 6 images are too few; change --classes"):
+        bench("seeds", *flags, "--images", 7)
+
+
+def test_ctrl_c_waits_for_the_training(tmp_path):
+    flags = [*DIGITS, "--seeds", "0", "--runs", str(tmp_path), "--trainer.max_epochs", "500"]
+    command = [sys.executable, "-m", "benchmarks.seeds", *flags]
+    running = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    last = tmp_path / "digits_seed0" / "version_0" / "checkpoints" / "last.ckpt"
+    while not last.exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(120) == 130
+    assert load(last)["global_step"] > 0
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+# The same numbers ---------------------------------------------------------------------------------
+
+
+def test_same_numbers_of_one_checkout(bench):
+    table = rows(bench("same_numbers", ROOT, ROOT, *TWO_STEPS, "--only", "sgd"))
+    assert int(table["sgd"][0]) > 100
+    assert table["sgd"][1] == "yes"
+
+
+def test_same_numbers_notices_another_config(bench, tmp_path, capsys):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "train.py", tmp_path)
+    config = tmp_path / "configs" / "digits.yaml"
+    config.write_text(config.read_text().replace("rotate: 10 ", "rotate: 11 "))
+    with pytest.raises(SystemExit) as end:
+        bench("same_numbers", ROOT, tmp_path, *TWO_STEPS, "--only", "sgd")
+    assert end.value.code == 1
+    assert rows(capsys.readouterr().out)["sgd"][1].startswith("no: ")
+
+
+@pytest.mark.parametrize("name", same_numbers.TRAININGS)
+def test_same_numbers_has_valid_flags(name):
+    parse(same_numbers.TRAININGS[name].split())
+
+
+def test_same_numbers_compares_bits():
+    same, zero, nan = same_numbers.same_bits, torch.zeros(2), torch.full((2,), torch.nan)
+    assert same(nan, nan.clone())
+    assert same(1, 1)
+    assert not same(zero, -zero)
+    assert not same(zero, zero.double())
+    assert not same(zero, zero[:1])
+    assert not same(1, 1.0)
+    old = {"a": {"b": [zero, zero]}, "c": 1}
+    new = {"a": {"b": [zero, nan]}, "d": 1}
+    leaves = [dict(same_numbers.leaves(tree)) for tree in (old, new)]
+    assert same_numbers.differences(*leaves) == ["a.b.1", "c", "d"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_harness(bench, monkeypatch, processes):
+    flags = [*kill_harness.FLAGS, "--pictures", "false"]
+    monkeypatch.setattr(kill_harness, "FLAGS", flags)
+    out = bench("kill_harness", "--kills", 1, "--epochs", 1, "--processes", processes)
+    assert re.match(r"1 runs, 1 kills \(1 .*\): all equal to the undisturbed run", out)
+
+
+def test_kill_harness_fails_if_the_resumed_run_differs(bench, monkeypatch):
+    flags = [*kill_harness.FLAGS, "--pictures", "false"]
+    monkeypatch.setattr(kill_harness, "FLAGS", flags)
+    outcomes = iter([{"weight": 0}, {"weight": 1}])
+    monkeypatch.setattr(kill_harness.Program, "outcome", lambda program: next(outcomes))
+    with pytest.raises(SystemExit, match="differs from the undisturbed run in .'weight'"):
+        bench("kill_harness", "--kills", 1, "--epochs", 1)
