@@ -1,4 +1,4 @@
-"""Fixtures for the use of our modules with Lightning's own Trainer."""
+"""Fixtures of several files."""
 
 import logging
 import warnings
@@ -15,3 +15,15 @@ def quiet(monkeypatch, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", hints)
         yield
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The run directory of `program.tiny(tmp_path)`."""
+    return tmp_path / "digits" / "version_0"
+
+
+@pytest.fixture
+def last(made):
+    """Its last checkpoint."""
+    return made / "checkpoints" / "last.ckpt"

@@ -17,12 +17,12 @@ STEM = """
 --model.heads 2
 """.split()
 MUON = ["--model.optimizer", "muon"]
-MEAN = ["--model.pool", "mean", "--data.augment.cutmix", "1"]
+MEAN = ["--model.pool", "mean", "--data.augment.cutmix=1"]
 NETWORKS = {
-    "class token, no average": [*VIT, "--model.ema_decay", "0"],
+    "class token, no average": [*VIT, "--model.ema_decay=0"],
     "mean, averaged, soft targets": [*VIT, *MUON, *MEAN],
     "stem, sequence pooling": [*STEM, *MUON, "--model.pool", "sequence"],
-    "ensemble": [*VIT, "--model.ensemble", "2"],
+    "ensemble": [*VIT, "--model.ensemble=2"],
 }
 
 
@@ -37,7 +37,7 @@ def test_one_graph_in_epochs_with_validation(network, tmp_path, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", compile_fast)
     torch._dynamo.reset()
     counters.clear()
-    flags = ["--model.compile", "true", "--trainer.limit_train_batches", "3"]
+    flags = ["--model.compile=true", "--trainer.limit_train_batches=3"]
     ended = call(main, *tiny(tmp_path, *flags, model=NETWORKS[network], epochs=2))
     assert ended.code == 0, ended
     assert counters["stats"]["unique_graphs"] == 1

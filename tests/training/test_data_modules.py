@@ -1,17 +1,12 @@
 """Our data modules with Lightning's own Trainer."""
 
-import json
-
 import pytest
 import torch
 from library import SMALL, trainer
-from program import call
 from pytorch_lightning.callbacks import Callback
 
-import classify
 from src.data.datasets import read_digits
 from src.data.modules import DigitsDataModule
-from src.errors import InputError
 from src.training.classifier import ViT
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -46,11 +41,6 @@ class Record(Callback):
         self.validated += 1
 
 
-@pytest.fixture
-def record():
-    return Record()
-
-
 def test_each_method_of_a_trainer_works_with_a_fresh_module(model, digits):
     fit = trainer(3)
     fit.fit(model, datamodule=digits)
@@ -73,44 +63,16 @@ def test_an_evaluation_loader_works_alone(model, digits):
     assert alone == whole
 
 
-def test_a_training_loader_needs_a_trainer(digits):
-    digits.setup("fit")
-    with pytest.raises(InputError, match="pass the data module itself to Trainer.fit"):
-        digits.train_dataloader()
-
-
-def test_predict_agrees_with_classify(digits_run, digits):
-    model = ViT.load_from_checkpoint(digits_run / "checkpoints" / "best.ckpt")
-    probabilities = torch.cat(trainer().predict(model, datamodule=digits))
-    assert len(probabilities) == 359
-    flags = ["--json", "--top-k", 10, "--device", "cpu"]
-    ended = call(classify.main, "--ckpt", digits_run, "--index", 17, *flags)
-    (row,) = json.loads(ended.out)
-    shown = {p["index"]: p["probability"] for p in row["predictions"]}
-    in_order = [shown[label] for label in range(10)]
-    assert in_order == pytest.approx(probabilities[17].tolist(), abs=1e-6)
-
-
-def test_every_epoch_has_another_order(model, digits, record):
-    trainer(2, callbacks=[record]).fit(model, datamodule=digits)
-    first, second = record.epochs
-    assert first != second
-
-
-def test_overfit_batches_repeats_the_same_batches(model, digits, record):
+def test_overfit_batches_repeats_the_same_batches(model, digits):
+    record = Record()
     trainer(3, overfit_batches=2, callbacks=[record]).fit(model, datamodule=digits)
     first, *others = record.epochs
     assert len(first) == 2
     assert others == [first, first]
 
 
-def test_fast_dev_run_has_one_batch(model, digits, record):
-    trainer(fast_dev_run=True, callbacks=[record]).fit(model, datamodule=digits)
-    assert [len(epoch) for epoch in record.epochs] == [1]
-    assert record.validated == 1
-
-
-def test_limits_hold(model, digits, record):
+def test_limits_hold(model, digits):
+    record = Record()
     limits = {
         "limit_train_batches": 3,
         "limit_val_batches": 2,

@@ -14,24 +14,19 @@ def break_at(step: int, what: str) -> None:
     original = Classifier.training_step
 
     def training_step(self, batch, batch_idx):
+        weight = self.net.norm.weight
         if self.global_step == step and what == "weight":
-            self.net.norm.weight.data[0] = torch.nan
-        if self.global_step == step and what == "moment":
+            weight.data[0] = torch.nan
+        elif self.global_step == step:
             (optimizer,) = self.trainer.optimizers
-            state = next(iter(optimizer.state.values()))
-            state["exp_avg_sq"][0] = torch.inf
+            optimizer.state[weight]["exp_avg_sq"][0] = torch.inf
         return original(self, batch, batch_idx)
 
     Classifier.training_step = training_step
 
 
-@pytest.fixture
-def last(tmp_path):
-    return tmp_path / "digits" / "version_0" / "checkpoints" / "last.ckpt"
-
-
 def test_a_loss_of_nan_stops_the_run(last, tmp_path):
-    arguments = tiny(tmp_path, "--checkpoint_every_n_steps", 3)
+    arguments = tiny(tmp_path, "--checkpoint_every_n_steps=3")
     error = train(*arguments, prepare=(break_at, 14, "weight")).error
     assert "the loss became nan (step 14, epoch 2, learning rate 8.95e-03); " in error
     assert f"the last good checkpoint is {last}; start again with a lower --model.lr" in error
@@ -40,10 +35,9 @@ def test_a_loss_of_nan_stops_the_run(last, tmp_path):
 
 @pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # at an epoch's end, and within one
 def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
-    arguments = tiny(tmp_path, "--checkpoint_every_n_steps", 2)
+    arguments = tiny(tmp_path, "--checkpoint_every_n_steps=2")
     error = train(*arguments, prepare=(break_at, step, "moment")).error
     assert "an optimizer moment became infinite or NaN" in error
-    assert "learning rate" in error
     content = load(last)
     assert content["global_step"] == kept
     (optimizer,) = content["optimizer_states"]

@@ -1,5 +1,7 @@
 """Norms of gradient, weights and update, and the running mean of the loss."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,30 +11,24 @@ from src.training.epoch_log import Norms
 from src.training.running_mean import RunningMean
 
 
-class Module:
-    """A network with a frozen bias, and what is logged."""
-
-    def __init__(self):
-        self.net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-        self.net[0].bias.requires_grad_(False)
-        self.net[0].bias.data.fill_(1e6)
-        self.trained = [p for p in self.net.parameters() if p.requires_grad]
-        self.logged = {}
-
-    def log(self, name, value):
-        self.logged[name] = value
-
-    def log_dict(self, values):
-        self.logged |= values
+def network() -> nn.Module:
+    """Return a network with a frozen bias."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    net[0].bias.requires_grad_(False).fill_(1e6)
+    return net
 
 
-def step(module: Module, norms: Norms) -> None:
-    """Take a step of SGD with learning rate 0.1."""
-    optimizer = torch.optim.SGD(module.trained, lr=0.1)
-    module.net(torch.randn(5, 3)).square().mean().backward()
+def step(net: nn.Module) -> dict:
+    """Take a step of SGD with learning rate 0.1 and return what is logged."""
+    logged = {}
+    module = SimpleNamespace(net=net, log=logged.__setitem__, log_dict=logged.update)
+    norms = Norms()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.randn(5, 3)).square().mean().backward()
     norms.on_before_optimizer_step(None, module, optimizer)
     optimizer.step()
     norms.on_train_batch_end(None, module, None, None, 0)
+    return logged
 
 
 def norm_of(tensors) -> float:
@@ -41,22 +37,19 @@ def norm_of(tensors) -> float:
 
 def test_norms_are_those_of_the_trained_weights(monkeypatch):
     monkeypatch.setattr(lightning_loop, "is_logging_step", lambda trainer: True)
-    module = Module()
-    weights = norm_of(module.trained)
-    step(module, Norms())
-    gradient = norm_of(p.grad for p in module.trained)
-    assert module.logged["gradient_norm"] == pytest.approx(gradient, rel=1e-5)
-    assert module.logged["weight_norm"] == pytest.approx(weights, rel=1e-5)
-    ratio = 0.1 * gradient / weights
-    assert module.logged["update_ratio"] == pytest.approx(ratio, rel=1e-4)
+    net = network()
+    trained = [p for p in net.parameters() if p.requires_grad]
+    weights = norm_of(trained)
+    logged = step(net)
+    gradient = norm_of(p.grad for p in trained)
+    assert logged["gradient_norm"] == pytest.approx(gradient, rel=1e-5)
+    assert logged["weight_norm"] == pytest.approx(weights, rel=1e-5)
+    assert logged["update_ratio"] == pytest.approx(0.1 * gradient / weights, rel=1e-4)
 
 
 def test_nothing_is_computed_in_other_steps(monkeypatch):
     monkeypatch.setattr(lightning_loop, "is_logging_step", lambda trainer: False)
-    module, norms = Module(), Norms()
-    step(module, norms)
-    assert not module.logged
-    assert not norms.before
+    assert step(network()) == {}
 
 
 def test_a_running_mean_is_weighted_by_batch_size():

@@ -6,9 +6,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from library import cnn, digits, small, trainer
+from program import differences
 
+from src.data.datasets import read_digits
 from src.data.modules import DigitsDataModule
 from src.errors import InputError
+from src.inference.predictor import Predictor
 from src.training.classifier import CNN, ViT
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -22,23 +25,6 @@ def save(folder, model):
     return folder / "model.ckpt"
 
 
-def change(path, *keys, **values):
-    """Change values in the hyperparameters of a checkpoint, under `keys`."""
-    content = torch.load(path, weights_only=True)
-    tree = content["hyper_parameters"]
-    for key in keys:
-        tree = tree[key]
-    tree |= values
-    torch.save(content, path)
-
-
-def assert_equal_weights(a, b):
-    expected = b.state_dict()
-    assert a.state_dict().keys() == expected.keys()
-    for key, value in a.state_dict().items():
-        assert torch.equal(value, expected[key]), key
-
-
 @pytest.mark.parametrize(
     "options",
     [{}, {"ema_decay": 0.9}, {"ensemble": 2}, {"optimizer": "muon"}],
@@ -48,7 +34,7 @@ def test_the_model_is_restored(tmp_path, options):
     model = small(**options)
     again = ViT.load_from_checkpoint(save(tmp_path, model))
     assert again.hparams == model.hparams
-    assert_equal_weights(again, model)
+    assert differences(again.state_dict(), model.state_dict()) == []
     assert again.training, "as Lightning's own does"
 
 
@@ -57,6 +43,9 @@ def test_a_run_of_train_py_is_loaded_and_trained_further(digits_run):
     model = ViT.load_from_checkpoint(path, lr=1e-4)
     assert model.config.lr == 1e-4
     assert model.network_config.width == 8
+    predicted = trainer().predict(model, datamodule=DigitsDataModule())
+    expected = Predictor(path, "cpu").probabilities(read_digits("test")[0])
+    torch.testing.assert_close(torch.cat(predicted), expected, atol=1e-6, rtol=0)
     trainer(1).fit(model, datamodule=DigitsDataModule())
     assert model.lr_now < 1e-4
 
@@ -74,18 +63,12 @@ def test_the_other_class_is_refused(tmp_path):
         ViT.load_from_checkpoint(path)
 
 
-@pytest.mark.parametrize("group", ["dataset", "network", "training"])
-def test_a_checkpoint_cannot_name_another_file_to_load(tmp_path, group):
+def test_a_checkpoint_cannot_name_another_file_to_load(tmp_path):
     path = save(tmp_path, small())
-    change(path, group, init_from="torchvision:vit_b_16")
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"]["training"]["init_from"] = "torchvision:vit_b_16"
+    torch.save(content, path)
     with pytest.raises(InputError, match="do not fit each other .*init_from"):
-        ViT.load_from_checkpoint(path)
-
-
-def test_a_checkpoint_cannot_declare_a_network_that_fills_the_memory(tmp_path):
-    path = save(tmp_path, small())
-    change(path, "network", depth=10**6)
-    with pytest.raises(InputError, match="do not fit each other"):
         ViT.load_from_checkpoint(path)
 
 
@@ -98,7 +81,7 @@ def test_code_in_a_file_is_refused(tmp_path):
 
 def test_lightnings_trainer_resumes_exactly(tmp_path):
     options = {"dropout": 0.2, "warmup_epochs": 0, "min_lr": 1e-2}  # a constant learning rate
-    models = []
+    weights = []
     for stops in ((4,), (2, 4)):
         pl.seed_everything(0)
         path = None
@@ -108,5 +91,5 @@ def test_lightnings_trainer_resumes_exactly(tmp_path):
             fit.fit(model, digits(), ckpt_path=path, weights_only=True)
             path = tmp_path / f"{epochs}.ckpt"
             fit.save_checkpoint(path)
-        models.append(model)
-    assert_equal_weights(*models)
+        weights.append(model.state_dict())
+    assert differences(*weights) == []

@@ -1,16 +1,25 @@
-"""Every trainable parameter is in exactly one optimizer group, and only matrices decay."""
+"""Parameter groups, Muon compared with PyTorch's own, and the learning rate."""
 
+import copy
 import itertools
+import math
 
 import pytest
 import torch
+from batches import generator
 from vits import dataset, vit
 
 from src.config import CNNConfig
 from src.models.cnn import ConvNet
 from src.models.ensemble import Ensemble
 from src.models.stem import ConvStem
-from src.training.optim import muon_groups, parameter_groups
+from src.training.optim import (
+    Muon,
+    learning_rate,
+    muon_groups,
+    orthogonalize,
+    parameter_groups,
+)
 
 
 def small_vit(pool="cls", positions="learned", stem_layers=0, classes=10, whiten=False):
@@ -35,7 +44,7 @@ def cnn():
 VITS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
 
 
-@pytest.fixture(params=[*VITS, None], ids=lambda options: str(options or "cnn"))
+@pytest.fixture(params=[*VITS, None], ids=str)
 def network(request):
     return small_vit(*request.param) if request.param else cnn()
 
@@ -63,27 +72,6 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(network):
         assert name.endswith("bias") or any(part in name for part in exempt), name
 
 
-def test_the_groups_of_a_vit():
-    network = small_vit()
-    decaying, others = parameter_groups(network, 0.05)
-    layers = ["attention.qkv", "attention.out", "mlp.0", "mlp.3"]
-    blocks = [f"blocks.{i}.{layer}.weight" for i in range(2) for layer in layers]
-    assert names_of(decaying, network) == {"embed.weight", "head.weight", *blocks}
-    some = {"class_token", "positions", "norm.weight", "blocks.1.norm2.weight", "head.bias"}
-    assert some <= names_of(others, network)
-
-
-def test_a_step_with_zero_gradients_shrinks_only_matrices():
-    network = small_vit()
-    for parameter in network.parameters():
-        parameter.data.fill_(1.0)
-        parameter.grad = torch.zeros_like(parameter)
-    torch.optim.AdamW(parameter_groups(network, 0.5), lr=0.1).step()
-    for name, parameter in network.named_parameters():
-        expected = 0.95 if parameter.ndim == 2 else 1.0
-        torch.testing.assert_close(parameter, torch.full_like(parameter, expected), msg=name)
-
-
 @pytest.mark.parametrize("make_groups", [parameter_groups, muon_groups])
 def test_frozen_parameters_and_empty_groups_are_left_out(make_groups):
     network = small_vit().requires_grad_(False)
@@ -93,9 +81,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out(make_groups):
     assert names_of(decaying, network) == {"head.weight"}
     assert names_of(others, network) == {"head.bias"}
     network.head.bias.requires_grad_(False)
-    (only,) = make_groups(network, 0.05)
-    assert names_of(only, network) == {"head.weight"}
-    assert only["weight_decay"] == 0.05
+    assert len(make_groups(network, 0.05)) == 1
 
 
 def test_muon_takes_the_hidden_matrices(network):
@@ -129,3 +115,88 @@ def test_muon_groups_of_an_ensemble_are_those_of_its_networks():
     alone = names_of(muon_groups(single, 0.05)[0], single)
     together = names_of(muon_groups(ensemble, 0.05)[0], ensemble)
     assert together == {f"networks.{i}.{name}" for i in range(2) for name in alone}
+
+
+# Muon ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 96, 32), (1, 16, 64), (3, 24, 40)])
+def test_orthogonalize(shape):
+    matrices = torch.randn(shape, generator=generator())
+    singular_values = torch.linalg.svdvals(orthogonalize(matrices))
+    assert singular_values.min() > 0.6
+    assert singular_values.max() < 1.2
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9 for torch.optim.Muon")
+def test_muon_steps_like_torch():
+    """PyTorch's Muon works in bf16, so matrices agree only roughly."""
+    network = small_vit()
+    start, other = copy.deepcopy(network), copy.deepcopy(network)
+    ours = Muon(muon_groups(network, 0.1), lr=0.02, betas=(0.9, 0.99))
+    hidden, *rest = muon_groups(other, 0.1)
+    muon = torch.optim.Muon(
+        hidden["params"],
+        lr=0.02,
+        weight_decay=0.1,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(rest, lr=0.02, betas=(0.9, 0.99))
+    for seed in range(3):
+        for p, q in zip(network.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator(seed))
+            q.grad = p.grad.clone()
+        for optimizer in (ours, muon, adamw):
+            optimizer.step()
+    matrices = {id(p) for p in hidden["params"]}
+    triples = zip(start.parameters(), network.parameters(), other.parameters(), strict=True)
+    for before, actual, expected in triples:
+        if id(expected) in matrices:
+            assert (actual - expected).norm() < 0.05 * (expected - before).norm()
+        else:
+            torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_muon_reads_a_convolution_as_a_matrix():
+    filters = torch.randn(16, 8, 3, 3, requires_grad=True)
+    matrix = filters.detach().flatten(1).clone().requires_grad_()
+    filters.grad = torch.randn_like(filters)
+    matrix.grad = filters.grad.flatten(1)
+    for weight in (filters, matrix):
+        group = {"params": [weight], "weight_decay": 0.1, "muon": True}
+        Muon([group], lr=0.1, betas=(0.9, 0.99)).step()
+    torch.testing.assert_close(filters.flatten(1), matrix)
+
+
+# Learning rate ------------------------------------------------------------------------------------
+
+SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.1 / 21),  # above 0
+        (19, 0.1 * 20 / 21),
+        (20, 0.1),  # the peak
+        (40, 0.01 + 0.09 * (1 + math.cos(math.pi / 4)) / 2),
+        (60, 0.055),  # half way down
+        (100, 0.01),  # the last step
+        (10_000, 0.01),
+    ],
+)
+def test_learning_rate(step, expected):
+    assert learning_rate(step, **SCHEDULE) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "warmup_steps"), [(10, 0), (1, 0), (2, 1), (10, 9), (10, 10), (10, 30)]
+)
+def test_learning_rate_of_short_runs(total_steps, warmup_steps):
+    steps = range(total_steps)
+    rates = [learning_rate(step, total_steps, warmup_steps, 0.1, 0.0) for step in steps]
+    assert all(0 <= rate <= 0.1 for rate in rates)
+    assert rates[0] > 0
+    if warmup_steps < total_steps:
+        assert rates[warmup_steps] == pytest.approx(0.1)

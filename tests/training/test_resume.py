@@ -1,13 +1,11 @@
 """A run that was stopped or killed and resumed equals one that never stopped, bit for bit."""
 
-import json
 import os
 import shutil
 import signal
 
 import pytest
 from program import (
-    STEPS,
     at_step,
     differences,
     each,
@@ -21,21 +19,21 @@ from program import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.runs.checkpoint import load
-from src.runs.results import read_metrics
+from src.runs.results import read_metrics, read_results
 
 HYBRID = "--model.stem_layers 2 --model.whiten true --data.patch_size null".split()
 SETTINGS = {
     "default": [],
-    "workers": ["--data.workers", 2],
-    "accumulated": ["--trainer.accumulate_grad_batches", 3],  # 4 steps in 10 batches
+    "workers": ["--data.workers=2"],
+    "accumulated": ["--trainer.accumulate_grad_batches=3"],  # 4 steps in 10 batches
     "7 batches, every other epoch validated": [
-        *("--trainer.limit_train_batches", 7),
-        *("--trainer.check_val_every_n_epoch", 2),
+        "--trainer.limit_train_batches=7",
+        "--trainer.check_val_every_n_epoch=2",
     ],
-    "validated within epochs": ["--trainer.val_check_interval", 0.4],  # after batches 4 and 8
-    "no validation": ["--data.val_fraction", 0, "--patience", "null"],
-    "ensemble of hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble", 2],
-    "early stopping": ["--patience", 1],  # with FALLING, after two epochs
+    "validated within epochs": ["--trainer.val_check_interval=0.4"],  # after batches 4 and 8
+    "no validation": ["--data.val_fraction=0", "--patience=null"],
+    "ensemble of hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble=2"],
+    "early stopping": ["--patience=1"],  # with FALLING, after two epochs
 }
 STOPS = {
     "default": [1, 10, 17, 29],
@@ -48,7 +46,7 @@ STOPS = {
     "early stopping": [12],
 }
 FALLING = (validate_as, 0.5, 0.4, 0.6)
-RESULTS = ("epochs", "images_seen", "val_accuracy", "test_accuracy", "test_loss")
+TIMES = {"train_seconds", "images_per_second"}
 
 
 def prepare(key: str, *more: tuple) -> tuple:
@@ -70,18 +68,8 @@ def uninterrupted(tmp_path_factory):
     return get
 
 
-@pytest.fixture
-def made(tmp_path):
-    """The run directory of a training with `--runs tmp_path`."""
-    return tmp_path / "digits" / "version_0"
-
-
 def copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "elsewhere" / "version_7")
-
-
-def step_of(run) -> int:
-    return load(run / "checkpoints" / "last.ckpt")["global_step"]
 
 
 def curves_of(run) -> dict[str, list]:
@@ -107,11 +95,10 @@ def metrics_of(run) -> list[dict]:
 
 
 def assert_equal_checkpoints(a, b) -> None:
-    files = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (a, b)]
-    assert files[0] == files[1]
-    for name in files[0]:
-        contents = [load(run / "checkpoints" / name) for run in (a, b)]
-        assert differences(*contents) == []
+    folders = [run / "checkpoints" for run in (a, b)]
+    contents = [{path.name: load(path) for path in folder.iterdir()} for folder in folders]
+    assert contents[0].keys() >= {"last.ckpt"}
+    assert differences(*contents) == []
 
 
 def assert_equal_runs(a, b) -> None:
@@ -119,9 +106,8 @@ def assert_equal_runs(a, b) -> None:
     assert_equal_checkpoints(a, b)
     assert metrics_of(a) == metrics_of(b)
     assert curves_of(a) == curves_of(b)
-    results = [json.loads((run / "results.json").read_text()) for run in (a, b)]
-    for key in (*RESULTS, "checkpoint_epoch"):
-        assert results[0][key] == results[1][key], key
+    different = dict(read_results(a).items() ^ read_results(b).items())
+    assert different.keys() <= TIMES
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -136,11 +122,11 @@ def test_stopped_and_resumed(uninterrupted, made, tmp_path, key):
     assert_equal_runs(made, uninterrupted(key))
 
 
-def test_killed_between_two_checkpoints(uninterrupted, made, tmp_path):
-    arguments = tiny(tmp_path, "--checkpoint_every_n_steps", 3)
+def test_killed_between_two_checkpoints(uninterrupted, made, last, tmp_path):
+    arguments = tiny(tmp_path, "--checkpoint_every_n_steps=3")
     killed = train(*arguments, prepare=stop_at(17, signal.SIGKILL))
     assert killed.code == -signal.SIGKILL
-    assert step_of(made) == 15
+    assert load(last)["global_step"] == 15
     # The newest run of a name is found without its path.
     assert train("--resume", "--runs", tmp_path, "--name", "digits").code == 0
     assert_equal_checkpoints(made, uninterrupted())
@@ -155,20 +141,14 @@ def kill_before_sync() -> None:
     os.fsync = lambda descriptor: send(signal.SIGKILL)
 
 
-def test_killed_while_a_checkpoint_is_written(uninterrupted, made, tmp_path):
-    arguments = tiny(tmp_path, "--checkpoint_every_n_steps", 4)
+def test_killed_while_a_checkpoint_is_written(uninterrupted, made, last, tmp_path):
+    arguments = tiny(tmp_path, "--checkpoint_every_n_steps=4")
     killed = train(*arguments, prepare=(at_step, 15, kill_before_sync))
     assert killed.code == -signal.SIGKILL
-    assert step_of(made) == 12
+    assert load(last)["global_step"] == 12
     assert [path.suffix for path in (made / "checkpoints").glob(".*")] == [".tmp"]
     assert train("--resume", made.parent).code == 0
     assert_equal_runs(made, uninterrupted())  # the half-written file is gone
-
-
-def test_curves_have_every_step_once(uninterrupted):
-    curves = curves_of(uninterrupted())
-    assert [step for step, _ in curves["steps/loss"]] == list(range(3 * STEPS))
-    assert [step for step, _ in curves["val/curves/accuracy"]] == [9, 19, 29]
 
 
 def test_the_best_checkpoint_of_a_moved_run(uninterrupted, tmp_path):

@@ -1,6 +1,5 @@
 """The settings that may change on `--resume`, and what is refused."""
 
-import json
 import shutil
 
 import pytest
@@ -13,7 +12,7 @@ from src.cli.parser import parse
 from src.errors import InputError
 from src.runs.checkpoint import load
 from src.runs.directory import find_checkpoint, find_run
-from src.runs.results import read_metrics
+from src.runs.results import read_metrics, read_results
 from src.training.resume import flatten
 from train import main
 
@@ -40,38 +39,37 @@ def settings(run) -> dict:
 
 
 def test_longer_than_planned(digits_run, finished):
-    resumed = train("--resume", finished, "--trainer.max_epochs", 3)
+    resumed = train("--resume", finished, "--trainer.max_epochs=3")
     assert resumed.code == 0, resumed
     assert "the schedule had 20 steps, now has 30; it goes on at step 20" in resumed.out
     rates = [float(row["learning_rate"]) for row in read_metrics(finished)]
     assert len(rates) == 3
     assert rates[1] == rates[2] == 1e-5  # both schedules end there
-    assert json.loads((finished / "results.json").read_text())["epochs"] == 3
+    assert read_results(finished)["epochs"] == 3
     before, now = settings(digits_run), settings(finished)
     changed = {key for key in now if now[key] != before[key]}
     assert changed == {"trainer.max_epochs", "name"}
     assert now["name"] == "elsewhere"  # the folder's
 
 
-def test_images_may_move_but_not_change(tmp_path):
+def test_images_may_move_but_not_change(made, tmp_path):
     """With other images, some of those that were learned would be held out."""
     images = class_folders(tmp_path / "here", "ab", (8, 8), train=5)
     flags = [
-        *("--data", "FolderDataModule"),
-        *("--data.root", images),
-        *("--data.image_size", 8),
-        *("--data.val_fraction", 0.2),
-        *("--data.batch_size", 4),
+        "--data=FolderDataModule",
+        f"--data.root={images}",
+        "--data.image_size=8",
+        "--data.val_fraction=0.2",
+        "--data.batch_size=4",
     ]
-    first = train(*tiny(tmp_path, *flags, "--trainer.limit_test_batches", 0, epochs=1))
+    first = train(*tiny(tmp_path, *flags, "--trainer.limit_test_batches=0", epochs=1))
     assert first.code == 0, first
     moved = images.rename(tmp_path / "there")
-    run = tmp_path / "digits" / "version_0"
-    resume = ["--resume", run, "--data.root", moved, "--trainer.max_epochs"]
+    resume = ["--resume", made, f"--data.root={moved}", "--trainer.max_epochs"]
     assert train(*resume, 2).code == 0
     (moved / "train" / "a" / "0.png").unlink()
     message = "its images have changed (was 8 train, 2 val, now 7 train, 2 val)"
-    assert f"error: {run}: {message}" in train(*resume, 3).error
+    assert f"error: {made}: {message}" in train(*resume, 3).error
 
 
 @pytest.mark.parametrize(
@@ -85,7 +83,7 @@ def test_images_may_move_but_not_change(tmp_path):
 )
 def test_other_settings_are_refused(finished, flags, message):
     before = settings(finished)
-    longer = ["--trainer.max_epochs", 5, *flags.split()]
+    longer = ["--trainer.max_epochs=5", *flags.split()]
     error = call(main, "--resume", finished, *longer).error
     assert message in error
     assert "start a new run" in error
@@ -99,7 +97,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished):
     positions = content["state_dict"]["net.positions"]
     content["state_dict"]["net.positions"] = positions[:, 1:].clone()
     torch.save(content, path)
-    resume = ["--resume", finished, "--trainer.max_epochs", 5]
+    resume = ["--resume", finished, "--trainer.max_epochs=5"]
     assert "does not fit this run's model" in call(main, *resume).error
     content["hyper_parameters"]["network"]["depth"] = 3
     torch.save(content, path)
@@ -115,44 +113,40 @@ def test_a_finished_run_is_left_alone(finished):
     assert times(finished) == before
 
 
-def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path):
+def test_a_run_that_stopped_early_goes_on_with_more_patience(made, tmp_path):
     falling = (validate_as, 0.5, 0.4, 0.3)
-    stopped = train(*tiny(tmp_path, "--patience", 1), prepare=falling)
+    stopped = train(*tiny(tmp_path, "--patience=1"), prepare=falling)
     assert stopped.code == 0, stopped
-    run = tmp_path / "digits" / "version_0"
-    before = times(run)
-    resumed = train("--resume", run, "--trainer.max_epochs", 9)
+    before = times(made)
+    resumed = train("--resume", made, "--trainer.max_epochs=9")
     assert resumed.code == 0, resumed
     assert "Nothing to do" in resumed.out
     assert "--patience 2" in resumed.out
-    assert times(run) == before
-    longer = train("--resume", run, "--patience", 2, prepare=falling)
+    assert times(made) == before
+    longer = train("--resume", made, "--patience=2", prepare=falling)
     assert longer.code == 0, longer
-    assert len(read_metrics(run)) == 3
+    assert len(read_metrics(made)) == 3
 
 
 def test_max_steps_is_refused(tmp_path):
-    flags = tiny(tmp_path, "--trainer.max_steps", 5)
+    flags = tiny(tmp_path, "--trainer.max_steps=5")
     with pytest.raises(InputError, match="use trainer.max_epochs"):
         parse([str(flag) for flag in flags])
 
 
 def test_paths_of_a_run(digits_run, tmp_path, monkeypatch):
     run = copy(digits_run, tmp_path)
-    name, runs = run.parent, run.parent.parent
-    checkpoints = run / "checkpoints"
+    last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     monkeypatch.chdir(run)
-    for path in (".", "checkpoints", name):
-        assert find_run(str(path), tmp_path, "") == (run, checkpoints / "last.ckpt")
-    best = checkpoints / "best.ckpt"
+    for path in (".", "checkpoints", run.parent):
+        assert find_run(str(path), tmp_path, "") == (run, last)
     assert find_run("checkpoints/best.ckpt", tmp_path, "") == (run, best)
     message = "holds runs of several names; give {} one of: {}$"
-    with pytest.raises(InputError, match=message.format("--resume", name)):
-        find_run(str(runs), tmp_path, "")
-    with pytest.raises(InputError, match=message.format("--ckpt", name)):
-        find_checkpoint(str(runs))
-    (checkpoints / "last.ckpt").unlink()
+    folder = str(run.parent.parent)
+    with pytest.raises(InputError, match=message.format("--resume", run.parent)):
+        find_run(folder, tmp_path, "")
+    with pytest.raises(InputError, match=message.format("--ckpt", run.parent)):
+        find_checkpoint(folder)
+    last.unlink()
     with pytest.raises(InputError, match="stopped before its first; start again with python"):
         find_run(str(run), tmp_path, "")
-    with pytest.raises(InputError, match="no run named 'x' has a checkpoint"):
-        find_run("", tmp_path, "x")

@@ -11,17 +11,6 @@ from src.runs.checkpoint import load
 CTRL_C = (130, "", "error: stopped by Ctrl-C\n")
 
 
-@pytest.fixture
-def made(tmp_path):
-    """The run directory of a training with `--runs tmp_path`."""
-    return tmp_path / "digits" / "version_0"
-
-
-@pytest.fixture
-def last(made):
-    return made / "checkpoints" / "last.ckpt"
-
-
 @pytest.mark.parametrize(
     ("number", "name", "step"),
     [
@@ -54,7 +43,7 @@ def signal_the_group_at(step: int) -> None:
 
 def test_a_signal_to_the_workers_too(last, tmp_path):
     """Ctrl-C in a terminal reaches the whole process group."""
-    arguments = tiny(tmp_path, "--data.workers", 2)
+    arguments = tiny(tmp_path, "--data.workers=2")
     ended = train(*arguments, prepare=(signal_the_group_at, 14))
     assert ended.code == 143, ended
     assert ended.out.count("stopping after this step") == 1
@@ -95,7 +84,7 @@ def test_ctrl_c_during_imports(tmp_path, script):
 
 
 def test_max_time(last, tmp_path):
-    arguments = tiny(tmp_path, "--trainer.max_time", "00:00:00:01", epochs=1000)
+    arguments = tiny(tmp_path, "--trainer.max_time=00:00:00:01", epochs=1000)
     ended = train(*arguments)
     assert ended.code == 0, ended
     assert "Stopped by max_time." in ended.out
@@ -105,10 +94,9 @@ def test_max_time(last, tmp_path):
 # Several processes --------------------------------------------------------------------------------
 
 
-def test_a_run_is_locked_while_it_is_trained(made, tmp_path):
+def test_a_run_is_locked_while_it_is_trained(made, last, tmp_path):
     """At step 14 of the first process, a second one tries to resume the run."""
     first = Running(*tiny(tmp_path), prepare=(at_step, 14, signal.pause))
-    last = made / "checkpoints" / "last.ckpt"
     try:
         while not last.exists():
             assert first.process.is_alive()
@@ -121,11 +109,11 @@ def test_a_run_is_locked_while_it_is_trained(made, tmp_path):
     finally:
         first.process.kill()
     assert first.end().code == -signal.SIGKILL
-    assert train("--resume", made, "--trainer.max_epochs", 2).code == 0
+    assert train("--resume", made, "--trainer.max_epochs=2").code == 0
 
 
 def test_a_killed_run_with_workers_can_be_resumed_at_once(made, tmp_path):
-    arguments = tiny(tmp_path, "--data.workers", 2, "--checkpoint_every_n_steps", 3, epochs=2)
+    arguments = tiny(tmp_path, "--data.workers=2", "--checkpoint_every_n_steps=3", epochs=2)
     killed = train(*arguments, prepare=stop_at(14, signal.SIGKILL))
     assert killed.code == -signal.SIGKILL
     (made / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half of a checkpoint")

@@ -16,20 +16,18 @@ MONITOR = """
 """.split()
 
 
-def test_logger_callback_and_profiler_of_the_user(tmp_path):
+def test_logger_callback_and_profiler_of_the_user(made, tmp_path):
     logs = tmp_path / "logs"
     flags = [
         *LOGGER,
         logs,
         *MONITOR,
-        *("--trainer.profiler", "simple"),
-        *("--seed_everything", 3),
+        "--trainer.profiler=simple",
+        "--seed_everything=3",
     ]
-    ended = train(*tiny(tmp_path / "runs", *flags, epochs=2))
+    ended = train(*tiny(tmp_path, *flags, epochs=2))
     assert ended.code == 0, ended
     assert "FIT Profiler Report" in ended.err
-    assert "run_training_batch" in ended.err
-    made = tmp_path / "runs" / "digits" / "version_0"
     assert list(made.glob("events.*"))
     assert Checkpoint.open(made / "checkpoints" / "last.ckpt").training.seed == 3
 
@@ -40,20 +38,18 @@ def test_logger_callback_and_profiler_of_the_user(tmp_path):
     logged = [float(row["val_accuracy"]) for row in rows if row["val_accuracy"]]
     ours = [float(row["val_accuracy"]) for row in read_metrics(made)]
     assert logged == pytest.approx(ours, abs=1e-4)
-    assert any(row["test_accuracy"] for row in rows)
     assert any(key.startswith("lr-") for key in rows[0])  # of the callback
 
 
 def test_no_logger(tmp_path):
-    made = run(tmp_path, "--trainer.logger", "false", epochs=1)
+    made = run(tmp_path, "--trainer.logger=false", epochs=1)
     assert not list(made.glob("events.*"))
-    assert (made / "results.json").is_file()
     assert (made / "metrics.csv").is_file()
 
 
 def test_resume_with_another_logger(digits_run, tmp_path):
     copy = shutil.copytree(digits_run, tmp_path / "digits" / "version_0")
     logs = tmp_path / "logs"
-    resumed = train("--resume", copy, *LOGGER, logs, "--trainer.max_epochs", 3)
+    resumed = train("--resume", copy, *LOGGER, logs, "--trainer.max_epochs=3")
     assert resumed.code == 0, resumed
     assert (logs / "lightning_logs" / "version_0" / "metrics.csv").is_file()
