@@ -221,8 +221,8 @@ class ImageDataModule(LightningDataModule):
         assert trainer is not None  # it has just transferred the batch
         if not trainer.training:
             return self.patchify(normalize(images, self.info.mean, self.info.std)), labels
-        epoch, step = loop.epochs_done(trainer), loop.batch(trainer)
-        seed = fold_in(self.seed, epoch, step, trainer.global_rank)
+        epoch, number = loop.epochs_done(trainer), loop.batch(trainer)
+        seed = fold_in(self.seed, epoch, number, trainer.global_rank)
         generator = torch.Generator(images.device).manual_seed(seed)
         images = self.augment(images, generator)
         if self.augmentation.mixup or self.augmentation.cutmix:

@@ -1,6 +1,6 @@
 """The LightningModules: steps, metrics, optimizer and schedule.
 
-Lightning calls, in this order (names in capitals are the callbacks in this folder):
+Lightning calls, in this order (capitalized names are the callbacks in this folder):
 
     on_train_start                  length of the schedule
     for every epoch:
@@ -73,7 +73,7 @@ class Classifier(LightningModule):
     def __init__(self, dataset: DatasetInfo | dict[str, Any], config: Any):
         super().__init__()
         self.dataset = dataset if isinstance(dataset, DatasetInfo) else DatasetInfo(**dataset)
-        self.config: TrainingConfig = config
+        self.config: TrainingConfig = config  # one object describes the network as well
         self.network_config: NetworkConfig = config
         self.hparams.update(describe(self.dataset, config, config))
         self.net = build_network(config, self.dataset, config.ensemble)
