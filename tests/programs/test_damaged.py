@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import pickle
 import re
@@ -65,14 +64,12 @@ def test_intact_idx_files_are_read(idx, tmp_path):
     assert labels.shape == (10_000,)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("t10k-images-idx3-ubyte", 7_840_016), ("t10k-labels-idx1-ubyte", 10_008)],
-)
-def test_a_truncated_idx_file_is_refused(idx, tmp_path, name, size):
-    os.truncate(idx / name, 5000)
+@pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
+def test_a_truncated_idx_file_is_refused(idx, tmp_path, part):
+    path = idx / f"t10k-{part}-ubyte"
+    os.truncate(path, 5000)
     message = refusal(tmp_path)
-    assert f"{idx / name}: damaged, it should have {size} bytes" in message
+    assert f"{path}: damaged, it should have " in message
     assert "delete it to download it again" in message
 
 
@@ -99,18 +96,8 @@ class Evil:
 @pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
 def test_an_altered_cifar_batch_is_never_unpickled(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
-    parts = [part for part, _ in CIFAR10.train_list + CIFAR10.test_list]
-    content = pickle.dumps({"data": [], "labels": [], "label_names": []})
-    for part in [*parts, CIFAR10.meta["filename"]]:
-        (folder / part).write_bytes(content)
-    good = hashlib.md5(content).hexdigest()  # makes these files the originals
-    monkeypatch.setattr(CIFAR10, "train_list", [[part, good] for part in parts[:5]])
-    monkeypatch.setattr(CIFAR10, "test_list", [[parts[5], good]])
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": good})
-
-    path = folder / name
+    path = tmp_path / CIFAR10.base_folder / name
+    path.parent.mkdir()
     path.write_bytes(pickle.dumps(Evil()))
     message = refusal(tmp_path, "cifar10")
     assert f"{path}: damaged, its MD5 checksum is wrong; delete it" in message
@@ -230,12 +217,11 @@ def test_folders_that_are_not_a_dataset(photos, mistake):
     assert not (photos.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_vanishes_during_training_is_one_line(tmp_path, workers):
+def test_an_image_that_vanishes_during_training_is_one_line(tmp_path):
     path, none = tmp_path / "gone.png", torch.empty(0, 3, 8, 8, dtype=torch.uint8)
     images = ImageSet(none, torch.zeros(1).long(), [str(path)])
     batches = [torch.tensor([0])]
-    loader = DataLoader(images, batch_sampler=batches, collate_fn=list, num_workers=workers)
+    loader = DataLoader(images, batch_sampler=batches, collate_fn=list, num_workers=1)
     with pytest.raises(InputError) as caught:
         list(loader)
     assert str(caught.value) == f"{path}: there is no such file; check the path"
@@ -311,20 +297,12 @@ def small_disk(folder, kilobytes: int):
     """Mount a file system in memory; only root can."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("only root can mount a disk")
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this container cannot mount a disk")
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a disk, and not in every container")
     try:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill_disk(file) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
 
 
 def test_a_full_disk(tmp_path):
@@ -332,7 +310,7 @@ def test_a_full_disk(tmp_path):
     with small_disk(tmp_path / "disk", 400) as runs:
         made, filler = run(runs, epochs=1), runs / "filler"
         with open(filler, "wb", buffering=0) as file:
-            fill_disk(file)
+            file.write(bytes(2**20))  # writes what fits
         os.truncate(filler, filler.stat().st_size - 60_000)  # room for all but a checkpoint
         step = last_step(made)
         error = train("--resume", made, *longer).error
