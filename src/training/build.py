@@ -106,19 +106,7 @@ def build(
         check_resume(resumed_run, resumed, yaml.safe_load(config), model, data, trainer)
         config = _with_batch_size(config, data.batch_size)
 
-    def prepare() -> tuple[Path, IO[str]] | None:
-        data.prepare_data()
-        _check_together(data, model, settings.patience)
-        if resumed_run and resumed:
-            refuse_other_images(resumed_run, resumed, _image_counts(data))
-        if not trainer.is_global_zero:
-            return None
-        folder = resumed_run or create_run(settings.runs, settings.name)
-        lock = lock_run(folder)
-        write_atomically(folder / "config.yaml", config.encode())
-        return folder, lock
-
-    claimed = in_order(trainer, prepare)
+    claimed = in_order(trainer, lambda: _prepare(settings, trainer, config))
     folder = trainer.strategy.broadcast(claimed[0] if claimed else None)
     assert folder
     if resumed_run and not folder.samefile(resumed_run):
@@ -135,6 +123,21 @@ def build(
     tensorboard = _add_loggers(trainer, settings, folder, resumed)
     lock = claimed[1] if claimed else None
     return Run(folder, data, model, trainer, checkpoints, resumed, tensorboard, lock)
+
+
+def _prepare(settings: Settings, trainer: Trainer, config: str) -> tuple[Path, IO[str]] | None:
+    """Read the data; the first process then creates and locks the run directory, or resumes it."""
+    data = settings.data
+    data.prepare_data()
+    _check_together(data, settings.model, settings.patience)
+    if settings.resumed:
+        refuse_other_images(*settings.resumed, _image_counts(data))
+    if not trainer.is_global_zero:
+        return None
+    folder = settings.resumed[0] if settings.resumed else create_run(settings.runs, settings.name)
+    lock = lock_run(folder)
+    write_atomically(folder / "config.yaml", config.encode())
+    return folder, lock
 
 
 def _initialize(model: Classifier, initialize: Callable[[ViT], str] | None) -> None:
