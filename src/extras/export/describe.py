@@ -169,8 +169,8 @@ def summary(description: Description) -> list[str]:
         lines.append(f"{key:8}{part['name']}: {part['type']} [{shape}], {part['values']}")
     checked = description["checked"]
     lines.append(
-        f"checked with {checked['images']} {checked['source']}: same classes, logits within "
-        f"{checked['largest_difference']:.1e}"
+        f"checked with {checked['images']} {checked['source']}: {checked['changed_classes']} "
+        f"classes differ, logits by at most {checked['largest_difference']:.1e}"
     )
     return lines
 
@@ -181,7 +181,7 @@ def _run_code(dataset: DatasetInfo, format: str, dtype: str, output: Path) -> st
     parts = [OPEN_PICTURE, CROP_STROKES if strokes else CROP_SQUARE, ARRANGE]
     if dtype == "float32":
         parts.append(TO_FLOAT)
-    parts += [RUN_ONNX if format == "onnx" else RUN_TORCH, NAME_CLASS]
+    parts += [RUN_TORCH if format == "torch_export" else RUN_ONNX, NAME_CLASS]
     return "".join(parts).format(
         mode="L" if dataset.channels == 1 else "RGB",
         size=dataset.image_size,

@@ -60,11 +60,19 @@ def _interleave(labels: Tensor) -> Tensor:
 
 
 def _generate(dataset: DatasetInfo, count: int) -> Tensor:
-    """Return noise from coarse to fine, over the whole range of brightness."""
+    """Return noise from coarse to fine, over the whole range of brightness.
+
+    It is symmetric and has a black border, so that an exported network of digits neither shifts
+    nor inverts it.
+    """
     generator = torch.Generator().manual_seed(0)
     size, channels = dataset.image_size, dataset.channels
     images = []
     for side in torch.linspace(2, size, count).int().tolist():
         grid = torch.rand(1, channels, side, side, generator=generator)
         images.append(F.interpolate(grid, size=(size, size), mode="bilinear"))
-    return torch.cat(images).mul(255).byte()
+    noise = torch.cat(images)
+    noise = torch.maximum(noise, noise.flip(2, 3))
+    noise[:, :, [0, -1]] = 0
+    noise[:, :, :, [0, -1]] = 0
+    return noise.mul(255).byte()
