@@ -94,10 +94,13 @@ def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int],
     Returns:
         Indices of the components of the largest digit, and the number of digits.
     """
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    sides = sizes.max(axis=1, initial=0)
     cut = touches_border(boxes, shape) | lies_along_border(boxes, shape)
-    order = np.argsort(-sides * np.where(cut, 0.3, 1), kind="stable")
-    rest = order[sides[order] >= MIN_SIDE * min(shape)]
+    rank = sides * np.where(cut, 0.3, 1)
+    order = np.argsort(-rank, kind="stable")
+    is_large = sides[order] >= MIN_SIDE * min(shape)
+    rest = order[is_large]
     digits = []
     while len(rest):
         digit, rest = _grow_digit(rest, boxes, cut)
@@ -113,29 +116,43 @@ def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int],
 def _grow_digit(
     rest: np.ndarray, boxes: np.ndarray, cut: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split components into those of one digit, grown from the first, and the others."""
+    """Split components into those of one digit, grown from the first, and the others.
+
+    Args:
+        rest: indices of components, int [R].
+        boxes: boxes of all components, int [P, 4].
+        cut: which of them are at the border, bool [P].
+    """
     digit, rest = rest[:1], rest[1:]
     while True:
-        box = enclosing_box(boxes[digit])
-        side = _side(boxes[digit])
-        candidates = boxes[rest]
-        gaps = np.maximum(candidates[:, :2] - box[2:], box[:2] - candidates[:, 2:])  # x, y
-        sizes = candidates[:, 2:] - candidates[:, :2]
-        as_tall = sizes[:, 1] > 0.6 * (box[3] - box[1])
-        is_next_digit = (gaps[:, 0] > gaps[:, 1]) & as_tall
-        limit = np.where(cut[rest] | is_next_digit, MAX_DOUBTFUL_GAP, MAX_GAP) * side
-        larger = cut[rest] & (sizes.max(axis=1, initial=0) > side)
-        near = (gaps.max(axis=1, initial=-1) <= limit) & ~larger
+        near = _is_near(boxes[digit], boxes[rest], cut[rest])
         if not near.any():
             return digit, rest
         digit = np.concatenate([digit, rest[near]])
         rest = rest[~near]
 
 
+def _is_near(digit: np.ndarray, others: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """Return which components belong to a digit, bool [R], by their boxes [R, 4]."""
+    left, top, right, bottom = enclosing_box(digit)
+    side = max(right - left, bottom - top)
+    x_gaps = np.maximum(others[:, 0] - right, left - others[:, 2])
+    y_gaps = np.maximum(others[:, 1] - bottom, top - others[:, 3])
+    widths = others[:, 2] - others[:, 0]
+    heights = others[:, 3] - others[:, 1]
+
+    is_next_digit = (x_gaps > y_gaps) & (heights > 0.6 * (bottom - top))
+    limit = np.where(cut | is_next_digit, MAX_DOUBTFUL_GAP, MAX_GAP) * side
+    is_larger = cut & (np.maximum(widths, heights) > side)
+    return (np.maximum(x_gaps, y_gaps) <= limit) & ~is_larger
+
+
 def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return which boxes [P, 4] reach the border of the photo, bool [P]."""
     height, width = shape
-    return (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == (width, height)).any(axis=1)
+    at_start = (boxes[:, :2] == 0).any(axis=1)
+    at_end = (boxes[:, 2:] == (width, height)).any(axis=1)
+    return at_start | at_end
 
 
 def lies_along_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -153,7 +170,9 @@ def lies_along_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def enclosing_box(boxes: np.ndarray) -> np.ndarray:
     """Return the bounding box of at least one box, int [P, 4] -> [4]."""
-    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+    low = boxes[:, :2].min(axis=0)
+    high = boxes[:, 2:].max(axis=0)
+    return np.concatenate([low, high])
 
 
 def _side(boxes: np.ndarray) -> int:

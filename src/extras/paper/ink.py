@@ -75,9 +75,12 @@ def _extent(mask: np.ndarray) -> float:
 
 def _edge_fraction(mask: np.ndarray, edges: np.ndarray) -> float:
     """Return the fraction of a mask's boundary that lies on edges of the photo."""
-    m = np.pad(mask, 1)
-    inside = m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:]
-    boundary = mask & ~inside
+    padded = np.pad(mask, 1)
+    above = padded[:-2, 1:-1]
+    below = padded[2:, 1:-1]
+    left = padded[1:-1, :-2]
+    right = padded[1:-1, 2:]
+    boundary = mask & ~(above & below & left & right)
     return float(edges[boundary].mean()) if boundary.any() else 0.0
 
 

@@ -8,6 +8,7 @@ MIN_COVERAGE = 0.9  # of the photo's height by one line
 MAX_THICKNESS = 0.03  # of the shorter side of the photo, besides the blur
 BLUR = 2  # pixels
 MAX_LINES = 40
+SAMPLED_ROWS = 100  # in which lines are searched
 MAX_DENSITY = 0.3  # of all pixels: more ink is a marker or noise, and would take seconds
 
 
@@ -24,10 +25,12 @@ def remove_ruled_lines(ink: np.ndarray) -> np.ndarray | None:
 
 
 def _remove_upright_lines(ink: np.ndarray) -> np.ndarray:
+    height, width = ink.shape
     ink = ink.copy()
     mask = ink > MIN_INK
-    thickest = MAX_THICKNESS * min(ink.shape) + BLUR
-    rows, places = np.ogrid[: ink.shape[0], : ink.shape[1]]
+    thickest = MAX_THICKNESS * min(height, width) + BLUR
+    rows = np.arange(height)[:, None]
+    columns = np.arange(width)
     for _ in range(MAX_LINES):
         line = _find_upright_line(mask)
         if line is None:
@@ -41,33 +44,39 @@ def _remove_upright_lines(ink: np.ndarray) -> np.ndarray:
             break
         # Where a stroke crosses the line, the run is longer.
         is_line = (thickness > 0) & (thickness <= 1.5 * typical + BLUR)
-        near = (places >= left - BLUR) & (places < right + BLUR)
-        erased = near & is_line
+        is_near = (columns >= left - BLUR) & (columns < right + BLUR)
+        erased = is_line & is_near
         ink[erased] = 0
         mask[erased] = False
-        mask[rows, line] = False
+        mask[rows, line] = False  # so that the same line is not found again
     return ink
 
 
 def _find_upright_line(mask: np.ndarray) -> np.ndarray | None:
-    """Return the column in every row of the line that covers the most, int [H, 1], or None.
+    """Find the straight line from top to bottom with a small slope that covers the most.
 
-    Lines of all small slopes from top to bottom are tried on every hundredth of the rows.
+    Args:
+        mask: bool [H, W].
+
+    Returns:
+        Its column in every row, int [H, 1]; None if no line covers enough.
     """
     height, width = mask.shape
     wide = mask.copy()
     wide[:, 1:] |= mask[:, :-1]
     wide[:, :-1] |= mask[:, 1:]
-    step = max(1, height // 100)
+    step = max(1, height // SAMPLED_ROWS)
     sample = wide[::step]
     best = MIN_COVERAGE * len(sample)
-    if sample.any(axis=1).sum() < best or sample.mean() > MAX_DENSITY:
+    covered = sample.any(axis=1).sum()
+    if covered < best or sample.mean() > MAX_DENSITY:
         return None
     y, x = np.nonzero(sample)
-    line = None
+    from_top = y * step / height
     reach = int(MAX_SLOPE * height)
+    line = None
     for shift in range(-reach, reach + 1, 2):
-        at_top = np.floor(x - shift * (y * step / height) + 0.5).astype(int)
+        at_top = np.floor(x - shift * from_top + 0.5).astype(int)
         is_inside = (at_top >= 0) & (at_top < width)
         counts = np.bincount(at_top[is_inside], minlength=width)
         if counts.max() > best:
@@ -75,18 +84,19 @@ def _find_upright_line(mask: np.ndarray) -> np.ndarray | None:
             line = np.argmax(counts) + shift * np.arange(height) / height
     if line is None:
         return None
-    return line.round().astype(int).clip(0, width - 1)[:, None]
+    columns = line.round().astype(int)
+    return columns.clip(0, width - 1)[:, None]
 
 
 def _runs_at(mask: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return start and end of the run of True at a line in each row, int [H, 1]; 0 if none."""
     width = mask.shape[1]
-    places = np.arange(width)
-    hit = mask & (np.abs(places - line) <= BLUR)
-    found = hit.any(axis=1, keepdims=True)
-    seeds = hit.argmax(axis=1)[:, None]
-    before = ~mask & (places < seeds)
-    after = ~mask & (places > seeds)
-    left = np.where(before, places, -1).max(axis=1, keepdims=True) + 1
-    right = np.where(after, places, width).min(axis=1, keepdims=True)
+    columns = np.arange(width)
+    is_hit = mask & (np.abs(columns - line) <= BLUR)
+    found = is_hit.any(axis=1, keepdims=True)
+    first = is_hit.argmax(axis=1)[:, None]
+    before = ~mask & (columns < first)
+    after = ~mask & (columns > first)
+    left = np.where(before, columns, -1).max(axis=1, keepdims=True) + 1
+    right = np.where(after, columns, width).min(axis=1, keepdims=True)
     return np.where(found, left, 0), np.where(found, right, 0)

@@ -23,16 +23,16 @@ def render_digit(ink: np.ndarray, mask: np.ndarray, size: int, strokes: Strokes)
     """
     columns = np.flatnonzero(mask.any(axis=0))
     rows = np.flatnonzero(mask.any(axis=1))
-    ends = np.array([[columns[0], columns[-1] + 1], [rows[0], rows[-1] + 1]])
-    longer = np.ptp(ends, axis=1).max()
-    margin = round(0.02 * longer) + 1  # includes the soft edge of strokes, but not marks nearby
-    near = sliding(np.pad(mask, margin), 2 * margin + 1, np.maximum)
-    photo = _to_image(np.where(near, ink, 0))
+    low = np.array([columns[0], rows[0]])
+    high = np.array([columns[-1] + 1, rows[-1] + 1])
+    longer = (high - low).max()
+    photo = _cut_out(ink, mask, longer)
 
     side = 2 * size + strokes.side  # of a canvas with room on all sides, in pixels of the dataset
     length = side * longer / strokes.side  # the same in pixels of the photo
-    corner = ends.mean(axis=1) - length / 2
-    canvas = np.asarray(_crop_and_average(photo, corner, length, OVERSAMPLING * side))
+    corner = (low + high) / 2 - length / 2
+    canvas = _crop_and_average(photo, corner, length, OVERSAMPLING * side)
+
     pen = OVERSAMPLING * strokes.pen
     canvas = dilate(canvas, (pen - pen_width(canvas)) / 2)
 
@@ -40,37 +40,52 @@ def render_digit(ink: np.ndarray, mask: np.ndarray, size: int, strokes: Strokes)
     if strokes.center == "mass":
         center = center_of_mass(canvas)
     corner = center - OVERSAMPLING * center_of_image(size, strokes)
-    image = Image.fromarray(canvas)
-    return np.asarray(_crop_and_average(image, corner, OVERSAMPLING * size, size))
+    return _crop_and_average(canvas, corner, OVERSAMPLING * size, size)
 
 
-def _to_image(ink: np.ndarray) -> Image.Image:
-    return Image.fromarray((255 * ink).round().astype(np.uint8))
+def _cut_out(ink: np.ndarray, mask: np.ndarray, longer: int) -> np.ndarray:
+    """Return the ink at and next to a digit, uint8 [H, W].
+
+    Args:
+        ink: float32 [H, W], 0 to 1.
+        mask: bool [H, W], where the digit is.
+        longer: longer side of the digit, in pixels.
+    """
+    margin = round(0.02 * longer) + 1  # includes the soft edge of strokes, but not marks nearby
+    padded = np.pad(mask, margin)
+    near = sliding(padded, 2 * margin + 1, np.maximum)
+    digit = np.where(near, ink, 0)
+    return (255 * digit).round().astype(np.uint8)
 
 
 def _crop_and_average(
-    image: Image.Image, corner: np.ndarray, length: float, size: int
-) -> Image.Image:
+    pixels: np.ndarray, corner: np.ndarray, length: float, size: int
+) -> np.ndarray:
     """Average a square to `size` x `size` pixels; outside of the image it is black.
 
     Args:
-        image: mode L.
+        pixels: uint8 [H, W].
         corner: left and top of the square, in fractional pixels.
         length: its side.
         size: side of the result.
     """
     x, y = np.floor(corner).astype(int).tolist()
-    image = image.crop((x, y, x + int(length) + 2, y + int(length) + 2))
+    right = x + int(length) + 2
+    bottom = y + int(length) + 2
+    image = Image.fromarray(pixels).crop((x, y, right, bottom))
     left, top = (corner - (x, y)).tolist()
     box = (left, top, left + length, top + length)
-    return image.resize((size, size), Image.Resampling.BOX, box=box)
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX, box=box))
 
 
 def center_of_mass(image: np.ndarray) -> np.ndarray:
     """Return x and y of the center of mass of an image [H, W], in pixels from its corner."""
+    height, width = image.shape
     mass = image / max(1, image.sum())
-    x = (mass.sum(axis=0) * (np.arange(image.shape[1]) + 0.5)).sum()
-    y = (mass.sum(axis=1) * (np.arange(image.shape[0]) + 0.5)).sum()
+    columns = np.arange(width) + 0.5
+    rows = np.arange(height) + 0.5
+    x = (mass.sum(axis=0) * columns).sum()
+    y = (mass.sum(axis=1) * rows).sum()
     return np.array([x, y])
 
 
@@ -90,4 +105,5 @@ def pen_width(ink: np.ndarray) -> float:
     ink = ink.astype(np.float32)
     down = np.diff(ink, axis=0)[:, :-1]
     right = np.diff(ink, axis=1)[:-1]
-    return 2 * float(ink.sum() / np.hypot(down, right).sum())
+    outline = np.hypot(down, right).sum()
+    return 2 * float(ink.sum() / outline)
