@@ -41,11 +41,10 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
         """[B, T, D] -> [B, queries, D]: the first `queries` tokens attend to all tokens."""
-        B, _, D = x_BTD.shape
         q, k, v = self._project(x_BTD)
         dropout = self.attention_dropout if self.training else 0.0
         x = attend(q[:, :, :queries], k, v, dropout)
-        return self.drop(self.out(x.transpose(1, 2).reshape(B, -1, D)))
+        return self.drop(self.out(x.transpose(1, 2).flatten(2)))
 
     def weights(self, x_BTD: Tensor) -> Tensor:
         """Return the attention weights, [B, heads, T, T], which `forward` never stores."""
