@@ -3,17 +3,16 @@
     python -m benchmarks.cold_start          trains on the digits first; two minutes
     python -m benchmarks.cold_start --ckpt data/runs/mnist/version_0 --rounds 15
 
-Prints a table: median seconds of each command, their ratio to `import torch`, and processor seconds
-of all threads. The first round is not counted: then the files are in the system's memory.
+Prints a table: median seconds of each command, and their ratio to `import torch`. The first round
+is not counted: after it, the files are in memory.
 """
 
-import os
+import functools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -25,7 +24,7 @@ from src.data.datasets import read_digits
 from src.errors import InputError, exit_on_input_error
 
 TORCH = 'python -c "import torch"'
-COLUMNS = ("seconds", "of_import_torch", "processor_seconds")
+COLUMNS = ("seconds", "of_import_torch")
 SHORT = ["--config", "configs/digits.yaml", "--trainer.max_epochs", "1", "--pictures", "false"]
 
 
@@ -37,42 +36,34 @@ def main() -> None:
         image = Path(folder, "digit.png")
         images, _ = read_digits("test")
         Image.fromarray(images[0, 0].numpy()).save(image)
-        run = options.ckpt or train(*SHORT, runs=folder)["run"]
+        trained = options.ckpt or train(*SHORT, runs=folder)["run"]
         commands = {
             "python -c pass": ["-c", "pass"],
             TORCH: ["-c", "import torch"],
             "classify.py --help": ["classify.py", "--help"],
             "train.py --help": ["train.py", "--help"],
-            "classify.py IMAGE": ["classify.py", str(image), "--ckpt", str(run)],
+            "classify.py IMAGE": ["classify.py", str(image), "--ckpt", trained],
         }
-        turns = {name: timed(command) for name, command in commands.items()}
+        turns = {name: functools.partial(run, command) for name, command in commands.items()}
         found = interleave(turns, options.rounds)
-    seconds = {name: [wall for wall, _ in times] for name, times in found.items()}
     rows: Rows = {}
-    for name, times in found.items():
+    for name, seconds in found.items():
         rows[name] = {
-            "seconds": statistics.median(seconds[name]),
-            "of_import_torch": median_ratio(seconds[name], seconds[TORCH]),
-            "processor_seconds": statistics.median(processor for _, processor in times),
-            "rounds": seconds[name],
+            "seconds": statistics.median(seconds),
+            "of_import_torch": median_ratio(seconds, found[TORCH]),
+            "rounds": seconds,
         }
     write([header()], rows, COLUMNS, options.json)
 
 
-def timed(command: list[str]) -> Callable[[], tuple[float, float]]:
-    """Return a contender that gives the seconds and the processor seconds of a command."""
-
-    def turn() -> tuple[float, float]:
-        before, start = os.times(), time.perf_counter()
-        ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-        seconds, after = time.perf_counter() - start, os.times()
-        if ended.returncode:
-            name = " ".join(command)
-            raise InputError(f"python {name}: failed ({ended.returncode}): {ended.stderr}")
-        user = after.children_user - before.children_user
-        return seconds, user + after.children_system - before.children_system
-
-    return turn
+def run(command: list[str]) -> float:
+    """Return the seconds that Python takes for a command."""
+    start = time.perf_counter()
+    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if ended.returncode:
+        raise InputError(f"python {' '.join(command)}: failed: {ended.stderr}")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ project erases as well. Prints images per second, medians of interleaved rounds.
 
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,6 +17,8 @@ from torchvision import transforms
 
 from benchmarks.interleaved import Timed, interleave
 from benchmarks.tables import Rows, make_parser, positive, table
+from src.data.datasets import DATASETS
+from src.data.splits import open_split
 from src.errors import exit_on_input_error
 from src.transforms.augment import Augment, Augmentation
 from src.transforms.patchify import Patchify
@@ -27,25 +27,24 @@ MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 PATCH_SIZE = 4
 COMMON: dict[str, Any] = {"flip": True, "resized_crop": 0.08, "rotate": 15, "erase": 0.25}
 TUTORIAL = "PIL, one image at a time"
-Pictures = list[Image.Image]
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--root", type=Path, default="data", help="folder of cifar10/train")
+    parser.add_argument("--root", default="data", help="folder of the datasets")
     parser.add_argument("--images", type=positive, default=2000, help="images per round")
     parser.add_argument("--batch_size", type=positive, default=512)
     parser.add_argument("--rounds", type=positive, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pictures = read_pictures(options.root, options.images)
+    images = read_images(options.root, options.images)
     randaugment = Augmentation(policy="randaugment", policy_ops=2, **COMMON)
     trivialaugment = Augmentation(policy="trivialaugment", **COMMON)
     size = options.batch_size
     pipelines = {
-        TUTORIAL: tutorial(pictures),
-        "this project, RandAugment": ours(pictures, size, randaugment),
-        "this project, TrivialAugment": ours(pictures, size, trivialaugment),
+        TUTORIAL: tutorial(images),
+        "this project, RandAugment": ours(images, size, randaugment),
+        "this project, TrivialAugment": ours(images, size, trivialaugment),
     }
     turns = {name: Timed(run) for name, run in pipelines.items()}
     medians = {
@@ -53,32 +52,22 @@ def main() -> None:
     }
     rows: Rows = {}
     for name, seconds in medians.items():
-        rows[name] = {"images/s": len(pictures) / seconds, "ratio": medians[TUTORIAL] / seconds}
-    print(f"{len(pictures)} images of 3x32x32, batches of {size}, torch {torch.__version__}\n")
+        rows[name] = {"images/s": len(images) / seconds, "ratio": medians[TUTORIAL] / seconds}
+    print(f"{len(images)} images of 3x32x32, batches of {size}, torch {torch.__version__}\n")
     print(table(rows, ("images/s", "ratio")))
 
 
-def read_pictures(root: Path, count: int) -> Pictures:
-    """Return RGB pictures of 32x32, evenly from all classes; random ones if there are none."""
-    train = root / "cifar10" / "train"
-    classes = sorted(path for path in train.glob("*") if path.is_dir())
-    files: list[Path] = []
-    for folder in classes:
-        files += sorted(folder.glob("*.webp"))[: -(-count // len(classes))]
-    if files:
-        return [Image.open(file).convert("RGB") for file in files[:count]]
-    print(f"{train} has no images; using random ones")
-    noise = np.random.default_rng(0).integers(256, size=(count, 32, 32, 3), dtype=np.uint8)
-    return [Image.fromarray(image) for image in noise]
+def read_images(root: str, count: int) -> Tensor:
+    """Return uint8 [count, C, H, W] of CIFAR-10, of all classes."""
+    train = open_split(DATASETS["cifar10"], "train", root=root)
+    assert train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    images, _ = train.__getitems__(order[:count])
+    return images
 
 
-def to_tensor(pictures: Pictures) -> Tensor:
-    """Return uint8 [N, C, H, W]."""
-    images = np.stack([np.asarray(picture) for picture in pictures])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def tutorial(pictures: Pictures) -> Callable[[], None]:
+def tutorial(images: Tensor) -> Callable[[], None]:
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     pipeline = transforms.Compose(
         [
             transforms.RandomHorizontalFlip(),
@@ -105,8 +94,7 @@ def _patches(image: Tensor) -> Tensor:
     return patches.permute(1, 2, 3, 4, 0).reshape(-1, P * P * image.shape[0])
 
 
-def ours(pictures: Pictures, batch_size: int, settings: Augmentation) -> Callable[[], None]:
-    images = to_tensor(pictures)
+def ours(images: Tensor, batch_size: int, settings: Augmentation) -> Callable[[], None]:
     augment, patchify = Augment(settings, MEAN, STD), Patchify(PATCH_SIZE)
 
     def run() -> None:

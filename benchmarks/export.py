@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.interleaved import Timed, interleave
+from benchmarks.interleaved import Timed, interleave, median_ratio
 from benchmarks.peers import parameters
 from benchmarks.tables import Rows, make_parser, positive, table
 from src.errors import exit_on_input_error
@@ -26,7 +26,7 @@ from src.extras.export.samples import sample_images
 from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 
-COLUMNS = ("file_MiB", "difference", "images/s", "of PyTorch", "ms_for_one_image")
+COLUMNS = ("file_MiB", "difference", "images/s", "of PyTorch")
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def measure(checkpoint: Path, options: argparse.Namespace) -> None:
         for name, format in FORMATS.items():
             path = Path(folder, f"network{format.extension}")
             description = export(checkpoint, name, path, data=options.data)
-            if name == "onnx":
+            if name.startswith("onnx"):
                 run = open_onnx(predictor, path, options.threads)
             else:
                 run = format.open(predictor, path)
@@ -63,12 +63,12 @@ def measure(checkpoint: Path, options: argparse.Namespace) -> None:
                 "difference": f"{difference:.1e}",
             }
             runs[name] = functools.partial(_classify, run, dtype, predictor)
-        many = median_seconds(runs, images, options.rounds)
-        one = median_seconds(runs, images[:1], 10 * options.rounds)
+        turns = {name: Timed(functools.partial(run, images)) for name, run in runs.items()}
+        with torch.inference_mode():
+            found = interleave(turns, options.rounds)
     for name, row in rows.items():
-        row["images/s"] = len(images) / many[name]
-        row["of PyTorch"] = many["PyTorch"] / many[name]
-        row["ms_for_one_image"] = 1000 * one[name]
+        row["images/s"] = len(images) / statistics.median(found[name])
+        row["of PyTorch"] = median_ratio(found["PyTorch"], found[name])
     count = parameters(predictor.classifier)
     print(f"\n{checkpoint}: {count:,} parameters, {len(images)} {source}\n")
     print(table(rows, COLUMNS))
@@ -78,16 +78,6 @@ def _classify(
     run: Callable[[Tensor], Tensor], dtype: str, predictor: Predictor, images: Tensor
 ) -> Tensor:
     return run(to_input(images, dtype, predictor))
-
-
-@torch.inference_mode()
-def median_seconds(
-    runs: dict[str, Callable[[Tensor], Tensor]], images: Tensor, rounds: int
-) -> dict[str, float]:
-    """Return the seconds that each takes for these images."""
-    turns = {name: Timed(functools.partial(run, images)) for name, run in runs.items()}
-    found = interleave(turns, rounds)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import sys
 import tempfile
 from types import SimpleNamespace
@@ -44,10 +45,10 @@ def threads():
 
 @pytest.fixture
 def bench(monkeypatch, capsys):
-    """Run a benchmark in this process, and return what it prints."""
+    """Run a benchmark with flags in this process, and return what it prints."""
 
-    def run(name, *args):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+    def run(name, flags):
+        monkeypatch.setattr(sys, "argv", [name, *shlex.split(flags)])
         capsys.readouterr()
         importlib.import_module(f"benchmarks.{name}").main()
         return capsys.readouterr().out

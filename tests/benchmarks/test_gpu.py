@@ -24,8 +24,8 @@ def root(tmp_path_factory):
     return folder
 
 
-def start(*flags, prepare=()):
-    return Running(*flags, script="benchmarks/gpu.py", prepare=prepare)
+def start(flags, prepare=()):
+    return Running(*flags.split(), script="benchmarks/gpu.py", prepare=prepare)
 
 
 def bench(runs, hours=1.0):
@@ -47,10 +47,9 @@ def rows(page):
 
 
 def test_gpu_continues_after_a_kill(root, tmp_path):
-    flags = ["--dry-run", "--root", root, "--runs", tmp_path, "--rows"]
-    flags += ["cifar100", "cifar10_finetune"]
+    flags = f"--dry-run --root {root} --runs {tmp_path} --rows cifar100 cifar10_finetune"
     checkpoint = tmp_path / "cifar100" / "version_0" / "checkpoints" / "last.ckpt"
-    killed = start(*flags)
+    killed = start(flags)
     while not checkpoint.exists() and killed.process.is_alive():
         time.sleep(0.002)
     killed.process.kill()
@@ -58,7 +57,7 @@ def test_gpu_continues_after_a_kill(root, tmp_path):
     assert ended.code == -9, ended
     assert not (tmp_path / "cifar10_finetune").exists()
 
-    again = start(*flags, prepare=(fork,)).end()
+    again = start(flags, prepare=(fork,)).end()
     assert again.code == 0, again
     runs = [path.name for path in tmp_path.glob("*/version_*")]
     assert runs == ["version_0"] * 2, "the run was resumed"
@@ -75,12 +74,12 @@ def test_gpu_continues_after_a_kill(root, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_gpu_without_one():
-    error = start("--rows", "speed").end().error
+    error = start("--rows speed").end().error
     assert error.startswith("error: there is no CUDA device here; --dry-run tests")
 
 
 def test_gpu_without_time(tmp_path):
-    ended = start("--dry-run", "--runs", tmp_path, "--hours", 0).end()
+    ended = start(f"--dry-run --runs {tmp_path} --hours 0").end()
     assert ended.code == 0
     assert "The time is over" in ended.out
     assert "Not measured yet." in (tmp_path / "gpu.md").read_text()

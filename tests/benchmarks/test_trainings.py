@@ -25,19 +25,23 @@ from src.runs.checkpoint import load
 PROGRAMS = sorted(
     path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text()
 )
-DIGITS = ["--config", "configs/digits.yaml"]
 TWO_STEPS = """
 --trainer.max_epochs 1
 --trainer.limit_train_batches 2
 --trainer.limit_val_batches 1
-""".split()
-TINY = """
+"""
+DIGITS = f"--config configs/digits.yaml {TWO_STEPS}"
+FOLDER = """
+--config configs/folder.yaml
+--classes cat dog
+--compare "--model.depth 2"
+--trainer.max_epochs 1
 --model.width 16
 --model.depth 1
 --model.heads 2
 --data.batch_size 2
 --data.val_fraction 0.5
-""".split()
+"""
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -60,59 +64,52 @@ def test_ablations_have_valid_flags(config):
 
 
 def test_seeds(bench, tmp_path):
-    flags = [*DIGITS, "--seeds", 0, 1, "--runs", tmp_path, *TWO_STEPS]
-    out = bench("seeds", *flags)
+    flags = f"{DIGITS} --seeds 0 1 --runs {tmp_path}"
+    out = bench("seeds", flags)
     accuracies = [
         json.loads(path.read_text())["test_accuracy"]
         for path in sorted(tmp_path.glob("*/*/results.json"))
     ]
+    first, second = accuracies
     mean, deviation = rows(out)["digits"][:2]
-    assert float(mean) == pytest.approx(sum(accuracies) / 2, abs=1e-4)
-    assert float(deviation) == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5, abs=1e-4)
-    assert bench("seeds", *flags) == out, "finished runs are not trained again"
+    assert float(mean) == pytest.approx((first + second) / 2, abs=1e-4)
+    assert float(deviation) == pytest.approx(abs(first - second) / 2**0.5, abs=1e-4)
+    assert bench("seeds", flags) == out, "finished runs are not trained again"
     with pytest.raises(InputError, match="digits_seed0.version_0: has another config or other"):
-        bench("seeds", *flags, "--model.depth", 2)
+        bench("seeds", f"{flags} --model.depth 2")
     with pytest.raises(InputError, match="--seed_everything follows from --config and --seeds"):
-        bench("seeds", *flags, "--seed_everything=3")
+        bench("seeds", f"{flags} --seed_everything=3")
     with pytest.raises(InputError, match="--ablation has no changes for configs/digits.yaml"):
-        bench("seeds", *flags, "--ablation")
-
-
-def test_seeds_without_any_accuracy(bench, tmp_path):
-    nothing = ["--data.val_fraction", 0, "--trainer.limit_test_batches", 0]
-    flags = ["--seeds", 0, "--runs", tmp_path, *TWO_STEPS, *nothing]
-    with pytest.raises(InputError, match="no accuracy: leave out --trainer.limit_test_batches"):
-        bench("seeds", *DIGITS, *flags)
+        bench("seeds", f"{flags} --ablation")
 
 
 def test_seeds_ablation_leaves_the_test_images_unused(bench, monkeypatch, tmp_path):
     changes = {"no averaging": "--model.ema_decay 0"}
     monkeypatch.setitem(seeds.ABLATIONS, "digits", changes)
-    out = bench("seeds", *DIGITS, "--ablation", "--seeds", 0, "--runs", tmp_path, *TWO_STEPS)
+    out = bench("seeds", f"{DIGITS} --ablation --seeds 0 --runs {tmp_path}")
     assert list(rows(out)) == ["digits", "digits, no averaging"]
     assert "mean val accuracy" in out
 
 
 def test_seeds_compares_numbers_of_images(bench, tmp_path):
-    class_folders(tmp_path / "source", ("cat", "dog"), (32, 32), train=6, test=3)
-    flags = ["--config", "configs/folder.yaml", "--seeds", 0, "--runs", tmp_path, *TINY]
-    flags += ["--source", tmp_path / "source", "--classes", "cat", "dog"]
-    flags += ["--trainer.max_epochs", 1, "--compare", "--model.depth 2"]
-    table = rows(bench("seeds", *flags, "--images", 2, 5))
-    labels = [
-        f"folder, {count} images per class{change}"
-        for count in (2, 5)
-        for change in ("", ", --model.depth 2")
+    source = class_folders(tmp_path / "source", ("cat", "dog"), (32, 32), train=6, test=3)
+    flags = f"{FOLDER} --seeds 0 --runs {tmp_path} --source {source}"
+    table = rows(bench("seeds", f"{flags} --images 2 5"))
+    assert list(table) == [
+        "folder, 2 images per class",
+        "folder, 2 images per class, --model.depth 2",
+        "folder, 5 images per class",
+        "folder, 5 images per class, --model.depth 2",
     ]
-    assert list(table) == labels
-    assert len({cells[4] for cells in table.values()}) == 2, "images seen"
+    images_seen = [cells[4] for cells in table.values()]
+    assert images_seen[0] == images_seen[1] != images_seen[2]
     with pytest.raises(InputError, match="train/cat: 6 images are too few; change --classes"):
-        bench("seeds", *flags, "--images", 7)
+        bench("seeds", f"{flags} --images 7")
 
 
 def test_ctrl_c_waits_for_the_training(tmp_path):
-    flags = [*DIGITS, "--seeds", "0", "--runs", str(tmp_path), "--trainer.max_epochs", "500"]
-    command = [sys.executable, "-m", "benchmarks.seeds", *flags]
+    flags = f"--config configs/digits.yaml --seeds 0 --runs {tmp_path} --trainer.max_epochs 500"
+    command = [sys.executable, "-m", "benchmarks.seeds", *flags.split()]
     running = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     last = tmp_path / "digits_seed0" / "version_0" / "checkpoints" / "last.ckpt"
     while not last.exists():
@@ -128,7 +125,7 @@ def test_ctrl_c_waits_for_the_training(tmp_path):
 
 
 def test_same_numbers_of_one_checkout(bench):
-    table = rows(bench("same_numbers", ROOT, ROOT, *TWO_STEPS, "--only", "sgd"))
+    table = rows(bench("same_numbers", f"{ROOT} {ROOT} {TWO_STEPS} --only sgd"))
     assert int(table["sgd"][0]) > 100
     assert table["sgd"][1] == "yes"
 
@@ -139,7 +136,7 @@ def test_same_numbers_notices_another_config(bench, tmp_path, capsys):
     config = tmp_path / "configs" / "digits.yaml"
     config.write_text(config.read_text().replace("rotate: 10 ", "rotate: 11 "))
     with pytest.raises(SystemExit) as end:
-        bench("same_numbers", ROOT, tmp_path, *TWO_STEPS, "--only", "sgd")
+        bench("same_numbers", f"{ROOT} {tmp_path} {TWO_STEPS} --only sgd")
     assert end.value.code == 1
     assert rows(capsys.readouterr().out)["sgd"][1].startswith("no: ")
 
@@ -163,18 +160,20 @@ def test_same_numbers_compares_bits():
     assert same_numbers.differences(*leaves) == ["a.b.1", "c", "d"]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_kill_harness(bench, monkeypatch, processes):
+@pytest.fixture
+def no_pictures(monkeypatch):
     flags = [*kill_harness.FLAGS, "--pictures", "false"]
     monkeypatch.setattr(kill_harness, "FLAGS", flags)
-    out = bench("kill_harness", "--kills", 1, "--epochs", 1, "--processes", processes)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_harness(bench, no_pictures, processes):
+    out = bench("kill_harness", f"--kills 1 --epochs 1 --processes {processes}")
     assert re.match(r"1 runs, 1 kills \(1 .*\): all equal to the undisturbed run", out)
 
 
-def test_kill_harness_fails_if_the_resumed_run_differs(bench, monkeypatch):
-    flags = [*kill_harness.FLAGS, "--pictures", "false"]
-    monkeypatch.setattr(kill_harness, "FLAGS", flags)
+def test_kill_harness_fails_if_the_resumed_run_differs(bench, no_pictures, monkeypatch):
     outcomes = iter([{"weight": 0}, {"weight": 1}])
     monkeypatch.setattr(kill_harness.Program, "outcome", lambda program: next(outcomes))
     with pytest.raises(SystemExit, match="differs from the undisturbed run in .'weight'"):
-        bench("kill_harness", "--kills", 1, "--epochs", 1)
+        bench("kill_harness", "--kills 1 --epochs 1")
