@@ -13,6 +13,7 @@ from src.runs.directory import find_run
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_CONFIG = "configs/mnist.yaml"
+RUNS = "data/runs"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_base(args: list[str]) -> Base:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", "-c")
     parser.add_argument("--name")
-    parser.add_argument("--runs", default="data/runs")
+    parser.add_argument("--runs")
     parser.add_argument("--resume", nargs="?", const=True)
     given, flags = parser.parse_known_args(args)
     config = _find_config(given.config or DEFAULT_CONFIG)
@@ -55,7 +56,7 @@ def read_base(args: list[str]) -> Base:
         raise InputError(
             f"--name {name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,"
         )
-    runs = Path(given.runs)
+    runs = Path(given.runs or RUNS)
     if given.resume is None:
         return Base(config, tree, name, runs, None, flags)
     if given.resume == "":
@@ -70,6 +71,7 @@ def read_base(args: list[str]) -> Base:
             "resumed run uses its own"
         )
     resumed = (run, Checkpoint.open(path))
+    runs = Path(given.runs or saved_tree.get("runs") or RUNS)
     return Base(saved, saved_tree, run.parent.name, runs, resumed, flags)
 
 
