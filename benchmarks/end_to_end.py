@@ -19,11 +19,13 @@ Both networks have as many tokens as ours, but plain patches where ours has a st
 import argparse
 import copy
 import functools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,7 @@ from src.training.build import Settings
 from src.training.precision import automatic_precision
 from src.transforms.patchify import normalize
 
+CONTEXT: Any = multiprocessing.get_context("spawn")
 CONFIGS = ("mnist", "cifar10_cpu")
 COLUMNS = ("parameters", "seconds_per_epoch", "of_train.py", "images/s")
 BARE, AUGMENTED = "bare loop", "bare loop, augmentation and averaging"
@@ -76,27 +79,35 @@ def main() -> None:
     parser.add_argument("--precision", choices=DTYPES, default=automatic_precision("cpu"))
     options, flags = parser.parse_known_args()
     torch.set_num_threads(options.threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as in train.py
+    # As in train.py; a new process reads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    pool = ProcessPoolExecutor(1, CONTEXT, torch.set_num_threads, (options.threads,))
     has_timm = peers.installed(["timm"])
     lines, rows = [header("torchvision", *has_timm)], {}
-    with tempfile.TemporaryDirectory() as folder:
+    ways = [name for name in WAYS if name != "timm" or has_timm]
+    with tempfile.TemporaryDirectory() as folder, pool:
         for config in options.configs:
             task = Task(config, tuple(flags), options.images, options.precision, folder)
-            ways = [name for name in WAYS if name != "timm" or has_timm]
-            found = measure(task, ways, options)
+            turns = {way: functools.partial(_run_in, pool, task, way) for way in ways}
+            found = measure(task, turns, options)
             rows |= {f"{config}: {name}": row for name, row in found.items()}
             batches, batch = epoch_size(task)
             lines.append(f"{config}: {batches} batches of {batch}, {options.precision}")
     write(lines, rows, COLUMNS, options.json)
 
 
-def measure(task: Task, ways: list[str], options: argparse.Namespace) -> Rows:
+def _run_in(pool: ProcessPoolExecutor, task: Task, way: str) -> float:
+    return pool.submit(run_epoch, task, way).result()
+
+
+def measure(
+    task: Task, others: dict[str, Callable[[], float]], options: argparse.Namespace
+) -> Rows:
     """Return the rows of a recipe."""
-    turns = {"train.py": functools.partial(train_py_epoch, task, options.epochs, options.threads)}
-    turns |= {way: functools.partial(run_epoch, task, way) for way in ways}
+    ours = functools.partial(train_py_epoch, task, options.epochs, options.threads)
     rows: Rows = {}
     batches, batch = epoch_size(task)
-    found = interleave(turns, options.rounds)
+    found = interleave({"train.py": ours} | others, options.rounds)
     for name, seconds in found.items():
         median = statistics.median(seconds)
         rows[name] = {

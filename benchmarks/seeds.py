@@ -55,7 +55,7 @@ ABLATIONS = {
     "cifar10_cpu": {
         "AdamW instead of Muon": "--model.optimizer adamw --model.lr 2e-3",
         "8-pixel patches instead of the stem": (
-            "--model.stem_layers 0 --model.whiten false --data.patch_size 8"
+            "--model.stem_layers 0 --model.stem_width null --model.whiten false --data.patch_size 8"
         ),
         "no whitening, and ReLU": "--model.whiten false",
         "no weight averaging": "--model.ema_decay 0",

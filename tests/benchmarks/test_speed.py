@@ -10,7 +10,15 @@ import torch
 from markdown import rows
 from PIL import Image
 
-from benchmarks import cold_start, large_folder, peers, scaling, throughput, training_step
+from benchmarks import (
+    cold_start,
+    end_to_end,
+    large_folder,
+    peers,
+    scaling,
+    throughput,
+    training_step,
+)
 from benchmarks.interleaved import interleave
 from benchmarks.peers import PACKAGES, PEERS, Shape, parameters
 from src.cli.parser import parse
@@ -150,8 +158,9 @@ def test_every_optimizer_steps_every_parameter_once(config):
         assert sorted(stepped) == sorted(map(id, trainable))
 
 
-def test_end_to_end(bench, cifar10, tmp_path):
+def test_end_to_end(bench, cifar10, monkeypatch, tmp_path):
     pytest.importorskip("timm")
+    monkeypatch.setattr(end_to_end, "CONTEXT", program.forks)  # imports nothing again
     out = bench("end_to_end", f"{END_TO_END} --data.root {cifar10} --json {tmp_path}/out.json")
     assert "cifar10_cpu: 2 batches of 4, 32-true" in out
     found = json.loads((tmp_path / "out.json").read_text())["rows"]
