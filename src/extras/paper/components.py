@@ -37,6 +37,13 @@ class Components:
         steps[rows, ends] = -1
         return steps.cumsum(axis=1)[:, :-1] > 0
 
+    def count(self, area: np.ndarray) -> np.ndarray:
+        """Return how many pixels of each component lie in an area, bool [H, W] -> [P]."""
+        rows, starts, ends = self.runs.T
+        before = np.pad(area.cumsum(axis=1), ((0, 0), (1, 0)))
+        pixels = before[rows, ends] - before[rows, starts]
+        return np.bincount(self.labels, pixels, minlength=len(self.boxes))
+
 
 def find_components(mask: np.ndarray) -> Components:
     """Find the connected components of a mask, bool [H, W]."""

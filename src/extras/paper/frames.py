@@ -97,9 +97,10 @@ def _has_thin_walls(corners: np.ndarray, lines: np.ndarray) -> bool:
     rings = [_outline(_grow(corners, distance)) for distance in range(1, thickest + 1)]
     x, y = np.stack(rings).transpose(2, 0, 1)
     is_visible = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    is_line = lines[y.clip(0, height - 1), x.clip(0, width - 1)]
-    is_paper = ~(is_line & is_visible)
-    return bool(is_paper.any(axis=0).mean() > 0.6)
+    is_line = lines[y.clip(0, height - 1), x.clip(0, width - 1)] & is_visible
+    is_behind_line = np.logical_or.accumulate(is_line, axis=0)
+    is_paper_behind = is_behind_line & ~is_line
+    return bool(is_paper_behind.any(axis=0).mean() > 0.6)
 
 
 def _outline(corners: np.ndarray) -> np.ndarray:

@@ -42,6 +42,7 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
 
     Strokes reach around their holes and bays. They also have an edge all around, whereas a bay is
     open to the paper. The logarithm gives strokes in the shadow the contrast of those in the light.
+    The square root limits the weight of a single window, in which a whole note may be a detail.
     """
     photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
     least = POLARITY_CONTRAST * stroke_contrast(photo)
@@ -50,8 +51,8 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
     dark = light = 0.0
     for fraction in POLARITY_WINDOWS:
         window = max(3, round(fraction * min(photo.shape)))
-        dark += _stroke_score(photo, window, least, edges)
-        light += _stroke_score(255 - photo, window, least, edges)
+        dark += _stroke_score(photo, window, least, edges) ** 0.5
+        light += _stroke_score(255 - photo, window, least, edges) ** 0.5
     return dark >= light
 
 

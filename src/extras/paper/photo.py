@@ -29,6 +29,7 @@ MAX_BLACK = 8  # brightness of a black background, with the noise of a JPEG
 MAX_OFFSET = 1.5  # pixels off the center: more than in any image of the datasets
 # Ink of a digit relative to that of the frame or line around it; below it is noise or a residue.
 MIN_RELATIVE_INK = 0.35
+MAX_OUTSIDE = 0.15  # of the lines of empty frames, that lie outside of them
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,22 @@ def _without_frames_and_lines(ink: np.ndarray) -> Iterator[np.ndarray]:
     frames = find_frames(ink)
     if frames:
         yield _normalize(np.where(inside_of(frames, ink.shape), ink, 0))
-        ink = _normalize(np.where(outside_of(frames, ink.shape), ink, 0))
+        outside = outside_of(frames, ink.shape)
+        if not _continue_outside(ink > 0.5, outside):
+            ink = _normalize(np.where(outside, ink, 0))
     ruled = remove_ruled_lines(ink)
     if ruled is not None:
         yield _normalize(ruled)
     yield ink
+
+
+def _continue_outside(mask: np.ndarray, outside: np.ndarray) -> bool:
+    """Return whether empty frames are the loops of a digit, whose strokes go on outside."""
+    components = find_components(mask)
+    total = components.count(np.ones_like(mask))
+    beyond = components.count(outside)
+    is_touched = beyond < total
+    return bool(beyond[is_touched].sum() > MAX_OUTSIDE * total[is_touched].sum())
 
 
 def _normalize(ink: np.ndarray) -> np.ndarray:
