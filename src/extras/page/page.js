@@ -1,11 +1,11 @@
-// Sends images to the server and shows its answers. Whatever the server says becomes text, never
-// HTML: names of classes and of files are not to be trusted.
+// Send images to the server and show its responses. Responses are inserted as text, never as HTML,
+// because class names and file names are untrusted.
 "use strict";
 
 const MAX_UPLOAD = 20 * 2 ** 20; // bytes, as on the server
 const UPLOAD_TYPE = "application/octet-stream";
-const PEN = 20; // pixels of the canvas
-const STEP = 8; // pixels that an arrow key moves the pen
+const PEN = 20; // line width in canvas pixels
+const STEP = 8; // distance per arrow key press, in canvas pixels
 
 const byId = (id) => document.getElementById(id);
 const canvas = byId("canvas");
@@ -15,10 +15,10 @@ const preview = byId("preview");
 const answer = byId("answer");
 
 let network = null; // contents of /page.json
-let waiting = null; // the newest image, while another one is being sent
+let waiting = null; // the newest image, while an earlier one is being sent
 let isSending = false;
-let clears = 0; // answers to images from before the last one are dropped
-let last = null; // where the pen was
+let clears = 0; // responses to images sent before the last clear are dropped
+let last = null; // last position of the pen
 let timer = null;
 
 // Answers ----------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ function show({ best, notes, pictures }, label) {
   const top = element("div", "top");
   top.append(element("b", "", best[0].class), element("span", "", label || notes.join("; ") || guess));
   const rows = [...best];
-  if (network.classes <= rows.length) rows.sort((a, b) => a.index - b.index); // bars keep their places
+  if (network.classes <= rows.length) rows.sort((a, b) => a.index - b.index); // keep the bars in place
   const isShort = rows.every((row) => row.class.length <= 2);
   const bars = element("ol", isShort ? "bars short" : "bars");
   bars.append(...rows.map(bar));
@@ -85,7 +85,7 @@ async function classify({ image, name, label }) {
   return response.json();
 }
 
-// One request at a time. Of the images that come meanwhile, only the newest is sent.
+// Send one request at a time. Of the images that arrive meanwhile, only the newest is sent.
 async function ask(image, name, label = "") {
   waiting = { image, name, label };
   if (isSending) return;
@@ -131,7 +131,7 @@ function lineTo(place) {
   paper.lineTo(...place);
   paper.stroke();
   moveTo(place);
-  timer ??= setTimeout(sendDrawing, 80); // about as often as the network answers
+  timer ??= setTimeout(sendDrawing, 80); // roughly the time of one prediction
 }
 
 function sendDrawing() {
@@ -150,12 +150,12 @@ function press(event) {
   if (event.button !== 0) return;
   canvas.setPointerCapture(event.pointerId);
   moveTo(placeOf(event));
-  lineTo(last); // a dot
+  lineTo(last); // draw a dot
 }
 
 function drag(event) {
   if (!canvas.hasPointerCapture(event.pointerId)) return;
-  const passed = event.getCoalescedEvents?.() ?? []; // a fast pen moves several times a frame
+  const passed = event.getCoalescedEvents?.() ?? []; // a fast pen moves several times per frame
   for (const point of passed.length ? passed : [event]) lineTo(placeOf(point));
 }
 
@@ -169,7 +169,7 @@ const ARROWS = {
 function type(event) {
   const step = ARROWS[event.key];
   if (!step) return;
-  event.preventDefault(); // the page would scroll
+  event.preventDefault(); // otherwise the page scrolls
   const place = last.map((value, i) => Math.min(canvas.width, Math.max(0, value + step[i])));
   (event.shiftKey ? moveTo : lineTo)(place);
 }
@@ -204,7 +204,8 @@ function stopCamera() {
 }
 
 async function startCamera() {
-  // Browsers give the camera only to https:// and to this computer. Phones open their camera app.
+  // Browsers allow camera access only over https:// and on localhost. Otherwise, phones can open
+  // their camera app.
   if (!navigator.mediaDevices) return byId("capture").click();
   clear();
   try {
@@ -260,7 +261,7 @@ function listen() {
   document.addEventListener("paste", (event) => takeFrom(event.clipboardData));
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
-      event.preventDefault(); // the browser would open the file
+      event.preventDefault(); // otherwise the browser opens the file
       byId("photo").classList.toggle("over", kind === "dragover");
       if (kind === "drop") takeFrom(event.dataTransfer);
     });

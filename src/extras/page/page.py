@@ -1,4 +1,4 @@
-"""Contents of the page: its files, and its answers to images."""
+"""The web page: static files, and JSON responses to uploaded images."""
 
 import base64
 import contextlib
@@ -28,12 +28,13 @@ FILES = {
 
 @dataclass
 class Page:
-    """A page that shows what one network makes of an image.
+    """A web page that shows one network's predictions for an image.
 
     Args:
-        examples: images to choose from, uint8 [C, S, S], each with the name of its class.
-        prepare: reads one image file.
-        draws: whether the page has a drawing field.
+        predictor: the network and its dataset.
+        examples: images to choose from, uint8 [C, S, S], with their class names.
+        prepare: function that reads an image file.
+        draws: whether the page has a drawing area.
     """
 
     predictor: Predictor
@@ -42,7 +43,7 @@ class Page:
     draws: bool
 
     def files(self) -> dict[str, tuple[str, bytes]]:
-        """Return the content type and the content of every path that a browser may load."""
+        """Return the content type and content of every path that a browser can load."""
         dataset = self.predictor.dataset
         about = {
             "name": printable(dataset.name),
@@ -59,10 +60,10 @@ class Page:
         return files | {"/page.json": (JSON, json.dumps(about).encode())}
 
     def answer(self, upload: bytes) -> bytes:
-        """Return the likeliest classes of an image, notes, and two pictures, as JSON.
+        """Classify an image, and return its top classes, notes and two pictures as JSON.
 
         Args:
-            upload: an image file.
+            upload: content of an image file.
 
         Raises:
             InputError: the image cannot be read.
@@ -76,10 +77,12 @@ class Page:
                 reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the image")
                 raise InputError(reason) from None
             except OSError as error:
-                raise InputError(f"the image cannot be stored: {error.strerror}") from None
+                raise InputError(
+                    f"cannot store the image: {error.strerror}; check the server's disk"
+                ) from None
         image = prepared.image
         pictures = [_picture("What the network was given", to_picture(image))]
-        with contextlib.suppress(InputError):  # a convolutional network has no attention
+        with contextlib.suppress(InputError):  # convolutional networks have no attention
             attention = self.predictor.attention(image[None])[0]
             pictures.append(
                 _picture("Where it looked (attention)", overlay_attention(image, attention))

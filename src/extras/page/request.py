@@ -1,28 +1,28 @@
-"""Parse the head of an HTTP request, and decide whether it is answered.
+"""Parse the head of an HTTP request, and decide whether to serve it.
 
-A request may come from another web site in the user's browser. The site may have changed its own
-DNS name to this computer's address ("DNS rebinding"); the browser then lets it read the answers.
-And without that, it can send requests whose answers it cannot read.
+Requests can come from a different web site that is open in the user's browser. Any site can send
+cross-site requests without reading the responses. A site that points its own DNS name at this
+computer ("DNS rebinding") can also read the responses.
 """
 
 import re
 import socket
 from collections.abc import Container
 
-MAX_UPLOAD = 20 * 2**20  # bytes of an image file; a photo of 50 megapixels is smaller
+MAX_UPLOAD = 20 * 2**20  # bytes; enough for a photo of 50 megapixels
 SAME = "same-origin"
 UPLOAD = "/classify"
-UPLOAD_TYPE = "application/octet-stream"  # needs CORS, which is never granted to another site
+UPLOAD_TYPE = "application/octet-stream"  # cross-site requests need CORS, which is never granted
 REQUEST = re.compile(r"([A-Z]+) (\S+) HTTP/1\.[01]")
 HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
 
 
 class Refusal(Exception):
-    """The HTTP status and the reason with which a request is refused."""
+    """A rejected request. The arguments are the HTTP status and the reason."""
 
 
 class Request:
-    """The head of a request, up to the empty line.
+    """The head of an HTTP request: the request line and the headers.
 
     Raises:
         Refusal: a line is malformed, or a header is repeated.
@@ -38,11 +38,11 @@ class Request:
         self.method, self.path = request.groups()
 
     def check(self, hosts: re.Pattern[str], files: Container[str]) -> None:
-        """Raise a `Refusal` unless the request is for one of the files, or the page's upload."""
+        """Raise `Refusal` unless the request is for one of the files or uploads an image."""
         host = self.headers.get("host", "")
         is_upload = self.path == UPLOAD
         if not hosts.fullmatch(host):
-            raise Refusal(403, "the page is not served under this name")
+            raise Refusal(403, "the page is not available under this host name")
         if not is_upload and self.path not in files:
             raise Refusal(404, "not found")
         if self.method != ("POST" if is_upload else "GET"):
@@ -53,7 +53,7 @@ class Request:
     def _check_upload(self, origin: str) -> None:
         given = self.headers.get
         if given("origin", origin) != origin or given("sec-fetch-site", SAME) != SAME:
-            raise Refusal(403, "requests from other sites are refused")
+            raise Refusal(403, "cross-site requests are not allowed")
         if given("content-type") != UPLOAD_TYPE:
             raise Refusal(415, f"the content type must be {UPLOAD_TYPE}")
         length = given("content-length", "")
@@ -64,13 +64,13 @@ class Request:
 
 
 def host_pattern(host: str, port: int, is_private: bool) -> re.Pattern[str]:
-    """Return a pattern of the `Host` headers under which the page is served.
+    """Return a pattern that matches the accepted `Host` headers.
 
-    DNS names are those of this computer. If other computers can reach it, any IP address will do:
-    DNS cannot point an IP address elsewhere, and a computer may have many.
+    Only DNS names of this computer are accepted. If other computers can reach it, any IP address is
+    accepted: DNS rebinding needs a DNS name, and a computer can have many addresses.
     """
     names = ["localhost", r"127\.0\.0\.1", r"\[::1\]", re.escape(host)]
     if not is_private:
         names += [re.escape(socket.gethostname()) + r"(\.local)?", r"[0-9.]+", r"\[[0-9a-f:.]+\]"]
-    ending = "(:80)?" if port == 80 else f":{port}"  # browsers leave out the default port
+    ending = "(:80)?" if port == 80 else f":{port}"  # browsers omit the default port
     return re.compile(f"({'|'.join(names)}){ending}", re.IGNORECASE)

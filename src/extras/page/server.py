@@ -1,7 +1,7 @@
-"""Serve the page of `python classify.py --serve`.
+"""Serve the web page of `python classify.py --serve`.
 
-A connection carries one request, within a deadline. What is uploaded is an image, never a path.
-Images are decoded and classified one at a time, because decoding one may take 448 MiB.
+Each connection carries one request and has a deadline. Uploads are image contents, never paths.
+Images are decoded and classified one at a time, because decoding an image can take 448 MiB.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from src.extras.page.page import JSON, Page
 from src.extras.page.request import UPLOAD, Refusal, Request, host_pattern
 from src.inference.predictor import Predictor, PreparedImage
 
-MAX_CONNECTIONS = 32  # others wait for these
-MAX_UPLOADS = 4  # in memory; others wait for these
-SECONDS = 60  # from accepting a connection to closing it: 20 MiB at 3 Mbit/s
+MAX_CONNECTIONS = 32  # further connections wait
+MAX_UPLOADS = 4  # in memory at the same time; further uploads wait
+SECONDS = 60  # deadline of a connection; enough for 20 MiB at 3 Mbit/s
 HEADERS = """\
 Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
 connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'
@@ -58,9 +58,10 @@ def serve(
         ip = ipaddress.ip_address(listener.getsockname()[0])
         name = _network_address() if ip.is_unspecified else printable(host)
         url = f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
-        print(f"Serving {printable(predictor.dataset.name)} on {url} (Ctrl-C stops it)", flush=True)
+        dataset = printable(predictor.dataset.name)
+        print(f"Serving {dataset} on {url} (press Ctrl-C to stop)", flush=True)
         if not ip.is_loopback:
-            print(f"note: everyone who can reach this computer can use {url}", flush=True)
+            print(f"note: anyone who can reach this computer can use {url}", flush=True)
         hosts = host_pattern(host, port, ip.is_loopback)
         try:
             asyncio.run(_run_until_sigterm(Server(page, hosts, worker), listener))
@@ -78,7 +79,7 @@ async def _run_until_sigterm(server: "Server", listener: socket.socket) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that accepts connections to `host`.
+    """Return a socket that listens for connections to `host`.
 
     Raises:
         InputError: the port is in use, or the host is not an address of this computer.
@@ -90,17 +91,17 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=256)
     except (OSError, UnicodeError) as error:
         problems = {
-            errno.EADDRINUSE: f"--port {port} is in use; choose another, or stop what uses it",
-            errno.EACCES: f"--port {port} needs administrator rights; choose one above 1023",
+            errno.EADDRINUSE: f"--port {port} is in use; choose a different one or free it",
+            errno.EACCES: f"--port {port} needs administrator rights; use a port above 1023",
         }
         unknown = f"--host {host} is not an address of this computer; use 127.0.0.1 or 0.0.0.0"
         raise InputError(problems.get(getattr(error, "errno", 0), unknown)) from None
 
 
 def _network_address() -> str:
-    """Return the address of this computer on its network, or else its name."""
+    """Return the network address of this computer, or its host name if it has none."""
     with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; an address for documentation, RFC 5737
+        probe.connect(("192.0.2.1", 9))  # sends nothing; reserved for documentation (RFC 5737)
         return str(probe.getsockname()[0])
     return socket.gethostname()
 
@@ -109,9 +110,9 @@ class Server:
     """An HTTP server for one page.
 
     Args:
-        page: what is served.
-        hosts: `Host` headers that are accepted.
-        worker: its thread classifies.
+        page: the page to serve.
+        hosts: pattern of the accepted `Host` headers.
+        worker: executor whose single thread classifies the images.
     """
 
     def __init__(self, page: Page, hosts: re.Pattern[str], worker: ThreadPoolExecutor) -> None:
@@ -125,10 +126,11 @@ class Server:
     async def run(self, listener: socket.socket) -> None:
         """Answer requests until cancelled."""
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda *_: None)  # it would print tracebacks of lost connections
+        # The default handler prints a traceback for every lost connection.
+        loop.set_exception_handler(lambda *_: None)
         server = await asyncio.start_server(self._handle, sock=listener)
         try:
-            await asyncio.Event().wait()  # not serve_forever, which waits for open connections
+            await asyncio.Event().wait()  # serve_forever would wait for open connections
         finally:
             server.close()
 
@@ -138,7 +140,7 @@ class Server:
                 writer.write(await self._respond(reader))
                 writer.write_eof()
                 while await reader.read(2**16):
-                    pass  # closing a socket with unread data would discard the answer
+                    pass  # closing a socket with unread data would discard the response
                 writer.close()
                 await writer.wait_closed()
         except (OSError, EOFError, asyncio.LimitOverrunError):

@@ -1,7 +1,7 @@
-"""Write the report of a run again, or compare several runs on one page.
+"""Regenerate the report of a run, or compare several runs on one page.
 
-python -m src.extras.report data/runs/mnist/version_0                     its report.html
-python -m src.extras.report data/runs/mnist/version_0 data/runs/digits    comparison.html
+python -m src.extras.report data/runs/mnist/version_0                     # report.html in the run
+python -m src.extras.report data/runs/mnist/version_0 data/runs/digits    # comparison.html
 """
 
 import os
@@ -25,12 +25,12 @@ def main(args: list[str]) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="run directory, or folder of all runs of a name",
+        help="run directory, or folder of runs (its newest run is used)",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="page of several runs (default: in their common folder)",
+        help="comparison page (default: comparison.html in the common parent folder)",
     )
     options = parser.parse_args(args)
     runs = [find_run(run) for run in options.runs]
@@ -40,7 +40,9 @@ def main(args: list[str]) -> None:
         print(write_comparison(runs, output))
         return
     if options.output:
-        raise InputError("--output is for several runs; leave it out: a run keeps its own report")
+        raise InputError(
+            "--output is only for several runs; omit it to write the run's report.html"
+        )
     print(write_report(runs[0], evaluate(runs[0])))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of `--show` and `--attention`: what the network saw, and where it looked."""
+"""Write the contact sheets of `--show` and `--attention`: network inputs and attention maps."""
 
 import io
 import math
@@ -15,42 +15,42 @@ from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 from src.runs.atomic import write_atomically
 
-MAX_IMAGES = 64  # on one sheet
+MAX_IMAGES = 64  # maximum per sheet
 MAX_COLUMNS = 4
-SIDE, GAP, LINE = 224, 12, 20  # pixels: of a picture, between pictures, of a line of text
-PIXELATED = 64  # pixels; smaller images are enlarged without smoothing
+SIDE, GAP, LINE = 224, 12, 20  # pixels: image size, spacing, height of a text line
+PIXELATED = 64  # pixels; images up to this size are enlarged without smoothing
 INK, PAPER, FRAME = "#1f2933", "#ffffff", "#e08214"
 
-HEAT = ("#000004", "#fcffa4", "#bc3754")  # lowest, highest, middle
+HEAT = ("#000004", "#fcffa4", "#bc3754")  # colors of the lowest, highest and middle value
 
-Result = tuple[dict[str, Any], PreparedImage]  # see `src.inference.batch.classify`
-Pair = tuple[Image.Image, Image.Image, str]  # two pictures and their caption
+Result = tuple[dict[str, Any], PreparedImage]  # as yielded by `src.inference.batch.classify`
+Pair = tuple[Image.Image, Image.Image, str]  # left image, right image, caption
 
 
 def check_path(path: str, flag: str, images: list[str]) -> None:
-    """Check that a picture can be written to `path` without replacing one of `images`.
+    """Check that a PNG file can be written to `path` without overwriting one of `images`.
 
     Raises:
-        InputError: it cannot.
+        InputError: `path` cannot be written, or is one of `images`.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"{flag} {path}: not a PNG file; use a name that ends in .png")
     if not os.path.isdir(Path(path).absolute().parent):
         raise InputError(f"{flag} {path}: its folder does not exist; create it first")
     if os.path.isdir(path):
-        raise InputError(f"{flag} {path}: is a folder; use another name")
+        raise InputError(f"{flag} {path}: is a folder; use a different name")
     for image in images:
         if os.path.exists(path) and os.path.exists(image) and os.path.samefile(path, image):
-            raise InputError(f"{flag} {path}: would replace an image to classify; use another name")
+            raise InputError(f"{flag} {path}: would overwrite an input image; use a different name")
 
 
 def write_inputs(path: str, results: list[Result], total: int) -> None:
-    """Write the picture of `--show`: each image file next to the network's input.
+    """Write the contact sheet of `--show`: each image file next to its network input.
 
     Args:
-        path: file to write.
-        results: rows of the images, and the images as the network saw them.
-        total: number of images that were classified.
+        path: PNG file to write.
+        results: result row and network input of each image.
+        total: number of classified images.
     """
     pairs = []
     for row, prepared in results:
@@ -62,9 +62,9 @@ def write_inputs(path: str, results: list[Result], total: int) -> None:
 
 
 def write_attention(path: str, results: list[Result], total: int, predictor: Predictor) -> None:
-    """Write the picture of `--attention`: each network input next to its attention rollout.
+    """Write the contact sheet of `--attention`: each network input next to its attention rollout.
 
-    The arguments are those of `write_inputs`, and the predictor.
+    See `write_inputs` for the other arguments.
     """
     pairs = []
     for row, prepared in results:
@@ -81,13 +81,13 @@ def _caption(row: dict[str, Any]) -> str:
 
 
 def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: int) -> None:
-    """Write pairs of pictures above their captions, in rows of one to four pairs.
+    """Write a contact sheet: image pairs with captions, one to four pairs per row.
 
     Args:
         path: PNG file to write.
-        titles: of the left and right pictures.
-        pairs: at least one.
-        total: number of images; a note says so if they are more than fit on a sheet.
+        titles: titles of the left and right columns.
+        pairs: image pairs; must not be empty.
+        total: number of images; if not all fit on the sheet, print a note.
 
     Raises:
         InputError: there are no pairs, or the file cannot be written.
@@ -98,7 +98,7 @@ def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: in
         print(f"note: {path} shows the first {len(pairs)} of {total:,} images", file=sys.stderr)
     columns = min(MAX_COLUMNS, max(1, round((len(pairs) / 2) ** 0.5)))
     rows = math.ceil(len(pairs) / columns)
-    width, height = 2 * SIDE + 3 * GAP, SIDE + LINE + GAP  # of a pair and its caption
+    width, height = 2 * SIDE + 3 * GAP, SIDE + LINE + GAP  # size of a pair with its caption
     header = LINE + GAP
     sheet = Image.new("RGB", (columns * width, header + rows * height), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
@@ -118,7 +118,7 @@ def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: in
 
 
 def fit(picture: Image.Image) -> Image.Image:
-    """Resize a picture so that its longer side is SIDE."""
+    """Resize an image so that its longer side is `SIDE` pixels."""
     longer = max(picture.size)
     width, height = (max(1, round(side * SIDE / longer)) for side in picture.size)
     smooth = longer > PIXELATED
@@ -127,7 +127,7 @@ def fit(picture: Image.Image) -> Image.Image:
 
 
 def shorten(text: str, font: Any, width: int) -> str:
-    """Return the end of a text that fits into `width` pixels: it has the prediction."""
+    """Shorten a text to `width` pixels by cutting its start; the prediction is at the end."""
     text = printable(text)
     if font.getlength(text) <= width:
         return text
@@ -137,17 +137,17 @@ def shorten(text: str, font: Any, width: int) -> str:
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """Return an image, uint8 [C, H, W] with one or three channels, in mode RGB."""
+    """Convert an image, uint8 [C, H, W] with one or three channels, to mode RGB."""
     pixels = image.expand(3, -1, -1).permute(1, 2, 0)
     return Image.fromarray(pixels.contiguous().numpy())
 
 
 def draw_frame(photo: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
-    """Return a photo, resized by `fit`, with a frame around the box in it if there is one.
+    """Resize a photo with `fit`, and draw a frame around the box if there is one.
 
     Args:
-        photo: of any mode.
-        box: left, top, right and bottom as fractions of the sides.
+        photo: image in any mode.
+        box: left, top, right and bottom as fractions of the image size.
     """
     photo = fit(photo.convert("RGB"))
     if box:
@@ -160,7 +160,7 @@ def draw_frame(photo: Image.Image, box: tuple[float, float, float, float] | None
 
 
 def overlay_attention(image: Tensor, attention: Tensor) -> Image.Image:
-    """Return an image in gray under its attention map, from black (lowest) to yellow (highest).
+    """Overlay an attention map, from black (lowest) to yellow (highest), on the image in gray.
 
     Args:
         image: uint8 [C, H, W].

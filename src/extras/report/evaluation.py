@@ -16,20 +16,20 @@ from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 
 BINS = 15  # confidence bins, as in Guo et al. 2017
-BATCH = 500  # images per prediction
+BATCH = 500  # batch size
 
-# For every batch: probability of the predicted class, float32 [B], and that class, int64 [B].
+# One pair per batch: confidence, float32 [B], and predicted class, int64 [B].
 Predictions = list[tuple[Tensor, Tensor]]
 
 
 class Evaluation:
-    """Predictions and the images and labels that they belong to.
+    """Predictions for a set of labeled images.
 
     Args:
-        kind: of the images: "test" or "validation".
-        images: M >= N images; the predictions belong to the first N.
+        kind: "test" or "validation".
+        images: M >= N images; the predictions are for the first N.
         classes: names of the K classes.
-        predictions: for N >= 1 images, in the order of `images`; on any device.
+        predictions: predictions for N >= 1 images, in the order of `images`; on any device.
     """
 
     def __init__(
@@ -52,24 +52,21 @@ class Evaluation:
         return len(self.predicted)
 
     def confusion(self) -> Tensor:
-        """Return how many images of each class (row) were predicted as which (column).
-
-        The counts are int64 [K, K].
-        """
+        """Return the confusion matrix, int64 [K, K]: rows are true classes, columns predictions."""
         k = len(self.classes)
         cells = self.labels * k + self.predicted
         return cells.bincount(minlength=k * k).view(k, k)
 
     def confident_mistakes(self, n: int) -> Tensor:
-        """Return the indices of the `n` most confident mistakes, the most confident first."""
+        """Return the indices of the `n` most confident mistakes, sorted by confidence."""
         wrong = (~self.correct).nonzero().flatten()
         order = self.confidence[wrong].argsort(descending=True, stable=True)
         return wrong[order[:n]]
 
     def reliability(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return count, mean confidence and accuracy of every confidence bin, [BINS] each.
+        """Return the count, mean confidence and accuracy of each confidence bin, each [BINS].
 
-        The bins are equally wide. Confidence and accuracy of an empty bin are 0.
+        Bins have equal width. The confidence and accuracy of empty bins are 0.
         """
         bins = (self.confidence * BINS).long().clamp(max=BINS - 1)
         count = bins.bincount(minlength=BINS)
@@ -89,12 +86,12 @@ class Evaluation:
 
 
 def evaluate(run: Path) -> Evaluation | None:
-    """Predict the test images of a run, or the validation images if it has not been tested.
+    """Evaluate a run on its test images, or on its validation images if it has not been tested.
 
-    The run's best checkpoint predicts them in float32, whatever the precision of the run.
+    Predictions come from the run's best checkpoint, in float32 regardless of the run's precision.
 
     Returns:
-        None if the run has no such images.
+        The evaluation, or None if the run has no such images.
 
     Raises:
         InputError: the run, its checkpoint or its dataset cannot be read.
@@ -114,8 +111,8 @@ def evaluate(run: Path) -> Evaluation | None:
 
 
 def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | None:
-    """Return the images of a split, read and held out as in the training of the run."""
-    from src.data import modules  # imported late: Lightning takes seconds
+    """Return the images of a split, with the same images held out as during training."""
+    from src.data import modules  # imported late, because Lightning takes seconds
 
     path = run / "config.yaml"
     config = read_yaml(str(path))
@@ -126,14 +123,14 @@ def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | N
         data = kind(**settings, seed=config["seed_everything"])
         if replace(data.info, root=expected.root) != expected:
             raise InputError(
-                f"{path}: its dataset is not the one that the network was trained on; restore "
+                f"{path}: the dataset differs from the one the network was trained on; restore "
                 "the file and the dataset"
             )
         data.setup("test" if split == "test" else "fit")
         return data.sets[split]
     except InputError:
         raise
-    except Exception as error:  # altered settings can fail in any way
+    except Exception as error:  # edited settings can raise anything
         raise InputError(
-            f"{path}: does not describe a dataset ({one_line(repr(error))}); restore it"
+            f"{path}: invalid dataset settings ({one_line(repr(error))}); restore the file"
         ) from None

@@ -1,6 +1,6 @@
-"""Figures of curves, images and evaluations, for TensorBoard and for the report.
+"""Draw curves, images and evaluations for TensorBoard and the report.
 
-Draw them, and render them, within `plain_text`. Importing this module imports matplotlib.
+Draw and render figures inside `plain_text`. Importing this module imports matplotlib.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from src.extras.report.contact_sheet import fit, overlay_attention, to_picture
 from src.extras.report.evaluation import BINS, Evaluation
 from src.extras.report.run_files import Row
 
-# Columns of metrics.csv in each panel.
+# Columns of metrics.csv by panel title.
 PANELS = {
     "loss": ("train_loss", "val_loss"),
     "accuracy": ("train_accuracy", "val_accuracy"),
@@ -30,19 +30,19 @@ PANELS = {
     "images per second": ("images_per_second",),
 }
 
-LONGEST = 14  # characters of the name of a class
-LONGEST_RUN = 30  # characters of the name of a run, which may be its path
+LONGEST = 14  # maximum length of a class name, in characters
+LONGEST_RUN = 30  # maximum length of a run name, which can be a path
 LARGEST = 1e30  # matplotlib cannot scale axes to much larger values
-MAX_COUNTED = 20  # classes; larger confusion matrices show no counts
-MAX_NAMED = 120  # classes; larger ones show no names either
+MAX_COUNTED = 20  # classes; larger confusion matrices are drawn without counts
+MAX_NAMED = 120  # classes; larger confusion matrices are drawn without class names
 
 
 @contextlib.contextmanager
 def plain_text() -> Iterator[None]:
-    """Draw all text as it is.
+    """Draw text literally, without math formulas and without font warnings.
 
-    Names of classes and runs may contain a dollar sign, which would start a formula, and letters
-    that the font lacks, which are drawn as empty boxes without a warning.
+    Class names and run names can contain dollar signs, which matplotlib would parse as math, and
+    characters that are missing from the font, which are drawn as empty boxes.
     """
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -50,14 +50,14 @@ def plain_text() -> Iterator[None]:
 
 
 def png(figure: Figure) -> bytes:
-    """Render a figure."""
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def shorten(name: str) -> str:
-    """Return the name of a class, short enough to fit under an image."""
+    """Shorten a class name so that it fits under an image."""
     name = printable(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
@@ -66,10 +66,10 @@ def shorten(name: str) -> str:
 
 
 def curves(runs: dict[str, list[Row]]) -> Figure:
-    """Draw the curves of one run or several: dotted for training, solid for all else.
+    """Plot the curves of one or more runs, with training metrics dotted and all others solid.
 
     Args:
-        runs: rows of metrics.csv by the name of the run.
+        runs: rows of metrics.csv, keyed by run name.
     """
     figure = Figure(figsize=(10.4, 6.8), layout="constrained")
     for axes, (panel, columns) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
@@ -108,13 +108,13 @@ def _draw_curve(axes: Axes, name: str, rows: list[Row], column: str, color: str)
 
 
 def tiles(images: Tensor, captions: list[str], columns: int, color: str = "black") -> Figure:
-    """Draw images in rows, each above its caption.
+    """Draw a grid of images with captions.
 
     Args:
         images: uint8 [n, C, H, W].
-        captions: one for each image, of one or two lines.
-        columns: images in a row.
-        color: of the captions.
+        captions: one caption per image, with one or two lines.
+        columns: number of images per row.
+        color: text color of the captions.
     """
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.1 * columns, 1.4 * rows))
@@ -132,13 +132,13 @@ def tiles(images: Tensor, captions: list[str], columns: int, color: str = "black
             fontsize=8.5,
             color=color,
         )
-    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="auto")  # last: imshow changes them
+    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="auto")  # last, because imshow changes them
     axes.axis("off")
     return figure
 
 
 def confident_mistakes(evaluation: Evaluation, n: int, columns: int) -> Figure:
-    """Draw the `n` most confident mistakes; there must be at least one."""
+    """Draw the `n` most confident mistakes. There must be at least one mistake."""
     indices = evaluation.confident_mistakes(n)
     images, labels = evaluation.images.__getitems__(indices)
     names = [shorten(name) for name in evaluation.classes]
@@ -152,13 +152,13 @@ def confident_mistakes(evaluation: Evaluation, n: int, columns: int) -> Figure:
 
 
 def attention(images: Tensor, maps: Tensor, captions: list[str], columns: int) -> Figure:
-    """Draw images, each followed by itself under its attention map.
+    """Draw each image next to its attention overlay.
 
     Args:
         images: uint8 [n, C, H, W].
         maps: float32 [n, S, S].
-        captions: one for each image.
-        columns: images and maps in a row.
+        captions: one caption per image.
+        columns: number of images and overlays per row.
     """
     pixels, texts = [], []
     for image, attention, caption in zip(images, maps, captions, strict=True):
@@ -172,13 +172,13 @@ def attention(images: Tensor, maps: Tensor, captions: list[str], columns: int) -
 
 
 def confusion(evaluation: Evaluation) -> Figure:
-    """Draw the confusion matrix; the shade is the fraction of the true class (row)."""
+    """Draw the confusion matrix, shaded by the fraction of each true class (row)."""
     counts, k = evaluation.confusion(), len(evaluation.classes)
     fraction = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     side = min(12.0, max(4.0, 1.2 + 0.4 * k))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    shade = fraction.sqrt()  # the root makes rare mistakes visible
+    shade = fraction.sqrt()  # the square root makes rare mistakes visible
     axes.imshow(shade.numpy(), cmap="Blues", vmin=0, vmax=1)
     if k <= MAX_COUNTED:
         for row, column in counts.nonzero().tolist():
@@ -205,7 +205,7 @@ def confusion(evaluation: Evaluation) -> Figure:
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Draw a reliability diagram (Guo et al. 2017) above the number of images in each bin."""
+    """Draw a reliability diagram (Guo et al. 2017) above a histogram of the confidence."""
     count, _, accuracy = evaluation.reliability()
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -226,6 +226,6 @@ def reliability(evaluation: Evaluation) -> Figure:
         yscale="log",
         ylim=(0.5, None),
     )
-    # The default formatter of a log scale writes powers as formulas.
+    # The default formatter of log axes writes powers as math text.
     lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return figure

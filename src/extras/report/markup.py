@@ -1,4 +1,4 @@
-"""HTML of the reports: tables, images, and the page around them."""
+"""Build the HTML of the reports: tables, images, and the page itself."""
 
 import base64
 import html
@@ -12,29 +12,29 @@ STYLE = Path(__file__).with_name("report.css")
 
 
 def escape(value: object) -> str:
-    """Return any value as text that is safe in HTML and in quoted attributes."""
+    """Convert a value to text that is safe in HTML and in quoted attributes."""
     return html.escape(str(value))
 
 
 def image(png: bytes, description: str) -> str:
-    """Return an image that is part of the page."""
+    """Return an HTML image with the PNG data embedded."""
     content = base64.b64encode(png).decode()
     return f'<img alt="{escape(description)}" src="data:image/png;base64,{content}">'
 
 
 def row(values: Iterable[object], tag: str = "td") -> str:
-    """Return a row of a table, with the cells in <td> or <th>."""
+    """Return an HTML table row with <td> or <th> cells."""
     cells = "".join(f"<{tag}>{escape(value)}</{tag}>" for value in values)
     return f"<tr>{cells}</tr>"
 
 
 def table(rows: Iterable[str]) -> str:
-    """Return a table that scrolls sideways if it is wider than the page."""
+    """Return an HTML table that scrolls horizontally if it is wider than the page."""
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
 def number(key: str, value: Any) -> str:
-    """Return a value of results.json with the digits that matter for its key."""
+    """Format a value of results.json with the precision that suits its key."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -43,7 +43,7 @@ def number(key: str, value: Any) -> str:
 
 
 def write_page(path: Path, title: str, parts: list[str]) -> Path:
-    """Write a page that needs no other file, and return its path."""
+    """Write a self-contained HTML page and return its path."""
     body = "\n".join(parts)
     page = f"""<!DOCTYPE html>
 <html lang="en">

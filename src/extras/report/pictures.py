@@ -1,8 +1,8 @@
-"""Write pictures and texts about a training to TensorBoard, and its report.
+"""Write pictures and texts about a training run to TensorBoard, and write its report.
 
-Nothing here draws a random number or changes the network: a run with pictures is the same, bit for
-bit, as without them. matplotlib is imported with the first picture, because that takes a second,
-for which `train.py --help` need not wait.
+Nothing here draws random numbers or changes the network, so a run is bit-identical with and without
+pictures. matplotlib is imported with the first picture, because the import takes a second and would
+slow down `train.py --help`.
 """
 
 import textwrap
@@ -25,41 +25,42 @@ from src.models.rollout import rollout
 from src.models.vit import VisionTransformer
 from src.transforms.patchify import normalize, unpatchify
 
-SHARE = 0.02  # of the training time, for pictures of validation before the end
-IMAGES, COLUMNS = 16, 4  # in one picture; more would be too small in TensorBoard
-ATTENTION_IMAGES = IMAGES // 2  # each is followed by its attention map
+SHARE = 0.02  # maximum fraction of training time spent on pictures before the last epoch
+IMAGES, COLUMNS = 16, 4  # images per picture and per row; more would be too small in TensorBoard
+ATTENTION_IMAGES = IMAGES // 2  # each image is drawn next to its attention map
 
-Figures = dict[str, Any]  # matplotlib figures by their tags in TensorBoard
-Attention = tuple[Tensor, Tensor]  # indices of validation images [n], maps float32 [n, S, S]
+Figures = dict[str, Any]  # matplotlib figures, keyed by TensorBoard tag
+Attention = tuple[Tensor, Tensor]  # validation image indices [n], maps float32 [n, S, S]
 
 
 class Pictures(Checkpoint):
-    """Write pictures of batches, validation and weights, and the report.
+    """Write pictures of the first batch, of validation results and of weights, and the report.
 
-    Texts and the first batch are written at the start, pictures of validation after epochs 1, 2, 4,
-    8, ... and the last, and pictures of the weights at the end.
+    Texts and the first batch are written at the start of training, validation pictures after epochs
+    1, 2, 4, 8, ... and after the last epoch, and pictures of the weights at the end.
 
-    A `Checkpoint` only so that Lightning calls it after the module has measured its speed.
+    This class derives from `Checkpoint` only to make Lightning call it after the module has
+    measured its speed.
 
     Args:
-        config: the complete configuration, as config.yaml keeps it.
+        config: the complete configuration, as written to config.yaml.
     """
 
     def __init__(self, config: str):
         self.config = config
-        self.predictions: Predictions = []  # of a validation or test, until they are drawn
-        self.attention: Attention | None = None  # in that validation
+        self.predictions: Predictions = []  # results of validation or test, until drawn
+        self.attention: Attention | None = None  # attention maps of the same validation
         self.validated_step = 0
-        self.seconds = 0.0  # spent on pictures
+        self.seconds = 0.0  # time spent on pictures
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.started = time.monotonic()
-        self.predictions = []  # forget those of Lightning's sanity check
+        self.predictions = []  # discard the results of Lightning's sanity check
         if trainer.is_global_zero and trainer.global_step == 0:
             parameters = sum(p.numel() for p in module.net.parameters())
             layers = f"{module.net}\n\n{parameters:,} parameters"
             for tag, text in (("config", self.config), ("layers", layers)):
-                code = textwrap.indent(text, "    ", lambda line: True)  # in Markdown
+                code = textwrap.indent(text, "    ", lambda line: True)  # Markdown code block
                 trainer.logger.experiment.add_text(tag, code, 0)
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -71,11 +72,11 @@ class Pictures(Checkpoint):
 
     def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, *batch: Any) -> None:
         probabilities = outputs.float().softmax(dim=1)
-        self.predictions.append(probabilities.max(dim=1))  # on the device: nothing waits for it
+        self.predictions.append(probabilities.max(dim=1))  # stays on the device, so nothing waits
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         self.validated_step = _logged_step(trainer)
-        if trainer.is_global_zero and not trainer.sanity_checking:  # still in eval mode
+        if trainer.is_global_zero and not trainer.sanity_checking:  # still in eval mode here
             self.attention = attention_maps(module.eval_net, trainer.datamodule, module.device)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
@@ -93,10 +94,10 @@ class Pictures(Checkpoint):
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def write_report(self, run: Path, data: ImageDataModule) -> Path:
-        """Write the report of a finished run, and return its path.
+        """Write the report of a finished run and return its path.
 
-        It evaluates the predictions of the test. If there are none, or other processes have a part
-        of them, images are predicted again.
+        The report uses the predictions of the final test. If there are none, or if they are spread
+        over several processes, the images are classified again.
         """
         from src.extras.report.report import write_report
 
@@ -118,7 +119,7 @@ class Pictures(Checkpoint):
             self.predictions = []
 
     def _draw(self, trainer: Any, step: int, draw: Callable[[], Figures]) -> None:
-        """Write the figures that `draw` returns, in the first process, and measure the time."""
+        """Call `draw` in the first process, write the figures, and measure the time."""
         from src.extras.report.figures import plain_text
 
         if not trainer.is_global_zero:
@@ -131,12 +132,12 @@ class Pictures(Checkpoint):
 
 
 def _logged_step(trainer: Any) -> int:
-    """Return the step under which Lightning logs current metrics: the last one, from 0."""
+    """Return the step that Lightning logs metrics with: the last step, counted from 0."""
     return max(0, trainer.global_step - 1)
 
 
 def validation_images(data: ImageDataModule) -> ImageSet:
-    """Return the images that the first process validates, in order."""
+    """Return the validation images of the first process, in order."""
     images = data.sets["val"]
     assert images and data.trainer
     share = Share(len(images), 0, data.trainer.world_size)
@@ -147,10 +148,10 @@ def validation_images(data: ImageDataModule) -> ImageSet:
 def attention_maps(
     network: nn.Module, data: ImageDataModule, device: torch.device
 ) -> Attention | None:
-    """Return attention rollout for a few images, the same in every validation.
+    """Compute attention rollout for a few validation images, the same ones every time.
 
     Returns:
-        None if the network has no attention.
+        Image indices and attention maps, or None if the network has no attention.
     """
     images = validation_images(data)
     n = min(ATTENTION_IMAGES, len(images))
@@ -159,16 +160,16 @@ def attention_maps(
     inputs = normalize(pixels.to(device), data.info.mean, data.info.std)
     try:
         return indices, rollout(network, inputs)
-    except InputError:  # a CNN
+    except InputError:  # convolutional networks have no attention
         return None
 
 
 def draw_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> Figures:
-    """Draw the images of a training batch as the network sees them, augmented, with their targets.
+    """Draw a training batch as the network sees it (augmented), with its targets.
 
     Args:
         data: the data module that served the batch.
-        batch: normalized images or their patches, and labels [B] or probabilities [B, K].
+        batch: normalized images or patches, and labels [B] or class probabilities [B, K].
     """
     from src.extras.report import figures
 
@@ -187,7 +188,7 @@ def draw_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> Figures:
 
 
 def _mixed_caption(target: Tensor, names: list[str]) -> str:
-    """Return the two likeliest classes of a target of MixUp or CutMix, or the only one."""
+    """Return a caption with the one or two classes of a MixUp or CutMix target."""
     (first, second), (label, other) = (top.tolist() for top in target.topk(2))
     if second < 0.005:
         return names[label]
@@ -197,7 +198,7 @@ def _mixed_caption(target: Tensor, names: list[str]) -> str:
 def draw_validation(
     data: ImageDataModule, predictions: Predictions, attention: Attention | None
 ) -> Figures:
-    """Draw confusion matrix, most confident mistakes and attention of a validation."""
+    """Draw the confusion matrix, the most confident mistakes and the attention maps."""
     from src.extras.report import figures
 
     images, classes = validation_images(data), data.info.classes
@@ -215,7 +216,7 @@ def draw_validation(
 
 
 def draw_weights(network: nn.Module) -> Figures:
-    """Draw the weights of a network; of an ensemble, those of its first."""
+    """Draw the weights of a network, or of the first network in an ensemble."""
     from src.extras.report import weight_figures
 
     first = network.networks[0] if isinstance(network, Ensemble) else network

@@ -1,4 +1,4 @@
-"""Write pages about one run or several, with all pictures inside."""
+"""Write self-contained HTML reports for one or more runs."""
 
 import shlex
 from pathlib import Path
@@ -13,7 +13,7 @@ from src.runs.atomic import write_atomically
 from src.training.resume import flatten
 
 MISTAKES = 40  # images
-MAX_SIDE_BY_SIDE = 20  # classes; a larger confusion matrix takes the whole width
+MAX_SIDE_BY_SIDE = 20  # classes; larger confusion matrices take the full width
 HEADLINE = (
     "test_accuracy",
     "test_loss",
@@ -29,7 +29,7 @@ ABOUT = ("dataset", "model", "device", "precision")
 
 
 def write_report(run: Path, evaluation: Evaluation | None) -> Path:
-    """Write report.html and curves.png into a run, and confusion.png if it was evaluated.
+    """Write report.html, curves.png and, given an evaluation, confusion.png into a run directory.
 
     Returns:
         The path of report.html.
@@ -37,7 +37,7 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
     Raises:
         InputError: a file of the run is damaged, or the report cannot be written.
     """
-    read_yaml(str(run / "config.yaml"))  # refuses a damaged file
+    read_yaml(str(run / "config.yaml"))  # raises InputError if the file is damaged
     config = (run / "config.yaml").read_text()
     results = read_results(run)
     metrics = {run.name: read_metrics(run)}
@@ -64,7 +64,7 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
 
 
 def _headline(results: dict[str, Any], evaluation: Evaluation | None) -> str:
-    """Return the most important results in large type."""
+    """Return tiles with the most important results."""
     values = {key: number(key, results.get(key)) for key in HEADLINE}
     if evaluation:
         values["calibration_error"] = f"{evaluation.calibration_error():.4f}"
@@ -77,7 +77,7 @@ def _headline(results: dict[str, Any], evaluation: Evaluation | None) -> str:
 
 
 def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
-    """Return confusion matrix, classes, mistakes and calibration; write confusion.png."""
+    """Return the HTML sections about an evaluation, and write confusion.png."""
     confusion = figures.png(figures.confusion(evaluation))
     write_atomically(run / "confusion.png", confusion)
     reliability = figures.png(figures.reliability(evaluation))
@@ -89,7 +89,7 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
         f'<div class="{layout}"><div>',
         "<h2>Confusion matrix</h2>",
         f"<p>{len(evaluation):,} {evaluation.kind} images. {note}Rows are true classes, columns "
-        "predicted ones.</p>",
+        "are predicted classes.</p>",
         f'<div class="wide">{image(confusion, "confusion matrix")}</div>',
         "</div><div>",
         "<h2>Accuracy of each class</h2>",
@@ -98,8 +98,8 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
         "<h2>Most confident mistakes</h2>",
         _mistakes(evaluation),
         "<h2>Calibration</h2>",
-        "<p>Accuracy of the predictions, by confidence. Bars below the dashed line are "
-        "overconfident, bars above it underconfident. The expected calibration error is "
+        "<p>Accuracy by confidence of the prediction. Bars below the dashed line indicate "
+        "overconfidence, bars above it underconfidence. The expected calibration error is "
         f"{evaluation.calibration_error():.4f}: the mean gap between accuracy and confidence "
         "(Guo et al. 2017).</p>",
         f'<div class="row">{image(reliability, "reliability diagram")}</div>',
@@ -107,7 +107,7 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
 
 
 def _class_table(evaluation: Evaluation) -> str:
-    """Return a table with a row per class that has images, the least accurate first."""
+    """Return a table of the classes that have images, sorted by accuracy."""
     counts = evaluation.confusion()
     totals = counts.sum(dim=1)
     accuracies = counts.diag().double() / totals
@@ -135,8 +135,8 @@ def _mistakes(evaluation: Evaluation) -> str:
     figure = figures.confident_mistakes(evaluation, MISTAKES, columns=8)
     picture = image(figures.png(figure), "most confident mistakes")
     return (
-        f"<p>{min(count, MISTAKES)} of {count:,} mistakes: the predicted class, its probability, "
-        f'and the true class.</p><div class="wide">{picture}</div>'
+        f"<p>{min(count, MISTAKES)} of {count:,} mistakes, with the predicted class, its "
+        f'probability, and the true class.</p><div class="wide">{picture}</div>'
     )
 
 
@@ -149,17 +149,17 @@ def _commands(run: Path, results: dict[str, Any]) -> str:
 python classify.py IMAGE --ckpt {path}
 python train.py --resume {path}{longer}
 python train.py --config {config}    # repeat the run
-python -m src.extras.report {path}    # write this page again
+python -m src.extras.report {path}    # regenerate this page
 tensorboard --logdir {path}"""
     code = f"""\
 from src.inference.predictor import Predictor
 
 predictor = Predictor({str(checkpoint)!r})
-images = predictor.read(["photo.png"])     # uint8 [1, C, H, W], as in validation
-print(predictor.top(images, 3))            # the three likeliest classes
+images = predictor.read(["photo.png"])     # uint8 [1, C, H, W], preprocessed
+print(predictor.top(images, 3))            # the three most likely classes
 print(predictor.probabilities(images))     # float32 [1, classes]"""
     return (
-        f"<p>In a shell, from the folder of this project:</p><pre>{escape(commands)}</pre>"
+        f"<p>In a shell, from the project folder:</p><pre>{escape(commands)}</pre>"
         f"<p>In Python:</p><pre>{escape(code)}</pre>"
     )
 
@@ -168,7 +168,7 @@ print(predictor.probabilities(images))     # float32 [1, classes]"""
 
 
 def write_comparison(runs: list[Path], path: Path) -> Path:
-    """Write a page with the results of several runs, the differences of their configs, and curves.
+    """Write a page that compares the results, configs and curves of several runs.
 
     Returns:
         The path of the page.
@@ -177,7 +177,7 @@ def write_comparison(runs: list[Path], path: Path) -> Path:
         InputError: a file of a run is damaged, or the page cannot be written.
     """
     names = [f"{run.parent.name} {run.name}" for run in runs]
-    if len(set(names)) < len(names):  # the same name in different folders of runs
+    if len(set(names)) < len(names):  # the same name in different parent folders
         names = [str(run) for run in runs]
     results = _rows([_formatted(read_results(run)) for run in runs])
     configs = _rows([_settings(run) for run in runs])
@@ -205,7 +205,7 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def _rows(trees: list[dict[str, Any]]) -> list[list[str]]:
-    """Return a row for every key: the key, and its value in every tree."""
+    """Return one row per key: the key, followed by its value in each tree."""
     keys = dict.fromkeys(key for tree in trees for key in tree)
     return [[key, *(str(tree.get(key, "")) for tree in trees)] for key in keys]
 

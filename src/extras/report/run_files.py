@@ -1,4 +1,4 @@
-"""Read the files of a run. They may have been edited, so their values are checked here."""
+"""Read and validate the files of a run, which may have been edited by hand."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from src.errors import InputError, one_line
 from src.runs import results
 from src.runs.directory import find_checkpoint
 
-Row = dict[str, float]  # values of metrics.csv by their columns, without empty cells
+Row = dict[str, float]  # a row of metrics.csv, keyed by column, without empty cells
 
 RESULT_TYPES = {"epochs": int, "test_images": int, "checkpoint": str}
 
@@ -18,7 +18,7 @@ def find_run(path: str) -> Path:
     """Return a run directory.
 
     Args:
-        path: run directory, a checkpoint in it, or the folder of all runs of a name.
+        path: run directory, checkpoint in a run, or folder of runs (the newest run is used).
 
     Raises:
         InputError: the run has no checkpoint.
@@ -26,14 +26,14 @@ def find_run(path: str) -> Path:
     checkpoint = find_checkpoint(path, flag="RUN")
     if not checkpoint.is_file():
         raise InputError(
-            f"{path}: not a run with a checkpoint; name one, for example data/runs/mnist/version_0"
+            f"{path}: not a run with a checkpoint; pass a run such as data/runs/mnist/version_0"
         )
     run = checkpoint.parent.parent
-    return run if run.parent.name else run.absolute()  # relative to the run: its name is needed
+    return run if run.parent.name else run.absolute()  # `.` has no parent name
 
 
 def read_metrics(run: Path) -> list[Row]:
-    """Return the rows of metrics.csv; none if the file does not exist.
+    """Return the rows of metrics.csv, or an empty list if the file does not exist.
 
     Raises:
         InputError: the file cannot be read, or a value is not a number.
@@ -48,7 +48,7 @@ def read_metrics(run: Path) -> list[Row]:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """Return the content of results.json; empty if the file does not exist.
+    """Return the content of results.json, or an empty dict if the file does not exist.
 
     Raises:
         InputError: the file cannot be read, or a value has the wrong type.
@@ -67,4 +67,4 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: damaged ({one_line(repr(error))}); restore it, or delete it")
+    return InputError(f"{path}: damaged ({one_line(repr(error))}); restore or delete it")

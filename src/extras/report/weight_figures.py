@@ -1,6 +1,6 @@
-"""Figures of what a network has learned: similarity of positions, and filters of the first layer.
+"""Draw learned weights: the similarity of position embeddings, and first-layer filters.
 
-Draw them within `figures.plain_text`. Importing this module imports matplotlib.
+Call these functions inside `figures.plain_text`. Importing this module imports matplotlib.
 """
 
 import math
@@ -17,13 +17,13 @@ from src.models.vit import VisionTransformer
 from src.transforms.patchify import unpatchify
 
 MAX_FILTERS = 64
-COMPONENTS = 28  # as many as figure 7 of the ViT paper shows
+COMPONENTS = 28  # as in figure 7 of the ViT paper
 
 
 def position_similarity(network: VisionTransformer) -> Figure:
-    """Draw the cosine similarity of each patch's position embedding with all others.
+    """Draw the cosine similarities between the position embeddings of all patches.
 
-    Figure 7, center, of the ViT paper: a map for every patch, at its place in the image.
+    Figure 7, center, of the ViT paper: one map per patch, at the patch's position in the image.
     """
     side = network.side
     positions = F.normalize(_on_cpu(network.positions)[0, -(side**2) :], dim=1)
@@ -40,15 +40,16 @@ def position_similarity(network: VisionTransformer) -> Figure:
     )
     figure.colorbar(picture, label="cosine similarity")
     axes.axis("off")
-    axes.set_title("similarity of position embeddings, by patch")
+    axes.set_title("position embedding similarity by patch")
     return figure
 
 
 def filters(network: nn.Module) -> Figure:
     """Draw the filters of the first trained layer.
 
-    Of a patch projection, these are the first principal components (figure 7, left, of the ViT
-    paper); of a convolution after whitening, its `odd_part`; else the convolution's own filters.
+    For a patch projection, draw its first principal components (figure 7, left, of the ViT paper).
+    For a convolution after whitening, draw its `odd_part`. For any other convolution, draw its
+    filters.
     """
     embed = getattr(network, "embed", None)
     if isinstance(embed, nn.Linear):
@@ -77,7 +78,7 @@ def filters(network: nn.Module) -> Figure:
 
 
 def _principal_components(network: Any) -> Tensor:
-    """Return the components of the patch projection's filters, [n, C, P, P]."""
+    """Return the principal components of the patch projection filters, [n, C, P, P]."""
     weight, P = _on_cpu(network.embed.weight), network.patch_size
     centered = weight - weight.mean(dim=0)
     components = torch.linalg.svd(centered, full_matrices=False).Vh[:COMPONENTS]
@@ -85,11 +86,11 @@ def _principal_components(network: Any) -> Tensor:
 
 
 def odd_part(stem: Any) -> Tensor:
-    """Return the pixel filters of the first convolution after a whitening, [outputs, C, 4, 4].
+    """Return pixel filters of the first convolution after whitening, [outputs, C, 4, 4].
 
     As a function f of the whitened image z, the convolution is the sum of an even part, which
-    ignores the sign of the contrast, and of the odd part (f(z) - f(-z)) / 2. The odd part is
-    linear, because GELU(z) - GELU(-z) = z.
+    ignores the sign of the contrast, and an odd part, (f(z) - f(-z)) / 2. The odd part is linear,
+    because GELU(z) - GELU(-z) = z. This function returns the filters of the odd part.
     """
     whiten = stem.whiten
     positive, negative = _on_cpu(stem.stages[0].conv1.weight).chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""The server of the page in a thread of the tests, with an untrained network behind it."""
+"""Fixtures that run the page's server in a thread, with an untrained network."""
 
 import asyncio
 import contextlib
@@ -18,13 +18,11 @@ from src.inference.predictor import Predictor
 from src.models.build import build_network
 from src.runs.checkpoint import FORMAT, describe
 
-HOSTILE = (
-    "</script><img src=x onerror=run()>${run()}"  # a folder, and so a class, may have this name
-)
+HOSTILE = "</script><img src=x onerror=run()>${run()}"  # a class folder can have this name
 
 
 class Client:
-    """Requests to a server on this computer, byte for byte."""
+    """Send raw requests to a server on this computer."""
 
     def __init__(self, port: int):
         self.port = port
@@ -33,9 +31,10 @@ class Client:
         return socket.create_connection((host, self.port), timeout=60)
 
     def send(self, head: str, body: bytes = b"", host: str = "127.0.0.1") -> tuple[int, str, bytes]:
-        """Return status, headers and body of the answer; PORT in the request is replaced.
+        """Send a request, and return the status, headers and body of the response.
 
-        The status is 0 if the connection was closed without an answer.
+        `PORT` in the head is replaced by the port of the server. The status is 0 if the server
+        closed the connection without a response.
         """
         head = head.replace("PORT", str(self.port)).replace("\n", "\r\n")
         with self.connect(host) as connection:
@@ -54,13 +53,13 @@ class Client:
         return self.send(f"GET {path} HTTP/1.1\nHost: {name}:PORT", host=host)
 
     def upload(self, image: bytes, headers: str = "") -> tuple[int, str, bytes]:
-        """Return the answer to an image, sent as the page would."""
+        """Upload an image like the page does, and return the response."""
         head = f"POST /classify HTTP/1.1\nHost: 127.0.0.1:PORT\nContent-Length: {len(image)}"
         return self.send(f"{head}\nContent-Type: application/octet-stream{headers}", image)
 
 
 class Running(Client):
-    """A server in a thread of its own."""
+    """A server that runs in its own thread."""
 
     def __init__(self, page: Page):
         super().__init__(free_port())
@@ -68,7 +67,7 @@ class Running(Client):
         self.listener = listen("127.0.0.1", self.port)
         self.thread = threading.Thread(target=asyncio.run, args=[self._run()])
         self.thread.start()
-        self.get()  # now it runs
+        self.get()  # wait until the server is running
 
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -84,7 +83,7 @@ class Running(Client):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A file of an untrained network for color images of two classes."""
+    """Return the checkpoint of an untrained network for color images of two classes."""
     path = tmp_path_factory.mktemp("page") / "photos.ckpt"
     dataset = DatasetInfo(
         classes=("cat", HOSTILE), image_size=8, channels=3, patch_size=4, name="photos"
@@ -107,7 +106,7 @@ def predictor(checkpoint):
 
 @pytest.fixture
 def start():
-    """A function that starts the server of a page."""
+    """Return a function that starts a server for a page."""
     started = []
 
     def start(page: Page) -> Running:
@@ -121,7 +120,7 @@ def start():
 
 @pytest.fixture
 def running(predictor, start):
-    """A server for a network that has six test images to choose from."""
+    """Return a server whose page offers six test images to choose from."""
     images = torch.arange(6 * 3 * 64).to(torch.uint8).reshape(6, 3, 8, 8)
     examples = [(image, predictor.classes[i % 2]) for i, image in enumerate(images)]
     return start(Page(predictor, examples, predictor.prepare, draws=False))
@@ -129,5 +128,5 @@ def running(predictor, start):
 
 @pytest.fixture
 def client():
-    """A function that returns a `Client` of a port."""
+    """Return the class `Client`, which connects to a port."""
     return Client

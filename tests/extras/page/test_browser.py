@@ -1,4 +1,4 @@
-"""The page in a real browser, and attacks from other sites that are open in it."""
+"""Test the page in a real browser, including attacks from other sites open in that browser."""
 
 import base64
 import http.server
@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture
 def tab(browser):
-    """A tab of the browser, in which no script may fail and nothing is loaded from elsewhere."""
+    """Return a browser tab, and check that no script fails and no foreign URL is loaded."""
     tab = browser.new_page(viewport={"width": 1000, "height": 760})
     tab.set_default_timeout(30_000)
     urls, errors = [], []
@@ -58,7 +58,7 @@ def tab(browser):
 
 @pytest.fixture(scope="module")
 def mnist_checkpoint(tmp_path_factory):
-    """A network that has seen some of MNIST's training images."""
+    """Return the checkpoint of a network trained on part of MNIST."""
     if not HAS_MNIST:
         pytest.skip("needs the real MNIST under data/")
     runs = tmp_path_factory.mktemp("runs")
@@ -88,12 +88,12 @@ def answer(tab) -> str:
 # Drawing ----------------------------------------------------------------------------------------
 
 
-# One digit a line, two of each: points "x,y" of its strokes, in percent of the field.
+# One drawing per line, two per digit: strokes of points "x,y", in percent of the drawing area.
 DIGITS = Path(__file__).with_name("digits.txt").read_text().splitlines()
 
 
 def draw(tab, strokes: str) -> None:
-    """Draw by mouse, with the button down from the first point of a stroke to its last."""
+    """Draw strokes with the mouse."""
     field = tab.locator("canvas").bounding_box()
 
     def move(point: str) -> None:
@@ -110,7 +110,7 @@ def draw(tab, strokes: str) -> None:
 
 
 def answer_to_the_drawing(running, tab) -> str:
-    """Return the answer, once it is the one that a file with the same pixels gets."""
+    """Wait until the page shows the result for the current drawing, and return the class."""
     url = tab.evaluate("document.querySelector('canvas').toDataURL()")
     body = running.upload(base64.b64decode(url.split(",")[1]))[2]
     source = json.loads(body)["pictures"][0]["source"]
@@ -156,7 +156,7 @@ def test_probabilities_are_shown_while_the_pen_is_down_and_keys_draw_too(mnist, 
 
 
 def transfer(tab, path: Path, event: str) -> None:
-    """Drop a file on the page, or paste it."""
+    """Drop or paste a file on the page."""
     content = base64.b64encode(path.read_bytes()).decode()
     tab.evaluate(
         """([content, name, event]) => {

@@ -1,4 +1,4 @@
-"""`python classify.py --serve` as a program: output, exit codes, mistakes in options."""
+"""Test `python classify.py --serve`: output, exit codes, and invalid options."""
 
 import contextlib
 import re
@@ -13,13 +13,13 @@ from program import ROOT, classify
 
 
 def _heed_ctrl_c() -> None:
-    """Undo what a shell script does to programs in the background."""
+    """Restore the default SIGINT handler, which shells disable for background processes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
 def start_program(checkpoint):
-    """A function that starts `classify.py --serve`; returns the process and its port."""
+    """Return a function that starts `classify.py --serve` and returns the process and its port."""
     processes = []
 
     def start(*options):
@@ -52,7 +52,7 @@ def test_a_signal_ends_it_in_the_middle_of_work(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     process, port = start_program()
     line = process.stdout.readline()
-    assert line == f"Serving photos on http://127.0.0.1:{port}/ (Ctrl-C stops it)\n"
+    assert line == f"Serving photos on http://127.0.0.1:{port}/ (press Ctrl-C to stop)\n"
 
     def upload_until_it_is_gone():
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def test_the_address_of_other_hosts_is_told(start_program, client):
     process, port = start_program("--host", "0.0.0.0")
     (url,) = re.findall(r"http://\S+/", process.stdout.readline())
     note = process.stdout.readline()
-    assert note == f"note: everyone who can reach this computer can use {url}\n"
+    assert note == f"note: anyone who can reach this computer can use {url}\n"
     assert "0.0.0.0" not in url
     assert client(port).get()[0] == client(port).get(host="127.0.0.2")[0] == 200
     process, port = start_program("--host", "::1")

@@ -1,4 +1,4 @@
-"""The pictures of --show and --attention: their layout, content, and what they never replace."""
+"""Test the contact sheets of --show and --attention: layout, content and output paths."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def results(predictor, photo):
 
 
 def write(path, *colors, total=1):
-    """Write a sheet of pairs of a square and a wide picture in one color each."""
+    """Write a contact sheet with one pair per color: a square image and a wide image."""
     squares = [Image.new("RGB", (8, 8), color) for color in colors]
     wide = [Image.new("RGB", (30, 10), color) for color in colors]
     captions = ["a caption"] * len(colors)
@@ -64,13 +64,13 @@ def read(path):
 
 
 def halves(pixels, row=0):
-    """Return the two pictures of the first pair in a row."""
+    """Return the left and right images of the first pair in a row."""
     rows = pixels[32 + 256 * row :][:224]
     return rows[:, 12:236], rows[:, 248:472]
 
 
 def enlarge(image):
-    """uint8 [1, 8, 8] -> [224, 224, 3]"""
+    """Enlarge an image, uint8 [1, 8, 8], to [224, 224, 3] by repeating pixels."""
     return image[0].numpy().repeat(28, 0).repeat(28, 1)[..., None].repeat(3, 2)
 
 
@@ -103,10 +103,10 @@ def test_pairs_are_laid_out_in_rows_and_pictures_centered(tmp_path):
         row, column = divmod(number, 2)
         left, right = halves(pixels[:, 484 * column :], row)
         assert (left == color).all()
-        assert (right[75:149] == color).all()  # 30 x 10 pixels become 224 x 75
+        assert (right[75:149] == color).all()  # 30x10 pixels are enlarged to 224x75
         assert (right[:74] == WHITE).all()
         assert (right[151:] == WHITE).all()
-    assert (pixels[32 + 512 :, 484:] == WHITE).all()  # no sixth pair
+    assert (pixels[32 + 512 :, 484:] == WHITE).all()  # there is no sixth pair
 
 
 def test_note_if_not_all_images_are_shown(tmp_path, capsys):
@@ -143,11 +143,11 @@ def test_a_long_caption_keeps_its_end():
 
 
 def test_frame_surrounds_the_box():
-    photo = Image.new("L", (640, 480))  # shown as 224 x 168
+    photo = Image.new("L", (640, 480))  # resized to 224x168
     framed = draw_frame(photo, (0.25, 0.25, 0.5, 0.5))
     assert framed.getbbox() == (56 - 4, 42 - 4, 112 + 4, 84 + 4)
     inside = framed.crop((56, 42, 112, 84))
-    assert inside.getbbox() is None  # black
+    assert inside.getbbox() is None  # the inside stays black
 
 
 def test_attention_is_bright_over_a_gray_image():
@@ -210,8 +210,8 @@ def test_attention_has_the_network_input_and_its_overlay(predictor, results, tmp
         ("seven.png/x.png", "its folder does not exist"),
         ("long" * 99 + "/x.png", "its folder does not exist"),
         ("folder.png", "is a folder"),
-        ("seven.png", "would replace an image to classify"),
-        ("link.png", "would replace an image to classify"),
+        ("seven.png", "would overwrite an input image"),
+        ("link.png", "would overwrite an input image"),
     ],
 )
 def test_refused_paths(tmp_path, photo, path, message):
@@ -226,7 +226,7 @@ def test_an_image_to_classify_is_never_replaced(run, photo, tmp_path, images):
     before = photo.read_bytes()
     for flag in ("--show", "--attention"):
         error = run(tmp_path / images, flag, photo).error
-        assert f"{flag} {photo}: would replace an image to classify" in error
+        assert f"{flag} {photo}: would overwrite an input image" in error
     assert photo.read_bytes() == before
 
 
@@ -236,7 +236,7 @@ def test_both_pictures_need_different_files(run, photo, tmp_path):
     assert not a.exists()
     assert run(photo, "--show", a, "--attention", b).code == 0
     (_, shown), (attended, _) = halves(read(a)), halves(read(b))
-    assert np.array_equal(shown, attended)  # both are the network input
+    assert np.array_equal(shown, attended)  # both show the network input
 
 
 def test_unreadable_files_are_left_out(run, photo, tmp_path):

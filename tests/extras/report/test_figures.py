@@ -1,4 +1,4 @@
-"""Figures show the right values, whatever the classes are called."""
+"""Test that figures show the correct values and handle any class names."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ from src.models.stem import ConvStem
 
 
 def evaluate(classes, n=60):
-    """Return an evaluation of random images; every third label is random, too."""
+    """Return an evaluation of random images in which every third label is random."""
     probabilities = torch.randn(n, len(classes)).mul(2).softmax(1)
     labels = probabilities.argmax(1)
     labels[::3] = torch.randint(len(classes), [n // 3])
@@ -41,7 +41,7 @@ def build(config, patch_size=4, image_size=12):
 
 
 def picture(figure):
-    """Return the values of the first image in a figure."""
+    """Return the pixel values of the first image in a figure."""
     return figure.axes[0].images[0].get_array()
 
 
@@ -127,7 +127,7 @@ def test_position_similarity_is_the_cosine_of_patches_without_the_class_token(po
 def test_filters_of_patches_are_principal_components():
     network = build(ViTConfig(**SMALL))
     grid = picture(weight_figures.filters(network))
-    assert grid.shape == (2 * 5 + 1, 8 * 5 + 1, 3)  # 16 filters have 16 components
+    assert grid.shape == (2 * 5 + 1, 8 * 5 + 1, 3)  # 16 filters have 16 principal components
     first = grid[1:5, 1:5].flatten()
     weight = network.embed.weight.detach()
     component = torch.pca_lowrank(weight, q=16)[2][:, 0]
@@ -156,7 +156,7 @@ def test_odd_part_is_what_the_first_stage_sees_of_pixels():
     torch.nn.init.uniform_(stem.whiten.norm.running_var, 0.5, 2)
     images = torch.randn(2, 3, 12, 12)
     plus, minus = (stem.stages[0].conv1(stem.whiten(x)) for x in (images, -images))
-    inner = (plus - minus)[..., 1:-2, 1:-2] / 2  # away from the padding
+    inner = (plus - minus)[..., 1:-2, 1:-2] / 2  # exclude values that depend on padding
     seen = torch.nn.functional.conv2d(images, weight_figures.odd_part(stem))
     assert seen.std() > 0.1
     assert torch.allclose(seen, inner, atol=1e-5)

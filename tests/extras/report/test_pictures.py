@@ -1,4 +1,4 @@
-"""Pictures show what the model sees and predicts, cost little, and change nothing."""
+"""Test that TensorBoard pictures are correct and cheap, and do not change the run."""
 
 import math
 from types import SimpleNamespace
@@ -28,12 +28,12 @@ WEIGHTS = {"weights/filters", "weights/position_similarity"}
 
 
 def without_limit() -> None:
-    """Let pictures take any part of the training time, for `prepare`."""
+    """Remove the time limit for pictures; to be passed as `prepare`."""
     pictures.SHARE = math.inf
 
 
 def metrics(run):
-    """Return metrics.csv without the speed."""
+    """Return the rows of metrics.csv without the speed column."""
     rows = read_metrics(run)
     for row in rows:
         del row["images_per_second"]
@@ -41,7 +41,7 @@ def metrics(run):
 
 
 def images(run):
-    """Return the steps of all pictures by their tags."""
+    """Return the steps of all pictures, keyed by tag."""
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     tags = events.Tags()["images"]
     return {tag: [image.step for image in events.Images(tag)] for tag in tags}
@@ -59,7 +59,7 @@ def changed(run, other):
 
 @pytest.fixture(scope="module")
 def illustrated(tmp_path_factory):
-    """Return a run of three epochs of ten steps, with all of its pictures."""
+    """Return a run of three epochs with ten steps each, with all pictures."""
     runs = tmp_path_factory.mktemp("illustrated")
     ended = train(*tiny(runs, "--pictures", "true"), prepare=(without_limit,))
     assert ended.code == 0, ended
@@ -68,7 +68,7 @@ def illustrated(tmp_path_factory):
 
 def test_steps_of_all_pictures(illustrated):
     expected = dict.fromkeys(START, [0])
-    expected |= dict.fromkeys(VALIDATION, [9, 19, 29])  # after epochs 1, 2, and the last
+    expected |= dict.fromkeys(VALIDATION, [9, 19, 29])  # after epoch 1, epoch 2 and the last epoch
     expected |= dict.fromkeys(WEIGHTS, [29])
     assert images(illustrated) == expected
 
@@ -162,7 +162,7 @@ def test_two_processes_draw_once(tmp_path):
     assert set(steps) == START | VALIDATION | WEIGHTS
     assert all(len(steps[tag]) == 1 for tag in steps)
     assert len(list(run.glob("events*"))) <= 2
-    assert "359 test images" in (run / "report.html").read_text()  # of both processes
+    assert "359 test images" in (run / "report.html").read_text()  # of both processes together
 
 
 def test_help_does_not_wait_for_figures():
@@ -184,7 +184,7 @@ except SystemExit:
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Return the list of images and captions that `figures.tiles` draws."""
+    """Return a list that records the images and captions passed to `figures.tiles`."""
     seen = []
 
     def tiles(images, captions, *args, **kwargs):
@@ -196,7 +196,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def data():
-    """Return digits for one process, not in training."""
+    """Return a digits data module for one process, in evaluation mode."""
     data = DigitsDataModule()
     data.setup("fit")
     data.trainer = SimpleNamespace(training=False, world_size=1)
@@ -204,7 +204,7 @@ def data():
 
 
 def predict(labels):
-    """Return certain predictions of these labels."""
+    """Return predictions of these labels with probability 1."""
     return [F.one_hot(labels, 10).float().max(dim=1)]
 
 

@@ -1,4 +1,4 @@
-"""The report is one complete page with the results of the test; comparisons show differences."""
+"""Test that reports are self-contained and complete, and that comparisons show differences."""
 
 import base64
 import html
@@ -36,7 +36,7 @@ SECTIONS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return a short run with its report; leave it as it is."""
+    """Return a short run with its report, which tests must not modify."""
     return train_tiny(tmp_path_factory.mktemp("report") / "runs", "--pictures", "true")
 
 
@@ -55,11 +55,11 @@ def main(*args):
 
 
 class Links(HTMLParser):
-    """Parse a page.
+    """Collect the links and the unclosed tags of an HTML page.
 
     Attributes:
-        found: everything that the browser would fetch.
-        open: tags that are not closed.
+        found: URLs that a browser would fetch.
+        open: tags that have not been closed.
     """
 
     def __init__(self, text):
@@ -177,7 +177,7 @@ def test_a_changed_dataset_is_refused(tmp_path):
     """
     assert train(*flags.split(), *VIT).code == 0
     class_folders(tmp_path / "photos", ["eel"], (16, 16), train=12)
-    assert "config.yaml: its dataset is not the one" in main(tmp_path / "folder").error
+    assert "config.yaml: the dataset differs from the one" in main(tmp_path / "folder").error
 
 
 def test_a_perfect_network_has_no_mistakes(copy):
@@ -214,7 +214,7 @@ def test_comparison_of_two_runs(run, copy, tmp_path):
         ("nowhere", "nowhere: not a run"),
         ("nowhere elsewhere --output x.html", "nowhere: not a run"),
         ("", "the following arguments are required: RUN"),
-        ("RUN --output x.html", "--output is for several runs"),
+        ("RUN --output x.html", "--output is only for several runs"),
         ("RUN/config.yaml", "config.yaml"),
     ],
 )
