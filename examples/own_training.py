@@ -1,9 +1,9 @@
 """Train on your own data with Lightning's Trainer, plot the curves, and predict.
 
-    python -m examples.own_training                   half a minute on one CPU core
+    python -m examples.own_training                   # takes half a minute on one CPU core
 
-The data is drawn, not downloaded: circles, squares and triangles at random places, in random sizes
-and shades.
+The images are generated, not downloaded: circles, squares and triangles with random positions,
+sizes and shades.
 """
 
 import argparse
@@ -28,12 +28,12 @@ SIDE = 32  # pixels
 
 
 class Shapes(Dataset):
-    """Images of shapes, uint8 [1, 32, 32], with labels; each is a function of seed and index.
+    """Random shapes, uint8 [1, 32, 32], with labels. Each image depends only on seed and index.
 
     Args:
         count: number of images.
-        seed: seed of the images.
-        augment: applied to each image; only training images need it.
+        seed: seed for generating the images.
+        augment: function to apply to each training image.
     """
 
     def __init__(self, count: int, seed: int, augment: Callable[[Tensor], Tensor] | None = None):
@@ -54,7 +54,7 @@ class Shapes(Dataset):
 
 
 def draw(label: int, random: torch.Generator) -> Tensor:
-    """Draw one shape on noise, uint8 [1, 32, 32]."""
+    """Draw one shape on a noisy background, uint8 [1, 32, 32]."""
     ranges = torch.tensor([12, 12, 4, 120])
     left, top, size, shade = (torch.rand(4, generator=random) * ranges).tolist()
     x, y, radius = left + 10, top + 10, size + 5
@@ -73,9 +73,9 @@ def draw(label: int, random: torch.Generator) -> Tensor:
 
 
 def rotate_and_flip(image: Tensor) -> Tensor:
-    """Rotate by a random multiple of 90 degrees and mirror half of the images.
+    """Rotate an image by a random multiple of 90 degrees, and flip it with probability 0.5.
 
-    Any function of an image can take its place, such as a transform of torchvision.
+    Any other function that maps an image to an image works too, such as a torchvision transform.
     """
     rotated = torch.rot90(image, int(torch.randint(4, ())), (1, 2))
     return rotated.flip(2) if torch.rand(()) < 0.5 else rotated
@@ -149,9 +149,9 @@ def main(args: list[str] | None = None) -> None:
 
 
 def plot(table: Path, picture: Path) -> None:
-    """Plot the accuracy of each epoch from the logger's metrics.csv."""
+    """Plot the accuracy per epoch from the logger's metrics.csv."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # after the choice of a backend without windows
+    from matplotlib import pyplot  # after selecting the headless backend
 
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
