@@ -1,4 +1,4 @@
-"""Check README.md, CONTRIBUTING.md and docs/: commands run; paths, links and flags exist."""
+"""Test README.md, CONTRIBUTING.md and docs/: commands run, and paths, links and flags exist."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ COMMAND = re.compile(r"(\S*python|torchrun) .*")
 NOT_RUN = re.compile(
     r"-m (venv|pytest|benchmarks)|--serve|torchrun|--trainer.devices|data/cifar100"
 )
-# Flags of old commits, which ablation.md names.
+# Flags of old commits that ablation.md mentions.
 FORMER_FLAGS = {
     "--data.augment.shift",
     "--data.augment.elastic",
@@ -52,14 +52,14 @@ def commands_in(line: str) -> list[str]:
 
 
 def inline_code(text: str) -> list[str]:
-    """Return the inline code of a page, each on one line."""
+    """Return the inline code spans of a page, with line breaks removed."""
     prose = BLOCK.sub("", text)
     found = re.findall(r"`([^`]+)`", prose)
     return [" ".join(code.split()) for code in found]
 
 
 def split_command(command: str) -> tuple[str, list[str]]:
-    """Return the script of this project that a command starts, "" if none, and its arguments."""
+    """Split a command into the project script that it runs ("" if none) and its arguments."""
     words = shlex.split(command)
     if words[0] == "torchrun":
         words = words[words.index("train.py") - 1 :]
@@ -90,7 +90,10 @@ SHORT = [
 
 @functools.cache
 def run(command: str, folder: Path) -> program.Ended:
-    """Run a command in `folder`; a training has four batches in one epoch, two when resumed."""
+    """Run a command in `folder`, with at most four training batches per epoch.
+
+    Training takes one epoch, or two with `--resume`.
+    """
     script, arguments = split_command(command)
     if script == "train.py" and not re.search("help|--print_config", command):
         epochs = 2 if "--resume" in arguments else 1
@@ -103,7 +106,7 @@ def run(command: str, folder: Path) -> program.Ended:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """Return a folder with the programs, photos, and the runs that the pages refer to."""
+    """Return a folder with the programs, the photos and the runs that the pages refer to."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("src", "configs", "benchmarks", "examples", "train.py", "classify.py"):
         (folder / name).symlink_to(ROOT / name)
@@ -119,7 +122,7 @@ def checkout(tmp_path_factory) -> Path:
 
 
 def write_photos(folder: Path) -> None:
-    """Write a folder of class images that show a digit, and a photo of one."""
+    """Write class folders of images that show a digit, and a photo of a digit."""
     class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
     for path in (folder / "photos").rglob("*.jpg"):
         picture = Image.open(path)
@@ -130,7 +133,7 @@ def write_photos(folder: Path) -> None:
 
 
 def pretraining() -> str:
-    """Return a command for a run that the fine-tuning in own-images.md can start from."""
+    """Return a command that trains the network that own-images.md fine-tunes."""
     shown = shown_commands(PAGES["docs/own-images.md"])
     (finetuning,) = [command for command in shown if "--model.init_from" in command]
     return finetuning.replace(
@@ -154,7 +157,7 @@ def test_command_runs(command, checkout):
 
 
 def test_the_readme_shows_what_is_printed(checkout):
-    """Compare with the same commands for the digits, without the values."""
+    """Run the same commands on the digits dataset, and compare the output without numbers."""
     blocks = BLOCK.findall(README)
     consoles = [block for language, block in blocks if language == "console"]
     commands = (
@@ -187,7 +190,7 @@ def test_the_library_example_runs(tmp_path):
     assert ended.code == 0, ended
 
 
-# What is named exists ----------------------------------------------------------------------------
+# References exist ---------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -204,13 +207,13 @@ def test_every_command_exists(page):
     for command in commands:
         script, arguments = split_command(command)
         assert not script or (ROOT / script).is_file(), command
-        for flag in filter(re.compile(r"--[\w-]+").fullmatch, arguments):  # those with dots: below
+        for flag in filter(re.compile(r"--[\w-]+").fullmatch, arguments):  # skips dotted flags
             assert re.search(rf"{flag}\b", help_of(script)), command
 
 
 @pytest.fixture(scope="module")
 def train_flags() -> set[str]:
-    """Return the flags of the keys of data, model and trainer."""
+    """Return the flags of all data, model and trainer settings."""
     flags = {"--model.help", "--data.help"}
     for config in ("configs/mnist.yaml", "configs/folder.yaml"):
         printed = program.train("--config", config, "--print_config")
@@ -258,7 +261,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def anchor_of(heading: str) -> str:
-    """Return the anchor that GitHub gives a heading."""
+    """Return the GitHub anchor of a heading."""
     kept = re.sub(r"[^\w\- ]", "", heading.lower())
     return kept.replace(" ", "-")
 
