@@ -59,9 +59,8 @@ def overwrite(path, offset: int, data: bytes) -> None:
 
 
 def test_intact_idx_files_are_read(idx, tmp_path):
-    images, labels = read_torchvision("mnist", tmp_path, "test")
+    images, _ = read_torchvision("mnist", tmp_path, "test")
     assert images.shape == (10_000, 1, 28, 28)
-    assert labels.shape == (10_000,)
 
 
 @pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
