@@ -21,7 +21,13 @@ def test_gray_paper_of_28_pixels_becomes_black(strokes, brightness):
     assert image[0].max() == 0
 
 
-@pytest.mark.parametrize("steps", [(3, -3), (-2, 4)])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (3, -3),
+        (-2, 4),
+    ],
+)
 @pytest.mark.parametrize("strokes", [ZERO, ONE, FOUR])
 def test_white_strokes_off_the_center_of_28_pixels_are_centered(strokes, steps):
     expected = image_of(written(strokes))
@@ -47,8 +53,21 @@ def rotate(picture: Image.Image, angle: float) -> Image.Image:
     return picture.rotate(angle, Image.Resampling.BICUBIC, fillcolor=220)
 
 
-@pytest.mark.parametrize("count, gap", [(1, 0), (5, 0), (5, 12)])
-@pytest.mark.parametrize("angle, pen", [(0, 5), (4, 8)])
+@pytest.mark.parametrize(
+    "count, gap",
+    [
+        (1, 0),
+        (5, 0),
+        (5, 12),
+    ],
+)
+@pytest.mark.parametrize(
+    "angle, pen",
+    [
+        (0, 5),
+        (4, 8),
+    ],
+)
 @each_digit
 def test_a_digit_in_a_box_of_a_form_is_read_without_the_box(strokes, angle, pen, count, gap):
     form = Image.new("L", (600, 300), 220)

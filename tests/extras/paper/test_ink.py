@@ -100,14 +100,27 @@ def test_noise_is_not_ink(noise):
     assert not find_ink(np.asarray(photo)).any()
 
 
-@pytest.mark.parametrize("light", [(0.3, 1), (0.6, 1), (1, 0.5)])
+@pytest.mark.parametrize(
+    "light",
+    [
+        (0.3, 1),
+        (0.6, 1),
+        (1, 0.5),
+    ],
+)
 def test_falling_light_is_not_ink(light):
     slope = np.linspace(*light, 320)
     photo = np.broadcast_to(240 * slope, SHAPE)
     assert not find_ink(photo.astype(np.uint8)).any()
 
 
-@pytest.mark.parametrize("ink, found", [(192, False), (180, True)])
+@pytest.mark.parametrize(
+    "ink, found",
+    [
+        (192, False),
+        (180, True),
+    ],
+)
 def test_a_contrast_of_4_percent_is_paper_and_10_percent_is_ink(ink, found):
     photo = written(FOUR, ink=ink, paper=200)
     assert find_ink(np.asarray(photo)).any() == found

@@ -52,7 +52,15 @@ def test_images_of_mnist_are_unchanged_in_every_mode():
 # Place and size
 
 
-@pytest.mark.parametrize("size", [(320, 300), (640, 480), (300, 620), (1200, 900)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (320, 300),
+        (640, 480),
+        (300, 620),
+        (1200, 900),
+    ],
+)
 @each_digit
 def test_the_box_is_where_the_strokes_were_drawn(strokes, size):
     side = min(size)
@@ -91,7 +99,13 @@ def test_strokes_of_the_digits_are_8_pixels_tall_with_their_box_in_the_center(st
         assert middle == pytest.approx(4, abs=0.5)
 
 
-@pytest.mark.parametrize("width, height", [(200, 40), (40, 200)])
+@pytest.mark.parametrize(
+    "width, height",
+    [
+        (200, 40),
+        (40, 200),
+    ],
+)
 def test_the_aspect_ratio_is_kept(width, height):
     photo = Image.new("L", (320, 300), 220)
     photo.paste(30, (60, 50, 60 + width, 50 + height))
@@ -100,7 +114,14 @@ def test_the_aspect_ratio_is_kept(width, height):
     assert size == pytest.approx((width / 10, height / 10), abs=1)
 
 
-@pytest.mark.parametrize("pen, expected", [(2, 2.0), (6, 2.0), (40, 20 * 40 / 220)])
+@pytest.mark.parametrize(
+    "pen, expected",
+    [
+        (2, 2.0),
+        (6, 2.0),
+        (40, 20 * 40 / 220),
+    ],
+)
 def test_a_thin_pen_is_broadened_and_a_broad_one_is_not(pen, expected):
     """The broad line is 180 + 40 pixels long, with its round ends, and becomes 20 pixels long."""
     line = [(0.5, 0.2), (0.5, 0.8)]
@@ -115,7 +136,14 @@ def test_pen_width_is_the_width_of_the_line():
     assert pen_width(ink) == pytest.approx(11.3, abs=0.1)
 
 
-@pytest.mark.parametrize("size", [(20, 18), (31, 28), (4000, 3000)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (20, 18),
+        (31, 28),
+        (4000, 3000),
+    ],
+)
 def test_tiny_and_huge_pictures_give_the_same_image(size):
     pen = max(1, min(size) // 15)
     image = image_of(written(FOUR, size, pen))
@@ -123,7 +151,17 @@ def test_tiny_and_huge_pictures_give_the_same_image(size):
     assert correlation(image, expected) > 0.85
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1), (3, 3), (28, 1), (5000, 2)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (1, 2000),
+        (2000, 1),
+        (3, 3),
+        (28, 1),
+        (5000, 2),
+    ],
+)
 def test_degenerate_sizes_are_refused_or_read(size):
     assert_refused(Image.new("L", size, 200))
     noise = RNG.integers(0, 256, size[::-1], dtype=np.uint8)
@@ -217,13 +255,25 @@ def test_the_largest_of_several_digits_is_read_and_they_are_counted(count):
 
 
 @pytest.mark.parametrize("invert", ["auto", "yes", "no"])
-@pytest.mark.parametrize("size", [(28, 28), (300, 200)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (28, 28),
+        (300, 200),
+    ],
+)
 @pytest.mark.parametrize("brightness", [0, 1, 99, 170, 255])
 def test_uniform_pictures_are_refused(brightness, size, invert):
     assert_refused(Image.new("L", size, brightness), invert)
 
 
-@pytest.mark.parametrize("size", [(28, 28), (300, 200)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (28, 28),
+        (300, 200),
+    ],
+)
 def test_noise_is_refused(size):
     noisy = 60 + RNG.normal(0, 4, size[::-1])
     assert_refused(to_image(noisy))

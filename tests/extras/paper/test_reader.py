@@ -43,7 +43,13 @@ def test_other_datasets_have_no_digit_reader(change):
     assert digit_reader(dataset) is None
 
 
-@pytest.mark.parametrize("ink, paper", [(0, 255), (255, 0)])
+@pytest.mark.parametrize(
+    "ink, paper",
+    [
+        (0, 255),
+        (255, 0),
+    ],
+)
 def test_transparent_paper_contrasts_with_the_strokes(read, ink, paper):
     color = (ink, ink, ink, 255)
     drawing = written(SEVEN, ink=color, paper=(ink, ink, ink, 0), mode="RGBA")
