@@ -1,14 +1,14 @@
 """Classify images with a trained network.
 
-python classify.py photo.png                      by the newest run's best checkpoint
-python classify.py photos '*.jpg' --csv           folders and patterns; as a table, or --json
+python classify.py photo.png                      use the best checkpoint of the newest run
+python classify.py photos '*.jpg' --csv           folders and patterns, output as CSV (or --json)
 python classify.py --ckpt data/runs/mnist/version_0 digit.png
-python classify.py photo.png --show given.png     draw what the network was given
-python classify.py photo.png --attention at.png   draw where it looked
-python classify.py --index 0                      test image 0 of the checkpoint's dataset
-python classify.py --serve                        serve a page to draw on and to show photos to
+python classify.py photo.png --show input.png     save the image as the network sees it
+python classify.py photo.png --attention at.png   save an attention map
+python classify.py --index 0                      classify a test image of the dataset
+python classify.py --serve                        serve a web page for drawings and photos
 
-If one of several files cannot be read, its row says so and the exit code is 1.
+If any of several files cannot be read, its row contains the error and the exit code is 1.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from src.errors import ArgumentParser, InputError, exit_on_input_error, printabl
 if TYPE_CHECKING:
     from src.inference.predictor import Predictor, PreparedImage
 
-EXAMPLES = 12  # test images to choose from on the page
-MAX_DRAWN = 64  # images in the picture of --show and --attention
+EXAMPLES = 12  # number of test images on the web page
+MAX_DRAWN = 64  # maximum number of images in the output of --show and --attention
 INVERT = ("auto", "yes", "no")
 
 
@@ -66,8 +66,8 @@ def main(args: list[str]) -> None:
     output.print_rows(rows(), options.format, paths, predictor.classes, options.top_k)
     if not (options.ckpt or options.format) and options.index is None:
         print(
-            f"note: classified by the newest run, {printable(str(checkpoint))}, trained on "
-            f"{printable(predictor.dataset.name)}; choose another with --ckpt",
+            f"note: using the newest run, {printable(str(checkpoint))}, trained on "
+            f"{printable(predictor.dataset.name)}; use --ckpt to choose a different one",
             file=sys.stderr,
         )
     if len(paths) > 1:
@@ -81,29 +81,35 @@ def parse(args: list[str]) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser(description=__doc__, formatter_class=formatter)
     add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE", help="image files, folders, patterns like '*.png'")
-    add("--index", type=int, metavar="N", help="test image N of the checkpoint's dataset")
+    add("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns (*.png)")
+    add("--index", type=int, metavar="N", help="classify test image N of the dataset")
     add("--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)")
-    add("--runs", default="data/runs", metavar="DIR", help="folder of all runs")
-    add("--data", metavar="DIR", help="folder of the datasets (default: as in training)")
-    add("--top-k", type=int, default=3, metavar="K", help="classes to show (default: 3)")
+    add("--runs", default="data/runs", metavar="DIR", help="parent directory of all runs")
+    add("--data", metavar="DIR", help="dataset directory (default: as in training)")
+    add("--top-k", type=int, default=3, metavar="K", help="number of classes (default: 3)")
     formats = parser.add_mutually_exclusive_group()
-    for name, content in (("json", "a list of {path, predictions}"), ("csv", "a table")):
+    for name, content in (("json", "a JSON list of {path, predictions}"), ("csv", "a CSV table")):
         formats.add_argument(
             f"--{name}", dest="format", action="store_const", const=name, help=f"print {content}"
         )
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
-    add("--serve", action="store_true", help="serve a page to draw on and to show photos to")
-    add("--port", type=int, default=7860, metavar="N", help="of --serve (default: 7860)")
-    add("--host", default="127.0.0.1", metavar="H", help="of --serve; 0.0.0.0 lets others in")
+    add("--serve", action="store_true", help="serve a web page for drawings and photos")
+    add("--port", type=int, default=7860, metavar="N", help="port for --serve (default: 7860)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="H",
+        help="address for --serve; 0.0.0.0 accepts connections from other machines",
+    )
     add(
         "--invert",
         default="auto",
         choices=INVERT,
-        help="swap dark and light: yes (or no value) for dark strokes on light; auto finds out",
+        help="swap dark and light: yes (or no value) for dark strokes on a light background; auto "
+        "decides for each image",
     )
-    add("--show", metavar="PNG", help="draw what the network was given of each image")
-    add("--attention", metavar="PNG", help="draw where in each image the network looked")
+    add("--show", metavar="PNG", help="save each image as the network sees it")
+    add("--attention", metavar="PNG", help="save an attention map for each image")
     following = [*args[1:], "-"]
     options = parser.parse_args(
         [
@@ -112,20 +118,20 @@ def parse(args: list[str]) -> argparse.Namespace:
         ]
     )
     if bool(options.images) + (options.index is not None) + options.serve != 1:
-        raise InputError("name image files, one --index N, or --serve; see --help")
+        raise InputError("pass either image files, --index N, or --serve; see --help")
     if options.top_k < 1:
         raise InputError(f"--top-k must be at least 1, got {options.top_k}")
     return options
 
 
 def _is_not_a_choice(value: str) -> bool:
-    """Return whether what follows `--invert` is a flag or an image, not a (misspelled) choice."""
+    """Return whether the word after `--invert` is a flag or an image, not a (misspelled) choice."""
     looks_like_a_path = any(c in value for c in "-./*?[") or os.path.exists(value)
     return value not in INVERT and looks_like_a_path
 
 
 def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "PreparedImage"]:
-    """Return what reads an image file: for digits, photos of paper are understood as well."""
+    """Return a function that reads an image file; for digits, it also handles photos of paper."""
     with contextlib.suppress(ModuleNotFoundError):
         from src.extras.paper.reader import digit_reader
 
@@ -137,7 +143,7 @@ def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "Prepare
 def classify_test_image(
     predictor: "Predictor", options: argparse.Namespace
 ) -> tuple[dict[str, Any], "PreparedImage"]:
-    """Return the row of `--index`, and the image."""
+    """Return the output row and the image for `--index`."""
     import torch
 
     from src.data.splits import open_split
@@ -146,7 +152,7 @@ def classify_test_image(
     index, name = options.index, predictor.dataset.name
     images = open_split(predictor.dataset, "test", root=options.data, download=True)
     if not images:
-        raise InputError(f"{name} has no test images; name image files instead of --index")
+        raise InputError(f"{name} has no test images; pass image files instead of --index")
     if not 0 <= index < len(images):
         raise InputError(
             f"--index {index}: {name} has {len(images):,} test images; use 0 to {len(images) - 1}"
@@ -161,7 +167,7 @@ def classify_test_image(
 
 
 def check_pictures(options: argparse.Namespace, paths: list[str]) -> None:
-    """Refuse paths of --show and --attention that cannot or should not be written."""
+    """Reject invalid output paths for --show and --attention."""
     chosen = {flag: getattr(options, flag) for flag in ("show", "attention")}
     if not any(chosen.values()):
         return
@@ -171,7 +177,10 @@ def check_pictures(options: argparse.Namespace, paths: list[str]) -> None:
         if path:
             check_path(path, f"--{flag}", paths)
     if options.show == options.attention:
-        raise InputError(f"--attention {options.attention} would replace --show; name another")
+        raise InputError(
+            f"--attention {options.attention} would overwrite the file of --show; use a different "
+            "file"
+        )
 
 
 def draw(
@@ -180,7 +189,7 @@ def draw(
     total: int,
     predictor: "Predictor",
 ) -> None:
-    """Write the pictures of --show and --attention."""
+    """Write the contact sheets for --show and --attention."""
     if not (options.show or options.attention):
         return
     from src.extras.report import contact_sheet
@@ -196,7 +205,7 @@ def serve(
     options: argparse.Namespace,
     prepare: Callable[[str], "PreparedImage"],
 ) -> None:
-    """Serve the page: with a drawing field for digits, with test images for other networks."""
+    """Serve the web page, with a drawing canvas for digits and test images for other datasets."""
     with extra("--serve"):
         from src.extras.page import server
         from src.extras.paper.strokes import strokes_of
@@ -206,7 +215,7 @@ def serve(
 
 
 def test_images(predictor: "Predictor", root: str | None) -> list[tuple[Any, str]]:
-    """Return some test images with their classes; none if the dataset is not here."""
+    """Return some test images with their class names, or [] if the dataset is not available."""
     import torch
 
     from src.data.splits import open_split
@@ -215,7 +224,7 @@ def test_images(predictor: "Predictor", root: str | None) -> list[tuple[Any, str
         images = open_split(predictor.dataset, "test", root=root)
         if not images:
             return []
-        # Evenly spaced, because files may be sorted by class.
+        # Choose evenly spaced images, because the files may be sorted by class.
         indices = torch.linspace(0, len(images) - 1, EXAMPLES).long().unique()
         pixels, labels = images.__getitems__(indices)
     except InputError:
@@ -236,7 +245,7 @@ def extra(flag: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    # Before PyTorch is imported: its waiting threads sleep, so that others can read files.
+    # Set before PyTorch is imported: its waiting threads sleep, so that others can read files.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     with exit_on_input_error():
         main(sys.argv[1:])

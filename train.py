@@ -2,9 +2,9 @@
 
 python train.py                                             MNIST
 python train.py --config configs/digits.yaml                no download, under a minute
-python train.py --model.depth 4 --trainer.max_epochs 3      any key of the config can be a flag
-python train.py --resume                                    resume the newest run of that name
-python train.py --help                                      all keys
+python train.py --model.depth 4 --trainer.max_epochs 3      flags override any key of the config
+python train.py --resume                                    resume the newest run
+python train.py --help                                      list all keys
 """
 
 import os
@@ -39,7 +39,7 @@ def main(args: list[str]) -> None:
     if settings.trainer["fast_dev_run"]:
         return
     results = test(run)
-    if results is None:  # not the first process
+    if results is None:  # this process is not rank 0
         return
     if pictures:
         pictures.write_report(run.folder, run.data)
@@ -49,9 +49,9 @@ def main(args: list[str]) -> None:
 def find_extras(
     settings: "Settings",
 ) -> tuple["Pictures | None", Callable[["ViT"], str] | None]:
-    """Return the callback of `--pictures`, and what loads `--model.init_from`.
+    """Return the callback for `--pictures` and the function that loads `--model.init_from`.
 
-    Both are None without the folder src/extras, on which the core does not depend.
+    Both are None if src/extras is missing; the core does not depend on this folder.
     """
     try:
         from src.extras.report.pictures import Pictures
@@ -60,7 +60,7 @@ def find_extras(
         if not str(error.name).startswith("src.extras"):
             raise
         if settings.pictures:
-            print("note: src/extras is missing: no pictures and no report", file=sys.stderr)
+            print("note: src/extras is missing; skipping pictures and report", file=sys.stderr)
         return None, None
     options = settings.trainer
     draws = settings.pictures and not options["fast_dev_run"] and options["logger"] is not False
@@ -68,7 +68,7 @@ def find_extras(
 
 
 if __name__ == "__main__":
-    # Before PyTorch is imported: waiting threads spin briefly, then sleep (docs/ablation.md).
+    # Set before PyTorch is imported: waiting threads spin briefly, then sleep (docs/ablation.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     with exit_on_input_error():
         main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The core works without src/extras/, and the flags that need the folder say so."""
+"""Test the core without src/extras/, and the errors of flags that need the folder."""
 
 import json
 import os
@@ -29,7 +29,7 @@ print(json.dumps([program.call(mains[script], *args) for script, *args in comman
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory) -> Path:
-    """A checkout without src/extras/, in which a training on digits was stopped and resumed."""
+    """A checkout without src/extras/, and with the image of a digit."""
     folder = tmp_path_factory.mktemp("core")
     ignored = shutil.ignore_patterns("extras", "__pycache__")
     for name in ("src", "configs"):
@@ -42,11 +42,11 @@ def core(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(core) -> Path:
-    """A run of two epochs, stopped in the middle of the second, and resumed."""
+    """A run of two epochs that was stopped in the middle of the second epoch and resumed."""
     arguments = tiny(core / "runs", "--pictures", "true", epochs=2)
     stopped = python(core, "-c", STOP, *arguments)
     assert stopped.code == 128 + signal.SIGTERM, stopped
-    assert stopped.err == "note: src/extras is missing: no pictures and no report\n"
+    assert stopped.err == "note: src/extras is missing; skipping pictures and report\n"
     folder = core / "runs" / "digits" / "version_0"
     assert not (folder / "results.json").exists()
     resumed = python(core, "train.py", "--resume", folder)
@@ -55,7 +55,7 @@ def run(core) -> Path:
 
 
 def python(folder: Path, *args) -> Ended:
-    """Run Python in a folder, whose `src` it imports."""
+    """Run Python in a folder and import `src` from there."""
     done = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=folder,
@@ -68,7 +68,7 @@ def python(folder: Path, *args) -> Ended:
 
 
 def call(folder: Path, *commands) -> list[Ended]:
-    """Run several commands, each a script and its arguments, in one process."""
+    """Run several commands (a script and its arguments) in one process."""
     words = [[str(word) for word in command] for command in commands]
     ended = python(folder, "-c", CALLS, json.dumps(words))
     assert ended.code == 0, ended

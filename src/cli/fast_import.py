@@ -1,17 +1,18 @@
-"""Import torchmetrics, which Lightning needs, without the packages of metrics we do not use."""
+"""Import torchmetrics, which Lightning requires, without the dependencies of unused metrics."""
 
 import sys
 
 from lightning_utilities.core import imports
 
-# For metrics of audio, text and generated images, and for plots.
+# Dependencies of metrics for audio, text and generated images, and of plots.
 UNUSED = ("matplotlib", "scipy", "torchvision", "transformers")
 
 
 def import_torchmetrics() -> None:
-    """Import torchmetrics while these packages look as if they were not installed.
+    """Import torchmetrics with the `UNUSED` packages hidden.
 
-    It would import all of them, which takes longer than PyTorch (`benchmarks/cold_start.py`).
+    Importing all of these packages takes longer than importing PyTorch
+    (`benchmarks/cold_start.py`).
     """
     hidden = [name for name in UNUSED if name not in sys.modules]
     is_available = imports.RequirementCache.__bool__

@@ -1,4 +1,4 @@
-"""Print what `train.py` does before and after training."""
+"""Messages that `train.py` prints before and after training."""
 
 import logging
 import shlex
@@ -22,7 +22,7 @@ IRRELEVANT_WARNINGS = (
 
 
 def silence_lightning() -> None:
-    """Hide Lightning's log lines and the warnings that do not apply here."""
+    """Hide Lightning's log messages, and warnings that do not apply to this program."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
@@ -31,7 +31,7 @@ def silence_lightning() -> None:
 
 
 def announce(run: Run) -> None:
-    """Print what is trained, on what, and where the results go."""
+    """Print the model, the dataset, the device and the run directory."""
     trainer, model = run.trainer, run.model
     if not trainer.is_global_zero:
         return
@@ -47,7 +47,7 @@ def announce(run: Run) -> None:
 
 
 def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -> None:
-    """Print the results of a run, and the commands that come next.
+    """Print the results of a run and suggest further commands.
 
     Args:
         run: the finished run.
@@ -75,12 +75,12 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
 def _accuracy(run: Run, results: dict[str, Any]) -> str:
     if results["test_accuracy"] is None:
         if results["val_accuracy"] is None:
-            return "No accuracy: there are neither validation nor test images"
+            return "No accuracy: there are no validation or test images"
         return f"Validation accuracy {results['val_accuracy']:.4f}; there are no test images"
     tested, total = results["test_images"], len(run.data.sets["test"] or ())
     part = ""
     if tested < total:
-        part = f"; only {tested:,} of {total:,} images, maybe not of all classes"
+        part = f"; only {tested:,} of {total:,} images, possibly not covering all classes"
     return (
         f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f} "
         f"({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})"

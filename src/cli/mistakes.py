@@ -1,4 +1,4 @@
-"""Find unknown keys and nulls, and shorten jsonargparse's messages to one line."""
+"""Reject unknown keys and null values, and shorten jsonargparse's messages to one line."""
 
 import dataclasses
 import difflib
@@ -21,18 +21,19 @@ GROUPS: dict[str, dict[str, type]] = {
     "data": {kind.__name__: kind for kind in (*NamedDataModule.__subclasses__(), FolderDataModule)},
 }
 HYPERPARAMETERS = {ViT: ViTHyperparameters, CNN: CNNHyperparameters}
-LINKED = ("dataset", "seed")  # set by the program
+LINKED = ("dataset", "seed")  # arguments set by the program, not by the user
 FLAGS_ONLY = {"help", "h", "print_config", "c", "model.help", "data.help"}
 
 
 def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
-    """Raise InputError for the first key of the config or the flags that does not exist.
+    """Raise InputError for the first unknown key in the config or the flags.
 
-    jsonargparse ignores some (`data.augment.rotat`), and explains others on a whole page.
+    jsonargparse ignores some unknown keys (`data.augment.rotat`) and reports others with a page of
+    text.
 
     Args:
-        base: the config and the flags.
-        parser_keys: keys outside of the model and data groups.
+        base: the base config and the flags.
+        parser_keys: all keys of the parser; keys in the model and data groups are ignored.
     """
     general = {key for key in parser_keys if key.split(".")[0] not in GROUPS} | FLAGS_ONLY
     flags = [flag.removeprefix("--").split("=")[0] for flag in base.flags if flag[:2] == "--"]
@@ -43,7 +44,7 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
 
 
 def _check(keys: list[str], classes: dict[str, str], general: set[str]) -> None:
-    """Raise InputError for the first key that neither its group's class nor the parser has."""
+    """Raise InputError for the first key that is unknown to its group's class and the parser."""
     known = set(general)
     for group, name in classes.items():
         known |= {group, f"{group}.class_path", f"{group}.init_args"}
@@ -56,7 +57,7 @@ def _check(keys: list[str], classes: dict[str, str], general: set[str]) -> None:
 def _unknown(key: str, classes: dict[str, str], known: set[str]) -> InputError:
     group, _, rest = key.partition(".")
     if rest == "seed" and group in GROUPS:
-        return InputError(f"{key} follows from the run's seed; use --seed_everything")
+        return InputError(f"{key} is set from the run's seed; use --seed_everything")
     if group in GROUPS and any(key in _class_keys(group, name) for name in GROUPS[group]):
         name = classes[group]
         return InputError(
@@ -68,12 +69,15 @@ def _unknown(key: str, classes: dict[str, str], known: set[str]) -> InputError:
 
 
 def refuse_nulls(group: str, chosen: Namespace) -> None:
-    """Raise InputError for a null, which jsonargparse lets through, where a value is needed."""
+    """Raise InputError for null values of arguments that require a value.
+
+    jsonargparse accepts null for every argument.
+    """
     name = chosen.class_path.rsplit(".", 1)[-1]
     for key, annotation in _arguments(GROUPS[group][name]).items():
         is_null = key in chosen.init_args and chosen.init_args[key] is None
         if is_null and type(None) not in get_args(annotation):
-            raise InputError(f"{group}.{key} null: give a value, or leave it out; {HELP}")
+            raise InputError(f"{group}.{key} must not be null; set a value or omit it; {HELP}")
 
 
 def _class_in_config(group: str, tree: dict[str, Any]) -> str:
@@ -82,7 +86,7 @@ def _class_in_config(group: str, tree: dict[str, Any]) -> str:
 
 
 def _class_in_flags(group: str, flags: list[str]) -> str | None:
-    """Return the class of the last flag that names one; None if no flag does."""
+    """Return the class selected by the last matching flag, or None if there is no such flag."""
     chosen = None
     for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         name, _, value = flag.partition("=")
@@ -95,12 +99,12 @@ def _known_class(group: str, path: Any) -> str:
     name = str(path).rsplit(".", 1)[-1]
     if name not in GROUPS[group]:
         choices = ", ".join(GROUPS[group])
-        raise InputError(f"{group}: {path} is unknown; choose one of {choices}")
+        raise InputError(f"{group}: unknown class {path}; choose one of {choices}")
     return name
 
 
 def _class_keys(group: str, name: str) -> set[str]:
-    """Return `group.key` for every argument of a class, and for the fields of its dataclasses."""
+    """Return `group.key` for every argument of a class, including fields of dataclass arguments."""
     keys = set()
     for key, annotation in _arguments(GROUPS[group][name]).items():
         keys.add(f"{group}.{key}")
@@ -110,7 +114,7 @@ def _class_keys(group: str, name: str) -> set[str]:
 
 
 def _arguments(kind: type) -> dict[str, Any]:
-    """Return names and annotations of a constructor's arguments, those behind **kwargs included."""
+    """Return the names and annotations of a constructor's arguments, including its **kwargs."""
     found = {}
     for parameter in inspect.signature(kind).parameters.values():
         if parameter.kind is not parameter.VAR_KEYWORD:
@@ -124,7 +128,7 @@ def _arguments(kind: type) -> dict[str, Any]:
 
 
 def _is_within_value(key: str, known: set[str]) -> bool:
-    """Return whether the key is below one whose value is a tree, such as trainer.logger."""
+    """Return whether the key is nested in a free-form value such as trainer.logger."""
     options = {name for name in known if not name.endswith(".help")}
     parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
     return any(
@@ -136,7 +140,7 @@ def _is_within_value(key: str, known: set[str]) -> bool:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    """{"a": {"b": 1}} -> ["a.b"]"""
+    """List the keys of all leaves: {"a": {"b": 1}} becomes ["a.b"]."""
     keys = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -145,11 +149,11 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def shorten(message: str) -> str:
-    """Return the key and the reason in a message of jsonargparse, which can fill a screen."""
+    """Shorten a jsonargparse message, which can fill a screen, to the key and the reason."""
     text = " ".join(message.split())
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)": ', text)))
     reason = re.split(r'Parser key "[^"]+": ', text)[-1].removesuffix(".")
-    # Within a class, the message of a nested parser, which is short already.
+    # For keys inside a class, use the nested parser's message; it is already short.
     if nested := re.search(rf"Errors: - ([\w.]+): (.*?); {HELP}", text):
         keys, reason = [*keys, nested[1]], nested[2]
     elif union := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", reason):

@@ -1,4 +1,4 @@
-"""The options of `train.py` that decide which configuration is the base of all others."""
+"""Options of `train.py` that select the base configuration."""
 
 import re
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ RUNS = "data/runs"
 
 @dataclass(frozen=True)
 class Base:
-    """Where a training starts from.
+    """The base configuration of a training run.
 
     Attributes:
-        config: path of the YAML file that all flags are parsed over.
-        tree: its content.
-        name: name of the run.
-        runs: folder of all runs.
-        resumed: run directory and checkpoint to resume from.
-        flags: the remaining flags.
+        config: path of the YAML file; flags override its values.
+        tree: content of the YAML file.
+        name: run name.
+        runs: parent directory of all runs.
+        resumed: run directory and checkpoint to resume from; None for a new run.
+        flags: remaining command-line flags.
     """
 
     config: str
@@ -38,10 +38,10 @@ class Base:
 
 
 def read_base(args: list[str]) -> Base:
-    """Return the base of a command line; a resumed run's own config.yaml replaces `--config`.
+    """Read the base configuration; a resumed run uses its own config.yaml instead of `--config`.
 
     Raises:
-        InputError: the config, the name or the run to resume is wrong.
+        InputError: the config, the name or the run to resume is invalid.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", "-c")
@@ -54,21 +54,21 @@ def read_base(args: list[str]) -> Base:
     name = _name(config, tree) if given.name is None else given.name
     if not re.fullmatch(r"\w[\w.+=, -]*", name):
         raise InputError(
-            f"--name {name}: a name is one folder; use letters, digits, spaces, and _ - . + = ,"
+            f"--name {name}: not a valid folder name; use letters, digits, spaces, and _ - . + = ,"
         )
     runs = Path(given.runs or RUNS)
     if given.resume is None:
         return Base(config, tree, name, runs, None, flags)
     if given.resume == "":
-        raise InputError("--resume '': not a path; leave it out for the newest run of the name")
+        raise InputError("--resume '': empty path; omit it to resume the newest run of that name")
     run, path = find_run("" if given.resume is True else given.resume, runs, name)
     saved = str(run / "config.yaml")
     saved_tree = read_yaml(saved)
     saved_name = _name(saved, saved_tree)
     if given.config and not given.name and name != saved_name:
         raise InputError(
-            f"--config {given.config}: {run} is a run of {saved_name!r}; leave out --config: a "
-            "resumed run uses its own"
+            f"--config {given.config}: {run} is a run of {saved_name!r}; omit --config, because a "
+            "resumed run uses its own config"
         )
     resumed = (run, Checkpoint.open(path))
     runs = Path(given.runs or saved_tree.get("runs") or RUNS)
@@ -76,7 +76,7 @@ def read_base(args: list[str]) -> Base:
 
 
 def _find_config(config: str) -> str:
-    for path in (Path(config), ROOT / config):  # the program may be started from another folder
+    for path in (Path(config), ROOT / config):  # works from any working directory
         if path.is_file():
             return str(path)
     known = sorted((ROOT / "configs").glob("*.yaml"))
@@ -85,7 +85,7 @@ def _find_config(config: str) -> str:
 
 
 def _name(config: str, tree: dict[str, Any]) -> str:
-    """Return the `name` that a run's config.yaml holds, or else the stem of the file."""
+    """Return the `name` in the config, or the stem of the config's file name."""
     return tree.get("name") or Path(config).stem
 
 
@@ -100,8 +100,8 @@ def read_yaml(config: str) -> dict[str, Any]:
     """Return the content of a YAML file.
 
     Raises:
-        InputError: it cannot be read, is not a tree of keys, or uses aliases, by which a few bytes
-            could stand for a tree that fills the memory.
+        InputError: the file cannot be read, is not a mapping, or uses aliases (which let a few
+            bytes expand until memory runs out).
     """
     try:
         tree = yaml.load(Path(config).read_text(), _Loader) or {}
@@ -109,4 +109,4 @@ def read_yaml(config: str) -> dict[str, Any]:
             raise ValueError(f"it has no keys; see {DEFAULT_CONFIG} for an example")
         return tree
     except (OSError, ValueError, RecursionError, yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{config}: not a config: {one_line(error, 500)}; fix its YAML") from None
+        raise InputError(f"{config}: invalid config: {one_line(error, 500)}; fix it") from None

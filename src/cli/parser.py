@@ -1,6 +1,6 @@
 """Parse the command line of `train.py` into settings.
 
-A configuration is the base; flags are parsed over it by jsonargparse, as LightningCLI does.
+jsonargparse applies the flags to a base configuration, as in LightningCLI.
 """
 
 from typing import Any, NoReturn
@@ -19,8 +19,8 @@ from src.training.classifier import Classifier
 from src.training.precision import automatic_precision
 from src.training.trainer import Trainer
 
-DESCRIPTION = """Train a Vision Transformer from scratch on small images. The keys of a model or a
-dataset are listed by `python train.py --model.help ViT` and `--data.help CIFAR10DataModule`."""
+DESCRIPTION = """Train a Vision Transformer from scratch on small images. To list the keys of a
+model or dataset, use `python train.py --model.help ViT` or `--data.help CIFAR10DataModule`."""
 
 MINIMUMS = {
     "seed_everything": 0,
@@ -34,24 +34,24 @@ MINIMUMS = {
 
 
 class Parser(LightningArgumentParser):
-    """Raise InputError in one line instead of printing a page of usage."""
+    """A parser that raises a one-line InputError instead of printing a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise InputError(shorten(message)) from None
 
 
 def parse(args: list[str]) -> Settings:
-    """Return the settings of a command line: data, model and everything else.
+    """Parse a command line into settings: data, model and everything else.
 
     Raises:
-        InputError: a flag or a key of the config is wrong.
+        InputError: a flag or a config key is invalid.
     """
     base = read_base(args)
     parser = _parser(base)
     check_keys(base, [action.dest for action in parser._actions])
     config = parser.parse_args(base.flags)
     _check_values(config)
-    if config.trainer.precision == "auto":  # decided once: a run resumed elsewhere keeps it
+    if config.trainer.precision == "auto":  # resolved once: resuming elsewhere keeps it
         config.trainer.precision = automatic_precision(config.trainer.accelerator)
     written = config.clone()
     written.pop("config", None)
@@ -105,46 +105,49 @@ def _info(data: ImageDataModule) -> Any:
 
 
 def _add_program_options(parser: Parser) -> None:
-    # These four are read by `read_base`; here they are for --help and config.yaml.
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of settings")
+    # `read_base` parses these four options; they are repeated here for --help and config.yaml.
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML config file")
     parser.add_argument(
         "--name",
         type=str | None,
         default=None,
-        help="name of the run (default: that of the config)",
+        help="run name (default: the name of the config)",
     )
-    parser.add_argument("--runs", type=str, default="data/runs", help="folder of all runs")
+    parser.add_argument(
+        "--runs", type=str, default="data/runs", help="parent directory of all runs"
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
         const="",
         default=None,
         metavar="PATH",
-        help="resume the newest run of that name, or the run or checkpoint at PATH",
+        help="resume the run or checkpoint at PATH, or without PATH the newest run of this name",
     )
     parser.add_argument(
         "--seed_everything",
         type=int,
         default=0,
-        help="seed of everything random: weights, split, order, augmentation",
+        help="seed for the weights, the validation split, shuffling and augmentation",
     )
     parser.add_argument(
         "--patience",
         type=int | None,
         default=None,
-        help="stop after so many epochs without a better validation accuracy; null never does",
+        help="number of epochs without improvement in validation accuracy before early stopping; "
+        "null disables early stopping",
     )
     parser.add_argument(
         "--checkpoint_every_n_steps",
         type=int | None,
         default=None,
-        help="also write last.ckpt every so many steps within an epoch",
+        help="also write last.ckpt within an epoch, after this number of steps",
     )
     parser.add_argument(
         "--pictures",
         type=bool,
         default=True,
-        help="write pictures to TensorBoard, and a report after the test",
+        help="write images to TensorBoard, and a report after testing",
     )
 
 
@@ -152,13 +155,13 @@ def _check_values(config: Namespace) -> None:
     for key, least in MINIMUMS.items():
         value = config[key]
         if value is not None and (isinstance(value, bool) or value < least):
-            raise InputError(f"{key} must be a number of at least {least}, got {value}")
+            raise InputError(f"{key} must be a number >= {least}, got {value}")
     if config.trainer.limit_train_batches == 0:
-        raise InputError("trainer.limit_train_batches 0 trains nothing; use 1 or more")
+        raise InputError("trainer.limit_train_batches must be above 0, got 0")
     if config.trainer.max_steps != -1:
         raise InputError(
-            "trainer.max_steps: the schedule and --resume count epochs; use trainer.max_epochs, "
-            "and trainer.limit_train_batches to shorten them"
+            "trainer.max_steps is not supported, because the schedule and --resume count epochs; "
+            "use trainer.max_epochs, and trainer.limit_train_batches for shorter epochs"
         )
     for group in ("model", "data"):
         refuse_nulls(group, config[group])
@@ -167,7 +170,7 @@ def _check_values(config: Namespace) -> None:
 def _instantiate(parser: Parser, config: Namespace) -> Namespace:
     try:
         return parser.instantiate(config)
-    except ValueError as error:  # jsonargparse wraps what a constructor raises
+    except ValueError as error:  # jsonargparse wraps exceptions from constructors
         cause: BaseException = error
         while not isinstance(cause, InputError):
             inner = cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""Batch prediction over many files: find them, and classify them in constant memory."""
+"""Batch prediction: find image files, and classify any number of them in constant memory."""
 
 import glob
 import os
@@ -14,8 +14,8 @@ from src.data.images import EXTENSIONS, UNSUPPORTED
 from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 
-BATCH = 64  # images; larger batches are no faster and take more memory
-UNSURE = 0.5  # a note says so where the likeliest class has a lower probability
+BATCH = 64  # batch size; larger batches need more memory and are no faster
+UNSURE = 0.5  # predictions with a lower top probability get a note
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,24 +23,24 @@ Row = dict[str, Any]
 
 
 def find_images(names: list[str]) -> list[str]:
-    """Expand folders to all images in and below them, and patterns (`*`) to the files they match.
+    """Expand folders to the images in them (recursively), and glob patterns to matching files.
 
     Raises:
-        InputError: a folder has no images or cannot be listed, or a pattern matches nothing.
+        InputError: a folder contains no images or cannot be listed, or a pattern matches nothing.
     """
     paths: list[str] = []
     for name in names:
         if os.path.isdir(name):
-            found, left_out = _in_folder(name)
+            found, skipped = _in_folder(name)
             endings = ", ".join(ending.removeprefix(".") for ending in EXTENSIONS)
-            missing = f"{name}: no images in this folder ({endings}){left_out}; name another"
-            if found and left_out:
-                print(f"note: {printable(name)}{left_out}", file=sys.stderr)
+            missing = f"{name}: no images in this folder ({endings}){skipped}; use a different one"
+            if found and skipped:
+                print(f"note: {printable(name)}{skipped}", file=sys.stderr)
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(
                 path for path in glob.iglob(name, recursive=True) if os.path.isfile(path)
             )
-            missing = f"{name}: no file matches this pattern; check it"
+            missing = f"{name}: no files match this pattern; check its spelling"
         else:
             found, missing = [name], ""
         if not found:
@@ -50,7 +50,7 @@ def find_images(names: list[str]) -> list[str]:
 
 
 def _in_folder(folder: str) -> tuple[list[str], str]:
-    """Return the images in and below a folder, and what was left out, for a message."""
+    """Return all images below a folder, and a description of the skipped entries."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -58,10 +58,10 @@ def _in_folder(folder: str) -> tuple[list[str], str]:
         )
 
     found: list[str] = []
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        left_out["linked folders"] += sum(os.path.islink(os.path.join(place, f)) for f in folders)
+        skipped["symlinked folders"] += sum(os.path.islink(os.path.join(place, f)) for f in folders)
         for name in sorted(files):
             ending = os.path.splitext(name)[1].lower()
             if name.startswith("."):
@@ -69,9 +69,9 @@ def _in_folder(folder: str) -> tuple[list[str], str]:
             if ending in EXTENSIONS:
                 found.append(os.path.join(place, name))
             elif ending in UNSUPPORTED:
-                left_out[ending] += 1
-    counts = [f"{what} ({count})" for what, count in left_out.items() if count]
-    return found, f": left out {', '.join(counts)}" if counts else ""
+                skipped[ending] += 1
+    counts = [f"{kind} ({count})" for kind, count in skipped.items() if count]
+    return found, f": skipped {', '.join(counts)}" if counts else ""
 
 
 def classify(
@@ -80,14 +80,14 @@ def classify(
     top_k: int,
     prepare: Callable[[str], PreparedImage],
 ) -> Iterator[tuple[Row, PreparedImage | None]]:
-    """Yield a row for every file, in order, and the image that the network saw.
+    """Yield each file's row and the image as the network saw it, in the order of `paths`.
 
-    A row is {"path", "predictions"}, see `Predictor.top`, with "notes" if there are any; for a file
-    that cannot be read it is {"path", "error"}, and the image is None. Threads read the next files
-    while the network computes.
+    A row is {"path", "predictions"} (see `Predictor.top`), with "notes" if there are any. For files
+    that cannot be read, the row is {"path", "error"}, and the image is None. Threads read the next
+    files while the network computes.
 
     Raises:
-        InputError: the only file cannot be read.
+        InputError: there is only one file, and it cannot be read.
     """
 
     def read(path: str) -> PreparedImage | InputError:
@@ -123,20 +123,20 @@ def _rows(
 
 
 def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
-    """Return a sentence if the likeliest class is not likely."""
+    """Return a note if the most likely class has a low probability, otherwise no notes."""
     highest = predictions[0]["probability"]
     if highest >= UNSURE:
         return []
     return [
-        f"unsure: no class has more than {highest:.1%}; --show picture.png shows what the network "
-        "was given"
+        f"unsure: no class has a probability above {highest:.1%}; use --show input.png to see the "
+        "image as the network saw it"
     ]
 
 
 def read_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[Result]:
-    """Map by threads, in order, holding at most `most` results ahead of the consumer."""
+    """Map a function in threads, in order, at most `most` results ahead of the consumer."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results: deque[Future[Result]] = deque()
         try:
@@ -151,7 +151,7 @@ def read_ahead(
 
 
 def with_progress(results: Iterable[Result], total: int) -> Iterator[Result]:
-    """Show a progress bar on the terminal if there are many results."""
+    """Show a progress bar on the terminal if there is more than one batch of results."""
     if total <= BATCH or not sys.stderr.isatty():
         yield from results
         return
@@ -159,13 +159,13 @@ def with_progress(results: Iterable[Result], total: int) -> Iterator[Result]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    to_terminal = sys.stdout.isatty()  # else rich would print the rows on the terminal
+    to_terminal = sys.stdout.isatty()  # otherwise, rich would print the rows on the terminal
     with Progress(console=console, transient=True, redirect_stdout=to_terminal) as progress:
         yield from progress.track(results, total=total, description="Classifying")
 
 
 def print_summary(images: int, errors: int, seconds: float) -> None:
-    """Print the number of images, the speed and the number of failures on stderr."""
+    """Print the number of images, the speed and the number of failures to stderr."""
     failed = f"; {errors:,} could not be read" if errors else ""
     speed = f"{images / seconds:,.0f} images/s"
     print(f"{images:,} images in {seconds:.1f} s ({speed}){failed}", file=sys.stderr)

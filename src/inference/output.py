@@ -1,6 +1,6 @@
-"""Print predictions as they come: for people, spreadsheets or programs.
+"""Print predictions as text, CSV or JSON as soon as they are available.
 
-A row is {"path", "predictions"}, with "target" and "notes" if there are any, or {"path", "error"}.
+A row is {"path", "predictions"}, optionally with "target" and "notes", or {"path", "error"}.
 """
 
 import csv
@@ -12,7 +12,7 @@ from typing import Any
 
 from src.errors import printable
 
-MAX_PATH = 60  # characters of a path in a table
+MAX_PATH = 60  # maximum width of the path column
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Row = dict[str, Any]
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 def print_rows(
     rows: Iterable[Row], format: str | None, paths: list[str], classes: list[str], top_k: int
 ) -> None:
-    """Print the rows as "json" or "csv"; by default bars for one image, a table for several."""
+    """Print the rows as "json" or "csv"; the default is bars for one image, a table for several."""
     if format == "json":
         print_json(rows)
     elif format == "csv":
@@ -32,7 +32,7 @@ def print_rows(
 
 
 def print_json(rows: Iterable[Row]) -> None:
-    """Print a list of the rows."""
+    """Print the rows as a JSON list."""
     before = "["
     for row in rows:
         print(before + "\n" + textwrap.indent(json.dumps(row, indent=2), "  "), end="")
@@ -41,12 +41,12 @@ def print_json(rows: Iterable[Row]) -> None:
 
 
 def print_csv(rows: Iterable[Row], top_k: int) -> None:
-    """Print path, class, probability, class_2, probability_2, ..., target, error and notes."""
+    """Print CSV columns: path, class, probability, class_2, ..., target, error, notes."""
     columns = ["class", "probability"]
     for rank in range(2, top_k + 1):
         columns += [f"class_{rank}", f"probability_{rank}"]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    # Python 3.11 does not quote a cell that contains only "\r".
+    # Python 3.11 does not quote a cell because of "\r".
     quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
     header = ["path", *columns, "target", "error", "notes"]
     for number, row in enumerate(rows):
@@ -62,12 +62,12 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
 
 
 def _without_formula(cell: Any) -> Any:
-    """Quote a text that a spreadsheet would run as a formula."""
+    """Prefix text that a spreadsheet would run as a formula with a quote."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def print_bars(rows: Iterable[Row]) -> None:
-    """Print the class of one image, and a bar for each of its likeliest classes."""
+    """Print the predicted class of an image, and a bar for each of its most likely classes."""
     for row in rows:
         target = f"  (target: {row['target']})" if "target" in row else ""
         print(f"{printable(row['path'])}: {row['predictions'][0]['class']}{target}")
@@ -78,7 +78,7 @@ def print_bars(rows: Iterable[Row]) -> None:
 
 
 def print_table(rows: Iterable[Row], paths: list[str], classes: list[str]) -> None:
-    """Print a line per image: path, likeliest class, its probability, and the next ones."""
+    """Print one line per image: path, most likely class, its probability, and the next classes."""
     path_width = min(MAX_PATH, max(map(len, paths)))
     class_width = max(5, *map(len, classes))
     print(f"{'file':<{path_width}}  {'class':<{class_width}}  probability  next")
@@ -95,6 +95,6 @@ def print_table(rows: Iterable[Row], paths: list[str], classes: list[str]) -> No
 
 
 def print_notes(row: Row) -> None:
-    """Print the notes of a row on stderr."""
+    """Print a row's notes to stderr."""
     for sentence in row.get("notes", []):
         print(f"note: {printable(row['path'])}: {sentence}", file=sys.stderr)

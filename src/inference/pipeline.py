@@ -1,4 +1,4 @@
-"""From uint8 images to class probabilities in one module, for prediction, export and page alike."""
+"""One module from uint8 images to class probabilities, for prediction, export and the web page."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from src.transforms.patchify import normalize
 
 
 class ImageClassifier(nn.Module):
-    """Normalization and network.
+    """A network with input normalization and softmax.
 
     Args:
-        network: takes normalized images; a Vision Transformer patchifies them itself.
-        mean: mean of each channel of the training images, 0 to 1.
-        std: standard deviation of each channel, likewise.
+        network: network that takes normalized images; a Vision Transformer patchifies them itself.
+        mean: per-channel mean of the training images, with pixel values scaled to [0, 1].
+        std: per-channel standard deviation of the training images, on the same scale.
     """
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
@@ -22,9 +22,9 @@ class ImageClassifier(nn.Module):
         self.mean, self.std = mean, std
 
     def logits(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> float32 [B, K]"""
+        """Return the logits, float32 [B, K], of uint8 images [B, C, H, W]."""
         return self.network(normalize(images, self.mean, self.std)).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> probabilities, float32 [B, K]; every row sums to 1."""
+        """Return class probabilities, float32 [B, K], of uint8 images [B, C, H, W]."""
         return self.logits(images).softmax(dim=1)

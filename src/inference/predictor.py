@@ -1,4 +1,4 @@
-"""Predict class probabilities of image files; needs neither Lightning nor torchvision."""
+"""Predict class probabilities of image files, without importing Lightning or torchvision."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from src.runs.checkpoint import Checkpoint
 from src.transforms.patchify import normalize
 
 BATCH = 256
-NEARLY_BLACK = 17  # of 255: the most that 12 bits in an undeclared 16-bit file reach
-DARK = 0.35  # mean of the training images below which a light border is suspicious
+NEARLY_BLACK = 17  # out of 255; 12-bit data in a 16-bit file without a declared range is darker
+DARK = 0.35  # a light border is suspicious if the training images have a lower mean
 
 
 class PreparedImage(NamedTuple):
@@ -25,8 +25,9 @@ class PreparedImage(NamedTuple):
 
     Attributes:
         image: uint8 [C, image_size, image_size].
-        notes: sentences for the user about what was done or looks wrong.
-        box: left, top, right and bottom of a digit in a photo, as fractions of its sides.
+        notes: notes for the user about the preprocessing and possible problems.
+        box: bounding box (left, top, right, bottom) of a digit in a photo, as fractions of the
+            photo's width and height; None for other images.
     """
 
     image: Tensor
@@ -38,8 +39,8 @@ class Predictor:
     """A trained network together with the preprocessing it was validated with.
 
     Args:
-        path: checkpoint that `train.py` wrote.
-        device: a device's name, or "auto" for the first of CUDA, MPS and CPU that exists.
+        path: checkpoint written by `train.py`.
+        device: device name, or "auto" for the first available of CUDA, MPS and CPU.
 
     Raises:
         InputError: the checkpoint or the device cannot be used.
@@ -59,7 +60,7 @@ class Predictor:
         self.device = chosen
 
     def _check_output(self) -> None:
-        """Predict one blank image, so that an altered checkpoint fails here and in one line."""
+        """Classify a blank image, so that an altered checkpoint fails early, in one line."""
         size, path = self.dataset.image_size, self.checkpoint.path
         blank = torch.zeros(1, self.dataset.channels, size, size, dtype=torch.uint8)
         try:
@@ -68,22 +69,27 @@ class Predictor:
             if is_out_of_memory(error):
                 raise InputError(f"{path}: out of memory; close other programs") from None
             raise InputError(
-                f"{path}: its network does not work ({one_line(error)}); train again"
+                f"{path}: prediction failed ({one_line(error)}); train a new network"
             ) from None
         if not result.isfinite().all():
-            raise InputError(f"{path}: its network gives infinite or NaN values; train again")
+            raise InputError(
+                f"{path}: the network returns infinite or NaN values; train a new network"
+            )
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, image_size, image_size] -> float32 [B, K] on the CPU; rows sum to 1."""
+        """Return class probabilities, float32 [B, K] on the CPU, of uint8 images [B, C, S, S].
+
+        S is the image size of the dataset.
+        """
         return self.classifier(images.to(self.device)).cpu()
 
     def prepare(self, path: str, invert: bool = False) -> PreparedImage:
-        """Read an image file as in validation.
+        """Read an image file with the preprocessing used in validation.
 
         Args:
-            path: the image file.
-            invert: swap dark and light.
+            path: path of the image file.
+            invert: whether to swap dark and light.
 
         Raises:
             InputError: the file cannot be read.
@@ -92,34 +98,36 @@ class Predictor:
         notes = []
         if image.max() < NEARLY_BLACK:
             notes.append(
-                "it is nearly black; if it has 10 or 12 bits in a 16-bit file, save it with 8 bits"
+                "it is nearly black; if it is 10- or 12-bit data in a 16-bit file, save it as 8-bit"
             )
         if invert:
             image = 255 - image
         elif min(self.dataset.mean) < DARK and image[:, [0, -1]].float().mean() > 127:
             notes.append(
-                "its border is light, that of the training images is dark; try --invert yes"
+                "its border is light, but training images have dark borders; try --invert yes"
             )
         return PreparedImage(image, notes)
 
     def read(self, paths: list[str]) -> Tensor:
-        """Image files -> uint8 [B, C, image_size, image_size], prepared as in validation."""
+        """Read image files as in validation; return uint8 [B, C, image_size, image_size]."""
         return torch.stack([self.prepare(path).image for path in paths])
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, image_size, image_size] -> attention rollout, float32 [B, S, S] on the CPU.
+        """Return attention rollout maps, float32 [B, S, S] on the CPU, of uint8 [B, C, S, S].
+
+        S is the image size of the dataset.
 
         Raises:
-            InputError: the network has no attention.
+            InputError: the network has no attention layers.
         """
         inputs = normalize(images.to(self.device), self.dataset.mean, self.dataset.std)
         return rollout(self.classifier.network, inputs).cpu()
 
     def top(self, images: Tensor, k: int) -> list[list[dict[str, Any]]]:
-        """Return the `k` likeliest classes of every image, likeliest first.
+        """Return the `k` most likely classes of every image, most likely first.
 
-        A class is `{"index", "class", "probability"}`.
+        Each class is a dict `{"index", "class", "probability"}`.
         """
         rows = []
         for batch in images.split(BATCH):
@@ -148,20 +156,18 @@ def report_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` prefers CUDA, then MPS.
+    """Return the device with the given name; `auto` prefers CUDA, then MPS.
 
     Raises:
-        InputError: the device cannot compute here.
+        InputError: the device is not available.
     """
     if name == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else mps
     try:
         device = torch.device(name)
-        torch.ones(1, device=device).cpu()  # "meta" exists, but cannot compute
-    except Exception as error:  # AssertionError, RuntimeError or NotImplementedError, by device
+        torch.ones(1, device=device).cpu()  # "meta" exists but cannot compute
+    except Exception as error:  # the exception type depends on the device
         reason = one_line(str(error).split("\n")[0], limit=120)
-        raise InputError(
-            f"device {name!r} cannot be used here ({reason}); use --device cpu"
-        ) from None
+        raise InputError(f"device {name!r} is not available ({reason}); use --device cpu") from None
     return device

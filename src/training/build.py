@@ -1,7 +1,7 @@
-"""Build a training from its settings: trainer, data, run directory, callbacks and loggers.
+"""Build a training run from its settings: trainer, data, run directory, callbacks and loggers.
 
-The run directory is created after everything else is checked, so that a mistake leaves nothing
-behind, and before the callbacks are made, which write into it.
+The run directory is created after all other checks, so that invalid settings leave no files behind,
+and before the callbacks, which write to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,12 +33,12 @@ from src.training.trainer import Trainer, make_trainer, seconds
 
 @dataclass(frozen=True)
 class Settings:
-    """What `train.py` was asked to do.
+    """The parsed settings of a training run.
 
     Attributes:
-        config: the complete configuration, as config.yaml keeps it.
-        trainer: arguments of Lightning's Trainer.
-        resumed: the run directory and the checkpoint to resume from.
+        config: the complete configuration, as written to config.yaml.
+        trainer: arguments for Lightning's Trainer.
+        resumed: the run directory and the checkpoint to resume from; None for a new run.
     """
 
     config: str
@@ -55,13 +55,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A training that is ready to start.
+    """A training run that is ready to start.
 
     Attributes:
         folder: the run directory.
-        resumed: the checkpoint to resume from.
-        tensorboard: the logger of the training curves; None if loggers are off.
-        lock: held by the first process as long as it trains the run.
+        resumed: the checkpoint to resume from; None for a new run.
+        tensorboard: the logger for the training curves; None if logging is off.
+        lock: the open lock file, which rank 0 holds during training; None on other ranks.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Run:
     lock: IO[str] | None
 
     def fit(self) -> None:
-        """Train, from the start or from the resumed checkpoint."""
+        """Train from the beginning or from the resumed checkpoint."""
         path = self.resumed.path if self.resumed else None
         with hide_disk_full_in_threads():
             self.trainer.fit(self.model, datamodule=self.data, ckpt_path=path, weights_only=True)
@@ -85,15 +85,15 @@ def build(
     callbacks: Sequence[Callback] = (),
     initialize: Callable[[ViT], str] | None = None,
 ) -> Run:
-    """Return a run that is ready to start; see the module's docstring for the order.
+    """Return a run that is ready to start; the module docstring explains the order of the steps.
 
     Args:
-        settings: of the command line.
-        callbacks: more callbacks, called after those of the program.
-        initialize: loads `model.init_from` into a model and returns a report.
+        settings: settings parsed from the command line.
+        callbacks: additional callbacks, called after the built-in ones.
+        initialize: function that loads `model.init_from` into a model and returns a report.
 
     Raises:
-        InputError: settings do not fit each other, or the run to resume.
+        InputError: settings conflict with each other or with the run to resume.
     """
     data, model = settings.data, settings.model
     _initialize(model, initialize)
@@ -111,7 +111,7 @@ def build(
     assert folder
     if resumed_run and not folder.samefile(resumed_run):
         raise InputError(
-            f"{resumed_run}: the first process resumes {folder}; name it with --resume {folder}"
+            f"{resumed_run}: the first process resumes {folder}; use --resume {folder} on all nodes"
         )
     checkpoints = SaveCheckpoints(
         folder / "checkpoints",
@@ -126,7 +126,7 @@ def build(
 
 
 def _prepare(settings: Settings, trainer: Trainer, config: str) -> tuple[Path, IO[str]] | None:
-    """Read the data; the first process then creates and locks the run directory, or resumes it."""
+    """Read the data; on rank 0, also create (or reopen) and lock the run directory."""
     data = settings.data
     data.prepare_data()
     _check_together(data, settings.model, settings.patience)
@@ -150,7 +150,9 @@ def _initialize(model: Classifier, initialize: Callable[[ViT], str] | None) -> N
             )
         print_once(initialize(model))
     elif model.freeze_encoder:
-        print_once("note: the encoder is frozen at random weights; set --model.init_from, too")
+        print_once(
+            "note: the encoder is frozen at its random initial weights; also set --model.init_from"
+        )
 
 
 def _image_counts(data: ImageDataModule) -> dict[str, int]:
@@ -161,18 +163,18 @@ def _check_together(data: ImageDataModule, model: Classifier, patience: int | No
     networks = model.config.ensemble
     if networks > data.batch_size:
         raise InputError(
-            f"model.ensemble {networks}: data.batch_size {data.batch_size} has no image for every "
-            "network; use a larger batch or fewer networks"
+            f"model.ensemble {networks} needs at least one image per network, but data.batch_size "
+            f"is {data.batch_size}; use a larger batch or fewer networks"
         )
     if patience and not data.sets["val"]:
         raise InputError(
             f"patience {patience}: early stopping needs validation images; set data.val_fraction "
-            "above 0, or leave patience out"
+            "above 0, or patience to null"
         )
 
 
 def _with_batch_size(config: str, batch_size: int) -> str:
-    """Return the configuration with the batch size per device, which their number changes."""
+    """Return the config with the per-device batch size, which depends on the number of devices."""
     tree = yaml.safe_load(config)
     if tree["data"]["init_args"]["batch_size"] == batch_size:
         return config
@@ -187,7 +189,7 @@ def _add_callbacks(
     max_seconds: float | None,
     more: Sequence[Callback],
 ) -> None:
-    """Add our callbacks in Lightning's order: those that save come last."""
+    """Add our callbacks and move checkpoint callbacks to the end, as Lightning does."""
     users = lightning_loop.callbacks(trainer)
     ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
     ours += [EpochLog(folder, checkpoints), checkpoints]
@@ -200,7 +202,7 @@ def _add_callbacks(
 def _add_loggers(
     trainer: Trainer, settings: Settings, folder: Path, resumed: Checkpoint | None
 ) -> TensorBoardLogger | None:
-    """Put TensorBoard before the user's loggers, unless `trainer.logger` is false."""
+    """Add TensorBoard before the user's loggers, unless `trainer.logger` is false."""
     if lightning_loop.is_dry_run(trainer) or settings.trainer["logger"] is False:
         return None
     ours = tensorboard_loggers(folder, resumed.global_step if resumed else None)

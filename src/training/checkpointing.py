@@ -1,4 +1,4 @@
-"""Write best.ckpt and last.ckpt, and stop a training that has diverged."""
+"""Write best.ckpt and last.ckpt, and stop training when it diverges."""
 
 import math
 import time
@@ -22,13 +22,13 @@ from src.training.failures import explain
 class SaveCheckpoints(CheckpointCallback):
     """Write best.ckpt (highest validation accuracy), then last.ckpt, at the end of every epoch.
 
-    Lightning calls a `Checkpoint` callback after all others, so what it saves is complete.
+    Lightning calls `Checkpoint` callbacks after all others, so the saved state is complete.
 
     Args:
-        folder: where the checkpoints are written.
-        every_n_steps: also write last.ckpt every so many steps within an epoch; it waits for the
-            next step from which the run can be resumed exactly.
-        global_batch: training images per step, over all devices.
+        folder: directory for the checkpoints.
+        every_n_steps: number of steps after which last.ckpt is also written within an epoch, at the
+            next step from which the run can be resumed exactly; None for never.
+        global_batch: number of training images per step over all devices.
         images: number of training and validation images.
     """
 
@@ -44,18 +44,20 @@ class SaveCheckpoints(CheckpointCallback):
         self.global_batch, self.images = global_batch, images
         self.best_accuracy: float = -1.0
         self.best_epoch: int | None = None
-        self.validated: dict[str, float] = {}  # epoch, val_loss and val_accuracy of the last one
+        # epoch, val_loss and val_accuracy of the last validation
+        self.validated: dict[str, float] = {}
         self.seconds_before, self.started = 0.0, math.inf
-        self.unread_losses: list[tuple[Tensor, str]] = []  # still on the device, and their steps
+        # (loss on the device, description of its step)
+        self.unread_losses: list[tuple[Tensor, str]] = []
 
     @property
     def chosen_path(self) -> Path:
-        """The checkpoint to test and predict with: the best, or the last without validation."""
+        """The checkpoint to test and predict with: best.ckpt, or last.ckpt without validation."""
         return self.folder / ("last.ckpt" if self.best_epoch is None else "best.ckpt")
 
     @property
     def train_seconds(self) -> float:
-        """Wall time of training, validation and checkpoints, over all resumed parts."""
+        """Wall time of training, validation and checkpointing, including time before a resume."""
         return self.seconds_before + max(0.0, time.monotonic() - self.started)
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class SaveCheckpoints(CheckpointCallback):
         self.validated["epoch"] = trainer.current_epoch
 
     def epoch_metrics(self, trainer: Trainer) -> dict[str, Any]:
-        """Return this epoch's metrics; Lightning loses those of a validation when it resumes."""
+        """Return this epoch's metrics, including validation, which Lightning loses on resume."""
         metrics = trainer.callback_metrics.items()
         training = {key: value for key, value in metrics if not key.startswith("val_")}
         is_current = self.validated.get("epoch") == trainer.current_epoch
@@ -112,18 +114,22 @@ class SaveCheckpoints(CheckpointCallback):
         if lightning_loop.is_dry_run(trainer):
             return
         accuracy = self.epoch_metrics(trainer).get("val_accuracy", -math.inf)
-        if accuracy >= self.best_accuracy:  # of equals, the later
+        if accuracy >= self.best_accuracy:  # on ties, keep the later one
             self.best_accuracy, self.best_epoch = accuracy, trainer.current_epoch
             self.save(trainer, module, "best")
         self.save(trainer, module, "last")
 
     def save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        """Write `<name>.ckpt`, unless a value is no longer finite."""
+        """Write `<name>.ckpt`.
+
+        Raises:
+            InputError: a loss, weight or optimizer moment is infinite or NaN.
+        """
         self._check_losses()
         self._check_finite("a weight", module.state_dict().values(), trainer, module)
         states = trainer.optimizers[0].state.values()
         values = [value for state in states for value in state.values()]
-        moments = [v for v in values if torch.is_tensor(v) and v.ndim]  # without step counters
+        moments = [v for v in values if torch.is_tensor(v) and v.ndim]  # skip step counters
         self._check_finite("an optimizer moment", moments, trainer, module)
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
         self.saved_step = trainer.global_step
@@ -132,11 +138,14 @@ class SaveCheckpoints(CheckpointCallback):
         self, what: str, values: Iterable[Tensor], trainer: Trainer, module: LightningModule
     ) -> None:
         finite = [torch.isfinite(value).all() for value in values]
-        if finite and not torch.stack(finite).all():  # one read from the device for all tensors
+        if finite and not torch.stack(finite).all():  # one device read for all tensors
             raise self._divergence(f"{what} became infinite or NaN", _step_name(trainer, module))
 
     def _check_losses(self) -> None:
-        """Read the losses since the last time: only here does training wait for the device."""
+        """Read back the losses since the last call.
+
+        This is the only place where training waits for the device.
+        """
         if not self.unread_losses:
             return
         losses = torch.stack([loss for loss, _ in self.unread_losses]).tolist()
@@ -147,7 +156,7 @@ class SaveCheckpoints(CheckpointCallback):
 
     def _divergence(self, what: str, step: str) -> InputError:
         last = self.folder / "last.ckpt"
-        good = f"the last good checkpoint is {last}" if last.is_file() else "no checkpoint yet"
+        good = f"the last good checkpoint is {last}" if last.is_file() else "no checkpoint exists"
         return InputError(f"{what} ({step}); {good}; start again with a lower --model.lr")
 
     def on_exception(
@@ -168,7 +177,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints atomically, and read them safely.
 
     Args:
-        opened: the checkpoint of a resumed run, which need not be read again.
+        opened: the checkpoint of a resumed run, which is already in memory.
     """
 
     def __init__(self, opened: Checkpoint | None = None):

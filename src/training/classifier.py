@@ -1,21 +1,21 @@
-"""The LightningModules: steps, metrics, optimizer and schedule.
+"""LightningModules: training and evaluation steps, metrics, optimizer and schedule.
 
-Lightning calls, in this order (capitalized names are the callbacks in this folder):
+Lightning calls the hooks in this order (capitalized names are callbacks in this folder):
 
-    on_train_start                  length of the schedule
+    on_train_start                  compute the length of the schedule
     for every epoch:
         on_train_epoch_start        start the clock
         for every batch:
-            on_train_batch_start    seed from (seed, epoch, batch, rank); learning rate
-            training_step           loss and accuracy
+            on_train_batch_start    seed from (seed, epoch, batch, rank); set the learning rate
+            training_step           compute the loss and update the metrics
             on_before_backward      SaveCheckpoints: record the loss
-            on_before_optimizer_step  Norms: gradient norm; then clipping
-            optimizer_step          step, then the moving average of the weights
+            on_before_optimizer_step  Norms: log the gradient norm; then clip
+            optimizer_step          update the weights, then their moving average
             on_train_batch_end      StopOnSignal; Norms: update norm; SaveCheckpoints: last.ckpt
-        validation_step ...         loss and accuracy, of the averaged weights if any
-        on_train_epoch_end          metrics; then EpochLog; SaveCheckpoints: best.ckpt, last.ckpt
+        validation_step ...         evaluate the averaged weights, or the weights without averaging
+        on_train_epoch_end          log metrics; EpochLog; SaveCheckpoints: best.ckpt, last.ckpt
 
-Nothing in a step waits for the device, so the host can run ahead. Values are read back every
+Training steps never wait for the device, so the host can run ahead. Values are read back every
 `trainer.log_every_n_steps` steps and at the end of an epoch.
 """
 
@@ -57,23 +57,23 @@ Batch = Sequence[Tensor]  # inputs and labels
 
 
 class Classifier(LightningModule):
-    """Train a network to classify images; use a subclass, `ViT` or `CNN`.
+    """Base class of `ViT` and `CNN`: train an image classifier.
 
-    Batches are pairs (inputs, labels). Inputs are uint8 images [B, C, H, W], which are normalized
-    here, normalized images, or patches [B, N, P*P*C]. Labels are int64 [B], or probabilities
-    [B, K].
+    Batches are pairs (inputs, labels). Inputs are uint8 images [B, C, H, W], which this module
+    normalizes, normalized float images of the same shape, or patches [B, N, P*P*C]. Labels are
+    int64 [B], or probabilities [B, K].
 
     Args:
-        dataset: the images to classify.
+        dataset: description of the dataset.
         config: architecture and training settings.
     """
 
-    kind: ClassVar[str]  # of the network, as a checkpoint names it
+    kind: ClassVar[str]  # network type, as stored in checkpoints
 
     def __init__(self, dataset: DatasetInfo | dict[str, Any], config: Any):
         super().__init__()
         self.dataset = dataset if isinstance(dataset, DatasetInfo) else DatasetInfo(**dataset)
-        self.config: TrainingConfig = config  # one object describes the network as well
+        self.config: TrainingConfig = config  # this object also describes the network
         self.network_config: NetworkConfig = config
         self.hparams.update(describe(self.dataset, config, config))
         self.net = build_network(config, self.dataset, config.ensemble)
@@ -84,19 +84,19 @@ class Classifier(LightningModule):
             len(self.dataset.classes), average="micro", validate_args=False
         )
         self.train_loss, self.train_accuracy = RunningMean(), accuracy
-        # Persistent, so that a checkpoint within an epoch carries its counts.
+        # Persistent, so that checkpoints written within an epoch include the metric counts.
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
         self.eval_loss, self.eval_accuracy = RunningMean(), accuracy.clone()
-        self.total_steps: float | None = None  # of the schedule, once training starts or resumes
+        self.total_steps: float | None = None  # length of the schedule; set when training starts
 
     @property
     def eval_net(self) -> nn.Module:
-        """The network to validate, test and predict with: the averaged one if there is one."""
+        """The network for validation, testing and prediction: the averaged one, if any."""
         return self.ema or self.net
 
     def forward(self, inputs: Tensor | Batch) -> Tensor:
-        """Inputs, or a batch that starts with them -> logits [B, K]"""
+        """Return logits [B, K] for inputs or for a batch (inputs, ...)."""
         # `.forward` skips the compiled call, which would recompile for every evaluation batch size.
         return self.eval_net.forward(self._network_input(inputs))
 
@@ -110,37 +110,37 @@ class Classifier(LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: str = "cpu", **changes: Any
     ) -> Self:
-        """Return the model of a checkpoint written by `train.py` or any Trainer.
+        """Load a model from a checkpoint written by `train.py` or any Trainer.
 
         Args:
-            checkpoint_path: file of the checkpoint; no code in it is run.
-            map_location: device of the weights.
-            changes: hyperparameters to replace, for example `lr`; not those of the network.
+            checkpoint_path: checkpoint file; loading it never executes code.
+            map_location: device to load the weights to.
+            changes: training hyperparameters to override, for example `lr`.
 
         Raises:
-            InputError: the file cannot be opened, or holds another kind of network.
+            InputError: the file cannot be opened, or contains a different type of network.
         """
         checkpoint = Checkpoint.open(checkpoint_path)
         if checkpoint.network.kind != cls.kind:
             raise InputError(
-                f"{checkpoint_path}: a checkpoint of a {checkpoint.network.kind}, not of a "
-                f"{cls.kind}; load it with the class that wrote it"
+                f"{checkpoint_path}: expected a {cls.kind} checkpoint, got a "
+                f"{checkpoint.network.kind} checkpoint; load it with the class that wrote it"
             )
-        checkpoint.build_network()  # refuses a network that does not fit its weights
+        checkpoint.build_network()  # raises if weights and architecture do not match
         hparams = to_primitives(checkpoint.network) | to_primitives(checkpoint.training)
         try:
             model = cls(checkpoint.dataset, **hparams | changes)
             model.load_state_dict(checkpoint.content["state_dict"])
         except (TypeError, RuntimeError) as error:
             raise InputError(
-                f"{checkpoint_path}: does not fit a {cls.__name__} with these arguments "
-                f"({one_line(error)}); change only training settings"
+                f"{checkpoint_path}: does not match a {cls.__name__} with these arguments "
+                f"({one_line(error)}); override only training settings"
             ) from None
         return model.to(map_location)
 
     def on_fit_start(self) -> None:
         check_strategy(self.trainer)
-        # `save_hyperparameters` would do this, but it does not see arguments passed on as **kwargs.
+        # `save_hyperparameters` would do this, but it misses arguments passed through **kwargs.
         for logger in self.trainer.loggers if self.trainer.enable_autolog_hparams else ():
             logger.log_hyperparams(dict(self.hparams))
 
@@ -149,8 +149,8 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         if not math.isfinite(self.trainer.num_training_batches):
             raise InputError(
-                "the schedule counts epochs, but the DataLoader has no length; set "
-                "limit_train_batches"
+                "the learning rate schedule needs the number of batches per epoch, but the "
+                "DataLoader has no length; set limit_train_batches"
             )
         accumulated = self.trainer.accumulate_grad_batches
         steps = math.ceil(self.trainer.num_training_batches / accumulated)
@@ -164,23 +164,23 @@ class Classifier(LightningModule):
             self.warmup_steps = config.warmup_steps
         if self.warmup_steps >= self.total_steps:
             print_once(
-                f"note: the warm-up has {self.warmup_steps} steps, the training "
+                f"note: the warm-up has {self.warmup_steps} steps, but the run has only "
                 f"{self.total_steps}, so the learning rate never reaches {config.lr:g}; lower "
                 "model.warmup_steps or model.warmup_epochs"
             )
         if before not in (None, self.total_steps):
             print_once(
-                f"the schedule had {before} steps, now has {self.total_steps}; it goes on at step "
-                f"{self.global_step}"
+                f"the schedule had {before} steps and now has {self.total_steps}; it continues at "
+                f"step {self.global_step}"
             )
-        # Lightning skips this hook when it resumes within an epoch.
+        # Lightning does not call this hook when it resumes within an epoch.
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
         self.epoch_start, self.epoch_images = time.perf_counter(), 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed everything random in this step, and set the learning rate."""
+        """Seed the random number generators and set the learning rate for this step."""
         config = self.config
         seed = fold_in(config.seed, self.current_epoch, batch_idx, self.global_rank, 1)
         torch.manual_seed(seed)
@@ -206,18 +206,22 @@ class Classifier(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip; Lightning's own refuses fused optimizers under bf16-mixed, which need no scaler."""
+        """Clip the gradients.
+
+        Lightning's implementation rejects fused optimizers with bf16-mixed, although bf16 needs no
+        gradient scaler.
+        """
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
         elif gradient_clip_val:
             nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step and average, so that a checkpoint written after the step has both or neither."""
+        """Update the weights and their average together, so that checkpoints are consistent."""
         super().optimizer_step(*args, **kwargs)
         if not self.ema:
             return
-        # Warm-up of the average: a long memory would keep the random start.
+        # Start with a smaller decay; otherwise the average would retain the random initial weights.
         steps = self.global_step + 1
         decay = min(self.config.ema_decay, (1 + steps) / (10 + steps))
         averages: list[Tensor] = list(self.ema.parameters())
@@ -225,10 +229,10 @@ class Classifier(LightningModule):
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - decay)
             for average, now in zip(self.ema.buffers(), self.net.buffers(), strict=True):
-                average.copy_(now)  # batch norm's statistics are averages already
+                average.copy_(now)  # batch-norm statistics are already averages
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # As a tensor on the host: Lightning would copy a float to the device.
+        # Log a CPU tensor, because Lightning would copy a float to the device.
         self.log("learning_rate", torch.tensor(self.lr_now))
         if lightning_loop.is_logging_step(self.trainer):
             loss = mean_over_processes(self.trainer, self.step_loss)
@@ -252,7 +256,7 @@ class Classifier(LightningModule):
     # Evaluation -----------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the logits, [B, K], for callbacks."""
+        """Return the logits [B, K] for use in callbacks."""
         logits, targets = self(batch), batch[1]
         self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
         self.eval_accuracy.update(logits, _labels(targets))
@@ -261,7 +265,7 @@ class Classifier(LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
-        """Inputs, or a batch that starts with them -> probabilities, float32 [B, K]"""
+        """Return probabilities, float32 [B, K], for inputs or for a batch (inputs, ...)."""
         return self(batch).float().softmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
@@ -284,7 +288,7 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
         checkpoint["total_steps"] = self.total_steps
-        if self.trainer.world_size > 1:  # the state dict has only the first process's counts
+        if self.trainer.world_size > 1:  # the state dict contains only the counts of rank 0
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, _counts(self.state_dict()))
             keys = gathered[0].keys()
@@ -293,7 +297,7 @@ class Classifier(LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the counts of the epoch, also on another number of processes."""
+        """Restore the metric counts of the epoch, even with a different number of processes."""
         self.total_steps, state = checkpoint["total_steps"], checkpoint["state_dict"]
         counts = checkpoint.get("counts") or {k: v[None] for k, v in _counts(state).items()}
         for key, values in counts.items():
@@ -304,12 +308,12 @@ class ViT(Classifier):
     """A Vision Transformer.
 
     Args:
-        dataset: `info` of a data module, a `DatasetInfo`, or a dict of its arguments.
-        init_from: pre-trained weights to start from: `torchvision:vit_b_16`, a state dict of
-            torchvision or timm (`.pth`, `.safetensors`), or a checkpoint or run of this program.
-            The head stays new.
-        freeze: `encoder` trains only the head.
-        settings: those of `ViTHyperparameters`.
+        dataset: a `DatasetInfo`, such as the `info` of a data module, or a dict of its fields.
+        init_from: pretrained weights to start from: `torchvision:vit_b_16`, a torchvision or timm
+            state dict (`.pth`, `.safetensors`), or a checkpoint or run of this program. The head is
+            always initialized randomly.
+        freeze: parameters to freeze: `encoder` trains only the head.
+        settings: fields of `ViTHyperparameters`.
     """
 
     kind = ViTHyperparameters.kind
@@ -324,7 +328,7 @@ class ViT(Classifier):
         super().__init__(dataset, ViTHyperparameters(**settings))
         if (init_from or freeze != "none") and self.config.ensemble > 1:
             raise InputError(
-                "model.init_from and model.freeze are for a single network; set model.ensemble 1"
+                "model.init_from and model.freeze need a single network; set model.ensemble to 1"
             )
         self.init_from = init_from
         self.initialized = False
@@ -332,24 +336,24 @@ class ViT(Classifier):
         if self.freeze_encoder:
             assert isinstance(self.net, VisionTransformer)
             self.net.requires_grad_(False)
-            self.net.embed.eval()  # or batch norm in a stem would update its statistics
+            self.net.embed.eval()  # keeps batch norm in a stem from updating its statistics
             self.net.head.requires_grad_(True)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.init_from and not self.initialized:
             raise InputError(
-                f"model.init_from {self.init_from}: not loaded; call "
+                f"model.init_from {self.init_from}: the weights are not loaded; call "
                 "src.extras.weights.load_encoder.initialize(model) before fit"
             )
 
 
 class CNN(Classifier):
-    """A small convolutional network, the baseline; it reads images (`data.patch_size: null`).
+    """A small convolutional baseline that takes whole images (`data.patch_size: null`).
 
     Args:
-        dataset: see `ViT`.
-        settings: those of `CNNHyperparameters`.
+        dataset: a `DatasetInfo`, or a dict of its fields.
+        settings: fields of `CNNHyperparameters`.
     """
 
     kind = CNNHyperparameters.kind
@@ -359,11 +363,11 @@ class CNN(Classifier):
 
 
 def _labels(targets: Tensor) -> Tensor:
-    """Return the labels [B]; of soft targets [B, K], such as MixUp's, the heaviest class."""
+    """Return the labels [B]; for soft targets [B, K] (MixUp, CutMix), the most probable class."""
     return targets if targets.ndim == 1 else targets.argmax(dim=1)
 
 
 def _counts(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the metrics of the current epoch have counted."""
+    """Return the metric counts of the current epoch."""
     prefixes = ("train_loss.", "train_accuracy.")
     return {key: value.cpu() for key, value in state.items() if key.startswith(prefixes)}

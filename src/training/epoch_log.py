@@ -1,4 +1,4 @@
-"""Log every epoch to metrics.csv and the terminal, and norms of gradients and weights."""
+"""Log epoch metrics to metrics.csv and the terminal, and gradient and weight norms to loggers."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from src.training.checkpointing import SaveCheckpoints
 
 
 class EpochLog(Checkpoint):
-    """Add a row to metrics.csv and print a line, every epoch.
+    """Add a row to metrics.csv and print a line after every epoch.
 
-    A `Checkpoint` only so that Lightning calls it after the module has logged its metrics.
+    This class derives from `Checkpoint` so that Lightning calls it after the module has logged its
+    metrics.
     """
 
     def __init__(self, run: Path, checkpoints: SaveCheckpoints):
@@ -36,13 +37,13 @@ class EpochLog(Checkpoint):
 
 
 class Norms(Callback):
-    """Log the norm of the gradient before clipping, of the weights, and of the relative update.
+    """Log the unclipped gradient norm, the weight norm, and the relative update size.
 
-    They are computed on the device, only in the steps that are logged.
+    The norms are computed on the device, and only in logging steps.
     """
 
     def __init__(self) -> None:
-        self.before: list[torch.Tensor] = []  # the weights before the step
+        self.before: list[torch.Tensor] = []  # weights before the optimizer step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, module: Any, optimizer: torch.optim.Optimizer

@@ -1,4 +1,4 @@
-"""Turn failures of a training that have one known cause into one-line errors."""
+"""Turn training failures with a known cause into one-line errors."""
 
 import contextlib
 import errno
@@ -18,24 +18,26 @@ LOST_PEER = (
 
 
 def explain(exception: BaseException, folder: str, intact: str) -> InputError | None:
-    """Return a one-line error for a failure that the user can do something about.
+    """Return a one-line error for a failure that the user can fix; None for other failures.
 
     Args:
-        exception: what ended the training.
+        exception: the exception that ended training.
         folder: the run directory.
-        intact: says which checkpoint is intact; empty if there is none.
+        intact: message that names the intact checkpoint, or "" if there is none.
     """
     reason = one_line(str(exception).split("\n\n")[0], limit=300)
     module = type(exception).__module__
-    if is_disk_full(exception):  # noticed first by TensorBoard
-        return InputError(f"{folder}: the disk is full ({reason}); {intact}make room and --resume")
+    if is_disk_full(exception):  # often raised by TensorBoard
+        return InputError(
+            f"{folder}: the disk is full ({reason}); {intact}free disk space, then use --resume"
+        )
     if module.startswith(("torch._dynamo.", "torch._inductor.")):
         return InputError(
-            f"model.compile: the compiler failed ({reason}); fix it, or use --model.compile false"
+            f"model.compile: compilation failed ({reason}); fix it, or use --model.compile false"
         )
     if isinstance(exception, RuntimeError) and any(p in str(exception) for p in LOST_PEER):
         return InputError(
-            f"another process of this training has ended; see its output; {intact}use --resume"
+            f"another process of this run has died; check its output; {intact}use --resume"
         )
     if isinstance(exception, MisconfigurationException):
         return InputError(f"trainer: {reason}; see python train.py --help")
@@ -47,15 +49,15 @@ def explain(exception: BaseException, folder: str, intact: str) -> InputError | 
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether a file did not fit on the disk, into a quota or under a size limit."""
+    """Return whether a write failed because of a full disk, a quota or a file size limit."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def hide_disk_full_in_threads() -> Iterator[None]:
-    """Print no traceback when a thread fails in the block because the disk is full.
+    """Suppress tracebacks of threads that fail because the disk is full.
 
-    TensorBoard's writer thread keeps its error, which is raised at the next write.
+    The error is not lost: TensorBoard's writer thread stores it and raises it on the next write.
     """
     original = threading.excepthook
 

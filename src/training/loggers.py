@@ -1,7 +1,7 @@
-"""TensorBoard loggers: training curves in the run, validation curves in its folder `val`.
+"""TensorBoard loggers: training curves in the run directory, validation curves in `val/` below it.
 
-TensorBoard sorts tags and makes a section of each prefix. Two runs with the same tag share a chart,
-so validation is a run of its own.
+TensorBoard groups tags by prefix and plots the same tag of different runs in one chart. Validation
+is logged as a separate run, so that it shares charts with training.
 """
 
 from pathlib import Path
@@ -25,20 +25,20 @@ NOT_TRAINING = {"epoch", "test_loss", "test_accuracy", *VALIDATION_TAGS}
 
 
 class TrainingCurves(TensorBoardLogger):
-    """Log everything but validation."""
+    """Log all metrics except validation and test metrics."""
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         kept = {TAGS.get(key, key): v for key, v in metrics.items() if key not in NOT_TRAINING}
         super().log_metrics(kept, step)
 
     def save(self) -> None:
-        """Flush; Lightning's method would add a file of hyperparameters beside config.yaml."""
+        """Flush only; Lightning's method would also write hparams.yaml next to config.yaml."""
         if self._experiment:
             self.experiment.flush()
 
 
 class ValidationCurves(TrainingCurves):
-    """Log validation only."""
+    """Log only validation metrics."""
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         kept = {tag: metrics[key] for key, tag in VALIDATION_TAGS.items() if key in metrics}
@@ -47,11 +47,12 @@ class ValidationCurves(TrainingCurves):
 
 
 def tensorboard_loggers(run: Path, resumed_step: int | None) -> list[TensorBoardLogger]:
-    """Return the loggers of a run.
+    """Return the training and validation loggers of a run.
 
     Args:
         run: the run directory.
-        resumed_step: step of the checkpoint that is resumed; later points are deleted.
+        resumed_step: global step of the resumed checkpoint; later points are deleted. None for a
+            new run.
     """
     options: dict[str, Any] = {
         "save_dir": run.parent.parent,

@@ -1,4 +1,4 @@
-"""Parameter groups, the Muon optimizer, and the learning rate as a function of the step."""
+"""Parameter groups, the Muon optimizer, and the learning rate schedule."""
 
 import math
 from collections import defaultdict
@@ -14,7 +14,7 @@ from src.training.precision import cpu_has_bf16
 
 
 def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of the config over the network's trainable parameters."""
+    """Build the configured optimizer for the network's trainable parameters."""
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
         return Muon(muon_groups(network, config.weight_decay), lr=config.lr, betas=betas)
@@ -22,7 +22,7 @@ def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.O
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    # Not `capturable`: the learning rate is set on the host, so a CUDA graph cannot hold a step.
+    # `capturable` would not help: the host sets the learning rate, which rules out CUDA graphs.
     return kind(groups, lr=config.lr, betas=betas, fused=_can_fuse(groups))
 
 
@@ -31,11 +31,11 @@ def _can_fuse(groups: list[dict[str, Any]]) -> bool:
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return every trainable parameter in one of two groups: with weight decay, and without.
+    """Split the trainable parameters into two groups, with and without weight decay.
 
-    Only weights of linear and convolutional layers decay. Biases, norms, the class token and
-    position embeddings do not. Grouping by module rather than by the suffix of a name cannot miss a
-    bare parameter such as the class token.
+    Weight decay applies only to the weights of linear and convolutional layers, not to biases,
+    norms, the class token or position embeddings. Grouping by module instead of by name suffix also
+    handles bare parameters such as the class token.
     """
     matrices = {id(m.weight) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     trainable = [p for p in network.parameters() if p.requires_grad]
@@ -49,10 +49,10 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 
 
 def muon_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the groups of `parameter_groups` after a first one, `muon`, of the hidden matrices.
+    """Return the groups of `parameter_groups`, preceded by a `muon` group of the hidden matrices.
 
-    The first and the last matrix of a network read pixels and give classes; they stay with AdamW,
-    as does a matrix with a single row (sequence pooling).
+    AdamW keeps the first and last matrices of a network (its input and output layers) and matrices
+    with a single row (sequence pooling).
     """
     hidden = set()
     for member in network.networks if isinstance(network, Ensemble) else [network]:
@@ -67,10 +67,11 @@ def muon_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Return roughly the nearest semi-orthogonal matrices of [n, M, N].
+    """Approximate the nearest semi-orthogonal matrices to `matrices` [n, M, N].
 
-    All singular values come to lie in 0.7 to 1.2. Newton-Schulz iteration with the quintic
-    coefficients of Jordan 2024 (kellerjordan.github.io/posts/muon), in bf16 where that is faster.
+    All singular values of the result are between 0.7 and 1.2. The method is Newton-Schulz iteration
+    with the quintic coefficients of Jordan 2024 (kellerjordan.github.io/posts/muon), in bf16 where
+    that is faster.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -85,12 +86,13 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the groups marked `muon`, AdamW for the others: one optimizer to step and resume.
+    """A single optimizer that uses Muon for the groups marked `muon` and AdamW for the others.
 
-    Muon steps along the orthogonalized momentum. Updates are scaled to the size of AdamW's, so both
-    share learning rate and decay (Liu et al. 2025, "Muon is Scalable for LLM Training",
-    arXiv:2502.16982, eq. 4). Unlike `torch.optim.Muon`, it also takes convolutions, as matrices
-    [outputs, inputs * 3 * 3], and orthogonalizes all matrices of a shape together.
+    Muon steps along the orthogonalized momentum. Its updates are scaled to match the size of
+    AdamW's, so both share the learning rate and weight decay (Liu et al. 2025, "Muon is Scalable
+    for LLM Training", arXiv:2502.16982, eq. 4). Unlike `torch.optim.Muon`, this class also handles
+    convolution kernels, as matrices [outputs, inputs * 3 * 3], and orthogonalizes all matrices of
+    the same shape in one batch.
     """
 
     MOMENTUM = 0.95
@@ -108,16 +110,16 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             if group["muon"]:
                 self._muon_step(group)
-        super().step()  # skips Muon's parameters, whose gradients are None by now
+        super().step()  # skips Muon's parameters, whose gradients are now None
         return loss
 
     def _muon_step(self, group: dict[str, Any]) -> None:
-        """Step on lists of tensors: on a GPU, a call per matrix would take longer than its work."""
+        """Update all matrices with multi-tensor ops; on a GPU, separate calls would be slower."""
         parameters = [p for p in group["params"] if p.grad is not None]
         if not parameters:
             return
         for p in parameters:
-            if not self.state[p]:  # AdamW expects "step" in every state that it loads
+            if not self.state[p]:  # AdamW expects "step" in every loaded state
                 self.state[p] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(p)}
         gradients = [p.grad for p in parameters]
         momenta = [self.state[p]["momentum"] for p in parameters]
@@ -140,16 +142,16 @@ class Muon(torch.optim.AdamW):
 def learning_rate(
     step: int, total_steps: float, warmup_steps: int, peak: float, floor: float
 ) -> float:
-    """Return the rate of a linear warm-up to `peak`, then half a cosine to `floor`.
+    """Return the learning rate: linear warm-up to `peak`, then cosine decay to `floor`.
 
-    Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
+    The cosine decay follows Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
 
     Args:
-        step: optimizer steps taken so far; the first step is 0, the last `total_steps - 1`.
-        total_steps: optimizer steps of the run; the rate stays at `floor` beyond them.
-        warmup_steps: steps of the warm-up; the peak is reached at this step.
+        step: index of the optimizer step, from 0 to `total_steps - 1`.
+        total_steps: number of optimizer steps in the run; later steps use `floor`.
+        warmup_steps: number of warm-up steps; the step with this index uses `peak`.
         peak: highest learning rate.
-        floor: learning rate of the last step.
+        floor: learning rate at the last step.
     """
     if step < min(warmup_steps, total_steps):
         return peak * (step + 1) / (warmup_steps + 1)

@@ -1,10 +1,10 @@
-"""Choose the training precision of a device."""
+"""Choose the training precision for a device."""
 
 import torch
 
 
 def automatic_precision(accelerator: str) -> str:
-    """Return bf16-mixed where the device multiplies bf16 in hardware, else 32-true."""
+    """Return bf16-mixed if the device supports bf16 in hardware, otherwise 32-true."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -14,9 +14,9 @@ def automatic_precision(accelerator: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Return whether this CPU has AVX512_BF16: AMD from Zen 4, Intel from Sapphire Rapids.
+    """Return whether this CPU has AVX512_BF16 (AMD Zen 4, Intel Sapphire Rapids, or later).
 
-    With it, bf16 products are twice as fast as 32-bit ones; without it, 2 to 10 times slower
-    (docs/speed.md).
+    With AVX512_BF16, bf16 matrix products are twice as fast as float32; without it, they are 2 to
+    10 times slower (docs/speed.md).
     """
     return torch.cpu._is_avx512_bf16_supported()

@@ -1,7 +1,7 @@
-"""Start the processes of a distributed training, one per device, in a defined order.
+"""Start the processes of a distributed run, one per device, in a defined order.
 
-Lightning starts them itself, each with the command line of the first; under torchrun and SLURM they
-all run from the first line.
+Lightning's own launcher starts the other processes with the command line of the first one. Under
+torchrun and SLURM, all processes start at the same time.
 """
 
 import os
@@ -19,15 +19,15 @@ from torch import Tensor
 
 from src.errors import InputError, one_line
 
-TIMEOUT = 30 * 60  # seconds to wait for the first process; PyTorch's own default for the others
+TIMEOUT = 30 * 60  # seconds to wait for rank 0; PyTorch waits as long for the other ranks
 Result = TypeVar("Result")
 
 
 def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
-    """Call `work` in the first process, then in the first of every other node, then in the others.
+    """Call `work` on rank 0, then on the first rank of every other node, then on all other ranks.
 
-    So each node downloads and decodes data once. An InputError in one process ends all of them, and
-    is printed once. The process group is up when this returns.
+    This way, each node downloads and decodes the data only once. An InputError in one process ends
+    all of them and is printed once. The process group is initialized when this function returns.
     """
     check_strategy(trainer)
     _check_process_count(trainer)
@@ -35,7 +35,7 @@ def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_launcher = turn == 0 and not (environment and environment.creates_processes_externally)
     results = []
-    if is_launcher:  # no other process runs yet, and none need start if this fails
+    if is_launcher:  # the other processes are not started if this fails
         results.append(work())
     _join(trainer)
     for now in range(3 if trainer.world_size > 1 else 1):
@@ -51,14 +51,14 @@ def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies that shard a network: clipping, averaging and Muon need whole tensors."""
+    """Reject strategies that shard the network: clipping, averaging and Muon need whole tensors."""
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         name = type(trainer.strategy).__name__
         raise InputError(f"trainer.strategy {name}: sharded networks are not supported; use ddp")
 
 
 def _check_process_count(trainer: Trainer) -> None:
-    """Refuse more processes than the trainer expects: each would train a run of its own."""
+    """Reject more processes than the trainer expects; each would train a separate run."""
     if TorchElasticEnvironment.detect():
         started = TorchElasticEnvironment().world_size()
     else:
@@ -67,7 +67,7 @@ def _check_process_count(trainer: Trainer) -> None:
     if started > trainer.world_size:
         raise InputError(
             f"{started} processes were started, but trainer.devices times trainer.num_nodes is "
-            f"{trainer.world_size}; set --trainer.devices to the processes per node, and "
+            f"{trainer.world_size}; set --trainer.devices to the number of processes per node, and "
             "--trainer.num_nodes to the number of nodes"
         )
     if isinstance(trainer.strategy, DDPStrategy):
@@ -78,11 +78,11 @@ def _check_process_count(trainer: Trainer) -> None:
         except ValueError as error:
             raise InputError(f"trainer: {one_line(error)}; see python train.py --help") from None
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise InputError("trainer.strategy: processes are started as scripts; use ddp")
+        raise InputError("trainer.strategy: spawned or forked processes are not supported; use ddp")
 
 
 def _join(trainer: Trainer) -> None:
-    """Launch the other processes if that is up to us, and wait until all joined the group."""
+    """Launch the other processes if we are responsible for it, and wait until all have joined."""
     strategy = trainer.strategy
     environment: Any = getattr(strategy, "cluster_environment", None)
     try:
@@ -101,7 +101,7 @@ def _join(trainer: Trainer) -> None:
 
 
 def _wait_for(address: str, port: int) -> None:
-    """Wait until the first process listens; PyTorch would fail with a page of stack frames."""
+    """Wait until rank 0 accepts connections; PyTorch's own error would be a long stack trace."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         try:
@@ -113,7 +113,7 @@ def _wait_for(address: str, port: int) -> None:
 
 
 def mean_over_processes(trainer: Trainer, value: Tensor) -> Tensor:
-    """Return the mean over all processes, without the barrier of Lightning's `sync_dist`."""
+    """Return the mean over all processes, without the barrier in Lightning's `sync_dist`."""
     if trainer.world_size > 1:
         value = value / trainer.world_size
         torch.distributed.all_reduce(value)

@@ -1,4 +1,4 @@
-"""Check that a run can be resumed from a checkpoint, and whether anything is left to do."""
+"""Check whether a run can be resumed from a checkpoint, and whether training is finished."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from src.runs.results import read_results
 from src.training.classifier import Classifier
 from src.training.trainer import Trainer
 
-# Of the checkpoint's descriptions: they do not change what is learned.
+# Checkpoint fields that may change on resume, because they do not affect what is learned.
 MAY_DIFFER = (
     "dataset.root",
     "dataset.name",
@@ -25,7 +25,8 @@ MAY_DIFFER = (
     "training.seed",  # compared in config.yaml
 )
 
-# Settings that may change on resume: how long and where a run trains, not what it learns.
+# Settings that may change on resume: they affect how long and where a run trains, not what it
+# learns.
 MAY_CHANGE = (
     "name",
     "runs",
@@ -62,13 +63,14 @@ def check_resume(
     data: ImageDataModule,
     trainer: Trainer,
 ) -> None:
-    """Check that the run can go on from the checkpoint, and that there is something left to do.
+    """Check that the run can continue from the checkpoint and is not finished.
 
-    Every process does this by itself, before they meet. If all epochs are trained but not yet
-    tested, `trainer` is set to train no further. If they are tested too, say so and exit.
+    Every process runs this check independently, before the process group is initialized. If
+    training is finished but testing is not, `trainer` is set to train no further. If testing is
+    also finished, print a message and exit with code 0.
 
     Raises:
-        InputError: the settings have changed, or the checkpoint is not one of this model.
+        InputError: the settings have changed, or the checkpoint belongs to a different model.
     """
     _refuse_changed_settings(run, settings)
     _refuse_other_model(checkpoint, model, lightning_loop.state(trainer))
@@ -87,7 +89,7 @@ def check_resume(
 
 
 def refuse_other_images(run: Path, checkpoint: Checkpoint, now: dict[str, int]) -> None:
-    """Refuse to resume with more or fewer images: another part of them would be held out."""
+    """Refuse to resume with more or fewer images: the validation split would change."""
     before = checkpoint.content["callbacks"]["SaveCheckpoints"]["images"]
     if before != now:
         was, is_now = (
@@ -95,25 +97,25 @@ def refuse_other_images(run: Path, checkpoint: Checkpoint, now: dict[str, int]) 
             for images in (before, now)
         )
         raise InputError(
-            f"{run}: its images have changed (was {was}, now {is_now}); restore them, or start a "
-            "new run"
+            f"{run}: the number of images has changed (was {was}, now {is_now}); restore the "
+            "images, or start a new run"
         )
 
 
 def _keep_global_batch(size: int, data: ImageDataModule, trainer: Trainer) -> None:
-    """Divide the run's batch among the present processes: order and schedule stay the same."""
+    """Split the run's batch across the current processes, which keeps data order and schedule."""
     if size == data.batch_size * trainer.world_size:
         return
     if size % trainer.world_size:
         raise InputError(
-            f"trainer.devices: this run's batch of {size} images cannot be divided among "
-            f"{trainer.world_size} processes; use another number of devices"
+            f"trainer.devices: this run's batch of {size} images cannot be split evenly across "
+            f"{trainer.world_size} processes; use a different number of devices"
         )
     data.batch_size = size // trainer.world_size
     if trainer.is_global_zero:
         print(
-            f"the batch stays {size} images: {data.batch_size} on each of {trainer.world_size} "
-            "device(s)"
+            f"the global batch size stays {size}: {data.batch_size} images on each of "
+            f"{trainer.world_size} device(s)"
         )
 
 
@@ -127,18 +129,18 @@ def _refuse_changed_settings(run: Path, settings: dict[str, Any]) -> None:
     ]
     if changed:
         raise InputError(
-            f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; start a new run "
-            "instead"
+            f"{run}: cannot be resumed with different settings: {'; '.join(changed)}; start a new "
+            "run instead"
         )
 
 
 def _refuse_other_model(checkpoint: Checkpoint, model: Classifier, loop: dict[str, Any]) -> None:
-    """Refuse a checkpoint of another model, or an incomplete one.
+    """Refuse an incomplete checkpoint, or one from a different model.
 
     Args:
-        checkpoint: what to resume from.
+        checkpoint: the checkpoint to resume from.
         model: the model to train.
-        loop: state of the training loop, whose structure the checkpoint's must have.
+        loop: state of the training loop; the saved state must have the same structure.
     """
     path = checkpoint.path
     before = flatten(describe(checkpoint.dataset, checkpoint.network, checkpoint.training))
@@ -150,7 +152,7 @@ def _refuse_other_model(checkpoint: Checkpoint, model: Classifier, loop: dict[st
     ]
     if changed:
         raise InputError(
-            f"{path}: cannot be resumed, its model or data have changed: "
+            f"{path}: cannot be resumed because the model or the data has changed: "
             f"{'; '.join(changed)[:300]}; restore them, or start a new run"
         )
     try:
@@ -159,8 +161,8 @@ def _refuse_other_model(checkpoint: Checkpoint, model: Classifier, loop: dict[st
         fits = False
     if not fits:
         raise InputError(
-            f"{path}: does not fit this run's model, or is incomplete; resume from the run's other "
-            "checkpoint"
+            f"{path}: does not match this run's model, or is incomplete; resume from the run's "
+            "other checkpoint"
         )
 
 
@@ -180,9 +182,9 @@ def _is_complete(content: dict[str, Any], model: Classifier, loop: dict[str, Any
 
 
 def _optimizer_fits(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether groups hold the same parameters and moments have their shapes.
+    """Return whether the parameter groups and the shapes of the moments match.
 
-    A group may lack a setting of ours: versions of PyTorch differ in them.
+    Saved groups may lack some options, because the options differ between PyTorch versions.
     """
     ours = optimizer.state_dict()["param_groups"]
     theirs = state["param_groups"]
@@ -204,7 +206,7 @@ def _optimizer_fits(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
 
 
 def _structure(tree: Any) -> Any:
-    """Return the tree with tensors replaced by shape and dtype, other values by their type."""
+    """Return the tree with tensors replaced by (shape, dtype) and other values by their types."""
     if isinstance(tree, dict):
         return {key: _structure(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -215,22 +217,22 @@ def _structure(tree: Any) -> Any:
 def _why_finished(
     content: dict[str, Any], epochs: int, max_epochs: int, patience: int | None
 ) -> str | None:
-    """Return why nothing is left to train, and the flag to train longer; None if something is."""
+    """Return why training is finished and how to train longer; None if it is not finished."""
     if epochs >= max_epochs:
         longer = f"--trainer.max_epochs {2 * epochs}"
-        return f"All of its {epochs} epochs are trained; to train longer, add {longer}"
+        return f"It has trained for all {epochs} epochs; to train longer, add {longer}"
     states = [v for k, v in content["callbacks"].items() if k.startswith("EarlyStopping")]
     waited = states[0]["wait_count"] if states else 0
     if patience and waited >= patience:
         return (
-            f"It stopped after {epochs} epochs, the last {waited} without a better validation "
-            f"accuracy; to train longer, add --patience {2 * waited}"
+            f"It stopped after {epochs} epochs, because validation accuracy had not improved for "
+            f"{waited} epochs; to train longer, add --patience {2 * waited}"
         )
     return None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    """Flatten nested keys: {"a": {"b": 1}} becomes {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"

@@ -1,4 +1,4 @@
-"""A running mean that never waits for the device."""
+"""A running mean that never forces the host to wait for the device."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from torchmetrics import Metric
 class RunningMean(Metric):
     """Running mean of a loss, weighted by batch size.
 
-    torchmetrics' `MeanMetric` checks for NaN and so waits for the device at every update.
+    torchmetrics' `MeanMetric` checks for NaN, which makes every update wait for the device.
     """
 
-    mean_value: Tensor  # a sum until `compute`
+    mean_value: Tensor  # weighted sum; `compute` divides it by `weight`
     weight: Tensor
 
     def __init__(self) -> None:

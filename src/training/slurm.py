@@ -5,7 +5,7 @@ import subprocess
 
 
 def requeue() -> None:
-    """Have SLURM start this job again, if it is one; its script then uses `--resume`."""
+    """Requeue the current SLURM job, if any; its script must use `--resume`."""
     job = os.environ.get("SLURM_JOB_ID")
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

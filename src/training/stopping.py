@@ -1,4 +1,4 @@
-"""Stop a training on a signal, a time limit, or no improvement, without losing anything."""
+"""Stop training on a signal, at a time limit, or when accuracy stops improving."""
 
 import math
 import os
@@ -23,23 +23,23 @@ REASONS = {0: "max_time"} | {128 + number: name for number, name in SIGNALS.item
 
 
 def early_stopping(patience: int) -> EarlyStopping:
-    """Return a callback that stops after `patience` epochs without a better val_accuracy."""
+    """Return a callback that stops after `patience` epochs without improvement in val_accuracy."""
     return EarlyStopping("val_accuracy", mode="max", patience=patience)
 
 
 class StopOnSignal(Callback):
-    """Stop on Ctrl-C, SIGTERM, SIGUSR1 or after `max_seconds`, once last.ckpt is written.
+    """Write last.ckpt and stop on Ctrl-C, SIGTERM or SIGUSR1, or after `max_seconds`.
 
-    The run ends after the current step, with exit code 130, 143, 138 or, on the time limit, 0.
-    Outside of training a signal ends the program at once, as does a second signal. On SIGUSR1 a
-    SLURM job is requeued.
+    The run ends after the current step, with exit code 130, 143 or 138, or with 0 at the time
+    limit. A second signal ends the program immediately, as does any signal outside of training. On
+    SIGUSR1, a SLURM job is requeued.
     """
 
     def __init__(self, checkpoints: SaveCheckpoints, max_seconds: float | None):
         self.checkpoints = checkpoints
         self.deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
         self.received = self.saved = self.training = False
-        self.exit_code: int | None = None  # set when it is time to stop
+        self.exit_code: int | None = None  # set when the run should stop
         self.handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -70,11 +70,11 @@ class StopOnSignal(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.saved:  # not before: the metrics of the last step are written by now
+        if self.saved:  # by now, the loggers have written the metrics of the last step
             self._exit(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.global_step and self._is_due(trainer):  # the last epoch's checkpoint is written
+        if trainer.global_step and self._is_due(trainer):  # last.ckpt is up to date
             self._exit(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -83,7 +83,7 @@ class StopOnSignal(Callback):
             self._exit(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
-        """Return whether any process was told to stop; they all stop at the same step."""
+        """Return whether any process has to stop; all of them stop at the same step."""
         if self.exit_code is None and time.monotonic() > self.deadline:
             self.exit_code = 0
         if trainer.world_size > 1:
@@ -99,7 +99,7 @@ class StopOnSignal(Callback):
         if trainer.is_global_zero and last.is_file():
             command = f"python train.py --resume {shlex.quote(str(last.parent.parent))}"
             print(
-                f"Stopped by {REASONS[code]}. {last} is written; resume with:\n  {command}",
+                f"Stopped by {REASONS[code]}. Saved {last}; resume with:\n  {command}",
                 flush=True,
             )
         elif trainer.is_global_zero:

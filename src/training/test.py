@@ -20,7 +20,7 @@ def test(run: Run) -> dict[str, Any] | None:
     """Test the chosen checkpoint and write results.json.
 
     Returns:
-        Its content; None on all devices but the first.
+        The content of results.json; None on all ranks except 0.
     """
     trainer, model, data = run.trainer, run.model, run.data
     chosen = Checkpoint.open(run.checkpoints.chosen_path)
@@ -43,7 +43,7 @@ def test(run: Run) -> dict[str, Any] | None:
 
 
 def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict[str, Any]:
-    """Return the hyperparameters that people vary, for TensorBoard's table."""
+    """Return the commonly tuned hyperparameters for TensorBoard's hparams table."""
     config, network = model.config, model.network_config
     sizes = {}
     if isinstance(network, ViTConfig):

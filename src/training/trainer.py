@@ -1,4 +1,4 @@
-"""Lightning's Trainer, with precision `auto` and the settings of `train.py`."""
+"""Lightning's Trainer, extended by precision `auto` and set up for `train.py`."""
 
 import contextlib
 import sys
@@ -18,7 +18,7 @@ from src.training.stopping import early_stopping
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer, with precision `auto`: bf16-mixed in hardware, else 32-true.
+    """Lightning's Trainer with precision `auto`: bf16-mixed with hardware support, else 32-true.
 
     TF32 stays off (PyTorch's default): every GPU with TF32 also has bf16.
     """
@@ -41,7 +41,7 @@ def make_trainer(
     """Return a trainer with the user's settings and callbacks.
 
     Raises:
-        InputError: Lightning refuses a setting.
+        InputError: Lightning rejects a setting.
     """
     callbacks: list[Callback] = _as_list(settings["callbacks"])
     if patience:
@@ -53,7 +53,7 @@ def make_trainer(
     overrides = {
         "callbacks": callbacks,
         "enable_progress_bar": progress_bar,
-        # Ours are added later; Lightning would add one of its own.
+        # Our checkpoint callbacks are added later; Lightning must not add its own.
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "logger": [] if loggers in (None, True, False) else loggers,
         "plugins": [*_as_list(settings["plugins"]), AtomicCheckpointIO(resumed)],
@@ -64,14 +64,14 @@ def make_trainer(
 
 
 def seconds(max_time: Any) -> float | None:
-    """Return `trainer.max_time`, in any form that Lightning accepts, in seconds."""
+    """Convert `trainer.max_time`, in any format that Lightning accepts, to seconds."""
     with _one_line_errors():
         return Timer(duration=max_time).time_remaining()
 
 
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Raise InputError where Lightning refuses a setting by one of three exceptions."""
+    """Convert the three exceptions with which Lightning rejects settings to InputError."""
     try:
         yield
     except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -86,7 +86,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def device_name(trainer: LightningTrainer) -> str:
-    """Return the device for results.json."""
+    """Return a description of the device for results.json."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -94,7 +94,7 @@ def device_name(trainer: LightningTrainer) -> str:
 
 
 def gpu_memory(trainer: LightningTrainer) -> float | None:
-    """Return the peak memory of a CUDA device in GiB; None elsewhere."""
+    """Return the peak memory of a CUDA device in GiB; None for other devices."""
     device = trainer.strategy.root_device
     if device.type != "cuda":
         return None

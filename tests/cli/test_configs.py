@@ -1,4 +1,4 @@
-"""Every config in `configs/` parses, is complete and commented, and gives a model for its data."""
+"""Test that every config is complete and commented, parses, and builds a model for its data."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def tree(text):
 
 @pytest.fixture(scope="module")
 def settings(config, tree, tmp_path_factory):
-    """The parsed config, with one block of a ViT-B, and without weights to load."""
+    """The parsed config; ViT-B has only one block here, and no pretrained weights are loaded."""
     root = tmp_path_factory.mktemp("data")
     flags = f"--config {config} --data.root {root} --model.compile false".split()
     if tree["data"]["class_path"] == "FolderDataModule":
@@ -55,7 +55,7 @@ def settings(config, tree, tmp_path_factory):
 
 def test_header_says_what_it_is_how_to_run_it_and_what_it_reaches(config, text):
     header = re.match(r"(#.*\n)+", text)
-    assert header, "a config starts with a comment"
+    assert header, "a config must start with a comment"
     lines = [line.lstrip("# ") for line in header[0].splitlines()]
     command = f"python train.py --config configs/{config.name}"
     assert len(lines[0]) > 20
@@ -70,7 +70,7 @@ def test_every_key_has_a_comment(text):
 
 
 def test_no_key_stands_twice(text, tree):
-    """YAML would take the last one without a word."""
+    """YAML silently keeps the last of several equal keys."""
     assert len(re.findall(r"^ *\w+:", text, re.MULTILINE)) == count(tree)
 
 
@@ -81,7 +81,7 @@ def count(tree) -> int:
 
 
 def test_recipe_does_not_depend_on_defaults(tree, settings):
-    """A later change of a default must not change what a config trains."""
+    """A config must train the same network even if a default changes later."""
     model = tree["model"]["init_args"]
     data = tree["data"]["init_args"]
     assert OPTIMIZER <= model.keys()
@@ -116,7 +116,7 @@ def test_model_takes_a_batch_of_the_data(config, settings):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_cpu"])
 def test_cifar10_recipe_trains_and_tests(name, tmp_path):
-    """One short epoch in small batches, with nothing else changed."""
+    """Train one short epoch in small batches; all other settings are unchanged."""
     classes = DATASETS["cifar10"].classes
     class_folders(tmp_path / "cifar10", classes, (32, 32), train=2, test=1)
     runs = tmp_path / "runs"

@@ -1,4 +1,4 @@
-"""Importing torchmetrics without the packages of metrics that are not used."""
+"""Test importing torchmetrics without the dependencies of unused metrics."""
 
 from program import started
 

@@ -1,4 +1,4 @@
-"""Finding image files, and classifying many of them in order and in constant memory."""
+"""Test finding image files, and classifying many of them in order and in constant memory."""
 
 import os
 import threading
@@ -26,7 +26,7 @@ def predictor(digits_run):
 
 
 def save(path: Path, number: int = 0, size: int = 8) -> str:
-    """Write a test image of the digits as a file."""
+    """Save a digits test image to a file."""
     picture = Image.fromarray(IMAGES[number, 0].numpy())
     picture.resize((size, size)).save(path)
     return str(path)
@@ -43,7 +43,7 @@ IN_ORDER = "a.JPG b.png sub/1.Tiff sub/2.webp sub/deep/x.gif zub/10.png zub/9.pn
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A folder of files, which is also the working directory; seven of them are images."""
+    """A working directory with several files, seven of which are images that can be found."""
     for name in FILES:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +87,8 @@ def test_existing_names_are_not_patterns(tree):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("*.bmp", "*.bmp: no file matches this pattern"),
-        ("s*", "s*: no file matches this pattern"),  # only a folder does
+        ("*.bmp", "*.bmp: no files match this pattern"),
+        ("s*", "s*: no files match this pattern"),  # it matches only a folder
         ("empty", "empty: no images in this folder (png, jpg, jpeg, "),
     ],
 )
@@ -105,7 +105,7 @@ def test_unsupported_formats_and_linked_folders_are_reported(tree, capsys):
     (tree / "sub" / "a.heic").touch()
     (tree / "sub" / "link").symlink_to(tree / "zub")
     assert find_images(["sub"]) == ["sub/1.Tiff", "sub/2.webp", "sub/deep/x.gif"]
-    assert capsys.readouterr().err == "note: sub: left out linked folders (1), .heic (1)\n"
+    assert capsys.readouterr().err == "note: sub: skipped symlinked folders (1), .heic (1)\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
@@ -128,7 +128,7 @@ def classified(predictor, paths, top_k=1):
 
 
 def test_many_files_give_the_same_results_as_one_by_one(predictor, tmp_path):
-    """Classify over two batches; the largest files, which are slow to read, come first."""
+    """Classify over two batches of files; the largest come first, because they are slow to read."""
     paths = []
     for number in range(2 * BATCH + 9):
         size = max(8, 1600 - 200 * number)
@@ -152,7 +152,7 @@ def test_unreadable_files_have_an_error_in_their_row(predictor, tmp_path, place)
     broken.write_bytes(Path(good[0]).read_bytes()[:60])
     bad = {
         str(broken): "cannot be read as an image",
-        "nowhere.png": "there is no such file",
+        "nowhere.png": "no such file",
         str(tmp_path): "is a directory",
     }
     paths = [*good[:place], *bad, *good[place:]]
@@ -171,14 +171,14 @@ def test_unreadable_files_have_an_error_in_their_row(predictor, tmp_path, place)
 
 
 def test_a_single_unreadable_file_is_an_error(predictor):
-    with pytest.raises(InputError, match="^nowhere.png: there is no such file"):
+    with pytest.raises(InputError, match="^nowhere.png: no such file"):
         classified(predictor, ["nowhere.png"])
 
 
 def test_unsure_predictions_have_a_note(predictor, tmp_path):
     assert batch.unsure_note([{"probability": 0.5}, {"probability": 0.3}]) == []
     (note,) = batch.unsure_note([{"probability": 0.4321}])
-    assert note.startswith("unsure: no class has more than 43.2%")
+    assert note.startswith("unsure: no class has a probability above 43.2%")
     paths = [save(tmp_path / f"{number}.png", number) for number in range(40)]
     rows = [row for row, _ in classified(predictor, paths)]
     unsure = [row["predictions"][0]["probability"] < 0.5 for row in rows]
@@ -187,7 +187,7 @@ def test_unsure_predictions_have_a_note(predictor, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_files(predictor, tmp_path):
-    """Count the images alive at a time: those read ahead, and those waiting for their batch."""
+    """Count the images in memory: images read ahead, and images waiting for their batch."""
     alive = weakref.WeakSet()
     paths = [save(tmp_path / "x.png")] * 1000
 
@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_number_of_files(predictor, tmp_path):
     counts = []
     for _ in batch.classify(predictor, paths, 1, prepare):
         if not counts:
-            time.sleep(1)  # time in which the threads could read on
+            time.sleep(1)  # gives the threads time to read further ahead
         counts.append(len(alive))
     assert len(counts) == 1000
     assert BATCH <= max(counts) <= 4 * BATCH

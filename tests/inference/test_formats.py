@@ -1,4 +1,4 @@
-"""The same 20 digits in every lossless format have the same classes as plain PNG files."""
+"""Test that 20 digits in every lossless format get the same classes as PNG files."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COUNT = 20
 
 
 def deep(scale, dtype=np.uint16, **tags):
-    """Return a function that saves values from 0 to 255 times `scale` as a TIFF with these tags."""
+    """Return a function that saves pixels, multiplied by `scale`, as a TIFF with the given tags."""
 
     def save(pixels, path):
         info = TiffImagePlugin.ImageFileDirectory_v2()
@@ -50,7 +50,7 @@ FORMATS = {
 
 @pytest.fixture(scope="module")
 def classes(digits_run):
-    """Return a function that saves the digits in a format and returns their classes."""
+    """Return a function that saves the digits in a format and returns their predicted classes."""
     predictor = Predictor(digits_run / "checkpoints" / "best.ckpt", "cpu")
     read = digit_reader(predictor.dataset)
     digits = read_digits("test")[0][:COUNT, 0].numpy()
@@ -70,6 +70,6 @@ def classes(digits_run):
 @pytest.mark.parametrize("name", FORMATS)
 def test_same_class_as_a_plain_png(classes, tmp_path, name):
     expected = classes(tmp_path, "plain.png", plain())
-    assert len(set(expected)) > 3, "a network that always answers the same would prove nothing"
+    assert len(set(expected)) > 3, "the network predicts too few classes for a useful test"
     actual = classes(tmp_path, name, FORMATS[name])
     assert actual == expected

@@ -1,4 +1,4 @@
-"""Printed predictions: JSON and CSV that other programs can read, and lines for people."""
+"""Test printed predictions: JSON and CSV for other programs, and text for people."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ NAMES = [
 
 
 def predictions(*probabilities: float, first: int = 0) -> list[dict]:
-    """Return a prediction per probability, for the classes from `first` on."""
+    """Return one prediction per probability, for consecutive classes starting at `first`."""
     found = []
     for rank, probability in enumerate(probabilities):
         index = (first + rank) % len(CLASSES)
@@ -48,7 +48,7 @@ ROWS = rows_of_names()
 
 @pytest.fixture
 def printed(capsys):
-    """Return a function that returns what is printed on stdout and stderr."""
+    """Return a function that prints rows and returns the captured stdout and stderr."""
 
     def run(rows, format=None, top_k=2):
         paths = [row["path"] for row in rows]

@@ -1,4 +1,4 @@
-"""From uint8 images to probabilities, compared with the separate steps of training."""
+"""Compare `ImageClassifier` with the separate steps used in training."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Prediction from image files gives the logits of validation, without Lightning."""
+"""Test that prediction from image files matches validation, without Lightning."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ HEAVY = {
     "torch._dynamo",
     "torch.distributed.tensor",
 }
-if not torch.__version__.startswith("2.6."):  # which imports sympy itself
+if not torch.__version__.startswith("2.6."):  # torch 2.6 imports sympy itself
     HEAVY.add("sympy")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(digits_run):
-    """best.ckpt of a short run on digits, with averaged weights and dropout."""
+    """best.ckpt of a short digits run with averaged weights and dropout."""
     return digits_run / "checkpoints" / "best.ckpt"
 
 
@@ -45,7 +45,7 @@ def predictor(checkpoint):
 
 @pytest.fixture(scope="module")
 def digits():
-    """The data module as it validates."""
+    """The digits data module in validation mode."""
     module = DigitsDataModule()
     module.prepare_data()
     module.trainer = trainer(training=False)
@@ -140,7 +140,7 @@ def test_too_little_memory_for_the_images(predictor, monkeypatch):
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99", "", "meta"])
 def test_unusable_device_is_refused(name):
-    with pytest.raises(InputError, match="cannot be used here .* use --device cpu$"):
+    with pytest.raises(InputError, match="is not available .* use --device cpu$"):
         find_device(name)
 
 

@@ -1,4 +1,4 @@
-"""classify.py: what it prints, which checkpoint it uses, and one line for each mistake."""
+"""Test classify.py: output, checkpoint selection, and one-line errors."""
 
 import json
 import os
@@ -23,7 +23,7 @@ IMAGES, LABELS = read_digits("test")
 
 @pytest.fixture
 def digit(tmp_path):
-    """The path of a picture of test image 0."""
+    """The path of test image 0, saved as a PNG file."""
     path = tmp_path / "digit.png"
     Image.fromarray(IMAGES[0, 0].numpy()).save(path)
     return str(path)
@@ -31,7 +31,7 @@ def digit(tmp_path):
 
 @pytest.fixture
 def run(digits_run):
-    """Run classify.py with arguments, by default with the newest run beside `digits_run`."""
+    """Return a function that runs classify.py; `digits_run` is the newest run by default."""
     runs = digits_run.parents[1]
     return lambda *args: call(classify.main, "--runs", runs, "--device", "cpu", *args)
 
@@ -61,8 +61,8 @@ def test_json_has_the_likeliest_classes_first(run, digit, k):
 
 def test_a_note_names_the_newest_run_if_no_checkpoint_was_chosen(run, digit, digits_run):
     note = (
-        f"note: classified by the newest run, {digits_run}/checkpoints/best.ckpt, trained on "
-        "digits; choose another with --ckpt\n"
+        f"note: using the newest run, {digits_run}/checkpoints/best.ckpt, trained on digits; use "
+        "--ckpt to choose a different one\n"
     )
     assert run(digit).err.endswith(note)
     for flags in (["--ckpt", digits_run], ["--json"], ["--csv"]):
@@ -81,7 +81,7 @@ def test_a_missing_file_among_several_is_reported_in_its_row(run, digit):
     good, missing = json.loads(ended.out)
     assert good["predictions"]
     assert missing["path"] == "nowhere.png"
-    assert "there is no such file" in missing["error"]
+    assert "no such file" in missing["error"]
 
 
 # Test images --------------------------------------------------------------------------------------
@@ -118,14 +118,14 @@ def test_index_of_class_folders_that_have_moved(run, tmp_path):
     assert ended.code == 0
     assert "photos test image 2: " in ended.out
     assert "(target: dog)" in ended.out
-    assert "there is no such folder" in run("--ckpt", path, "--index", 2).error
+    assert "no such folder" in run("--ckpt", path, "--index", 2).error
 
 
 # The checkpoint -----------------------------------------------------------------------------------
 
 
 def save_shifted(path, digits_run, shift):
-    """Save a copy of the run's best checkpoint, recognizable by its shifted bias."""
+    """Save a copy of the run's best checkpoint with a shifted bias, so that its output differs."""
     content = load(digits_run / "checkpoints" / "best.ckpt")
     content["state_dict"]["ema.head.bias"] += shift * torch.arange(10)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def test_the_best_checkpoint_of_the_newest_run_is_the_default(run, digits_run, d
     expected = rows(run(digit, "--json", "--ckpt", best))
     assert rows(run(digit, "--json", "--runs", runs)) == expected
 
-    best.unlink()  # as after a training without validation
+    best.unlink()  # training without validation writes only last.ckpt
     expected = rows(run(digit, "--json", "--ckpt", best.with_name("last.ckpt")))
     assert rows(run(digit, "--json", "--runs", runs)) == expected
 
@@ -159,12 +159,12 @@ def test_a_checkpoint_may_be_named_by_its_folders(run, digits_run, digit):
     assert others == 3 * [first]
 
 
-# Mistakes -----------------------------------------------------------------------------------------
+# Invalid input ------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "": "name image files",
-    "DIGIT --index 0": "name image files",
-    "nowhere.png": "nowhere.png: there is no such file",
+    "": "pass either image files",
+    "DIGIT --index 0": "pass either image files",
+    "nowhere.png": "nowhere.png: no such file",
     "README": "cannot be read as an image",
     "EMPTY": "EMPTY: no images in this folder",
     "DIGIT --ckpt nowhere.ckpt": "nowhere.ckpt: no such checkpoint",
@@ -200,7 +200,7 @@ def test_invert_prefers_a_choice_to_a_file_of_that_name(tmp_path, monkeypatch):
         assert options.images == ["a.png"]
 
 
-# The program in a process of its own --------------------------------------------------------------
+# The program in a separate process ----------------------------------------------------------------
 
 
 def print_in_ascii() -> None:
@@ -208,7 +208,7 @@ def print_in_ascii() -> None:
 
 
 def test_a_terminal_without_unicode(digits_run, digit):
-    """The bars are not ASCII."""
+    """Print to an ASCII terminal, which cannot show the bars."""
     flags = [digit, "--ckpt", digits_run, "--device", "cpu"]
     ended = Running(*flags, script="classify.py", prepare=(print_in_ascii,)).end()
     assert ended.code == 0
@@ -216,7 +216,7 @@ def test_a_terminal_without_unicode(digits_run, digit):
 
 
 def test_the_program_ends_quietly_when_the_reader_of_stdout_goes_away(digits_run, digit):
-    """As in `python classify.py FOLDER | head`."""
+    """Simulate `python classify.py FOLDER | head`."""
     command = [sys.executable, "classify.py", digit, "--json", "--ckpt", str(digits_run)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:

@@ -1,4 +1,4 @@
-"""Damaged datasets and full disks: one line says what to do, and intact files stay intact."""
+"""Test that damaged datasets and full disks give one-line errors and leave intact files alone."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ from src.runs.results import read_metrics
 
 @pytest.fixture
 def idx(tmp_path):
-    """The IDX files of MNIST, all pixels and labels 0, as sparse files."""
+    """MNIST's IDX files as sparse files; all pixels and labels are 0."""
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for split, count in (("t10k", 10_000), ("train", 60_000)):
@@ -68,22 +68,22 @@ def test_a_truncated_idx_file_is_refused(idx, tmp_path, part):
     path = idx / f"t10k-{part}-ubyte"
     os.truncate(path, 5000)
     message = refusal(tmp_path)
-    assert f"{path}: damaged, it should have " in message
+    assert f"{path}: damaged (it should have " in message
     assert "delete it to download it again" in message
 
 
 def test_an_idx_file_with_another_header_is_refused(idx, tmp_path):
     path = idx / "t10k-images-idx3-ubyte"
-    overwrite(path, 0, struct.pack(">4I", 2051, 19_600, 20, 20))  # of the same size
+    overwrite(path, 0, struct.pack(">4I", 2051, 19_600, 20, 20))  # the file size is the same
     message = refusal(tmp_path)
-    assert message.startswith(f"{path}: damaged, ")
-    assert "the header of 10000 IDX items" in message
+    assert message.startswith(f"{path}: damaged (")
+    assert "an IDX header for 10000 items" in message
 
 
 def test_labels_out_of_range_are_refused(idx, tmp_path):
     overwrite(idx / "t10k-labels-idx1-ubyte", 500, b"\xc8")
     message = refusal(tmp_path)
-    assert "damaged, a test label is 200, but there are 10 classes" in message
+    assert "damaged (it has a test label of 200, but there are only 10 classes)" in message
     assert "delete the folder" in message
 
 
@@ -99,7 +99,7 @@ def test_an_altered_cifar_batch_is_never_unpickled(tmp_path, monkeypatch, name):
     path.parent.mkdir()
     path.write_bytes(pickle.dumps(Evil()))
     message = refusal(tmp_path, "cifar10")
-    assert f"{path}: damaged, its MD5 checksum is wrong; delete it" in message
+    assert f"{path}: damaged (MD5 checksum mismatch); delete it" in message
     assert not (tmp_path / "ran").exists()
 
 
@@ -134,7 +134,7 @@ def train_on(photos, *more, prepare=()):
 
 
 def damage(photos) -> list:
-    """Damage four images, each in another way, and return their paths."""
+    """Damage four images in different ways and return their paths."""
     names = ("cat/3.png", "dog/0.png", "dog/7.png", "eel/5.png")
     truncated, empty, dangling, folder = paths = [photos / "train" / name for name in names]
     truncated.write_bytes(truncated.read_bytes()[:40])
@@ -157,10 +157,10 @@ def test_all_damaged_images_are_named_at_once(photos):
 
 def test_damaged_images_are_left_out_on_demand(photos):
     damage(photos)
-    for workers in (0, 1):  # from the files, then from the cache
+    for workers in (0, 1):  # the second run uses the cached images
         ended = train_on(photos, "--data.skip_broken", "true", "--data.workers", workers)
         assert ended.code == 0, ended
-        assert "train: 4 damaged image(s) left out" in ended.text
+        assert "train: skipped 4 damaged image(s)" in ended.text
         assert "29 train, 3 val, 9 test images" in ended.text
 
 
@@ -203,8 +203,8 @@ MISTAKES = {
     empty_a_class: "train/dog: the class has no images .*; add images or remove the folder",
     damage_a_class: "all images of class dog are damaged; add images or remove the folder",
     leave_one_class: r"at least two class folders are needed, found 1 \(cat\); put images in",
-    remove_all_classes: "train: there is no such folder; put the images in",
-    rename_a_test_class: "only here: fox; missing here: dog.; make the class folders the same",
+    remove_all_classes: "train: no such folder; put the images in",
+    rename_a_test_class: "additional: fox; missing: dog.; use the same class folders",
 }
 
 
@@ -223,14 +223,14 @@ def test_an_image_that_vanishes_during_training_is_one_line(tmp_path):
     loader = DataLoader(images, batch_sampler=batches, collate_fn=list, num_workers=1)
     with pytest.raises(InputError) as caught:
         list(loader)
-    assert str(caught.value) == f"{path}: there is no such file; check the path"
+    assert str(caught.value) == f"{path}: no such file; check the path"
 
 
 # A full disk --------------------------------------------------------------------------------------
 
 
 def limit_files(size: int) -> tuple:
-    """Return a `prepare` by which no file may grow larger: writing fails as on a full disk."""
+    """Return a `prepare` that limits the size of files, so that writes fail as on a full disk."""
     return resource.setrlimit, resource.RLIMIT_FSIZE, (size, size)
 
 
@@ -244,7 +244,7 @@ def test_no_room_for_a_checkpoint(tmp_path, size):
     run = tmp_path / "digits" / "version_0"
     assert str(run) in ended.error
     assert "intact" in ended.error
-    assert "make room" in ended.error
+    assert "free disk space" in ended.error
     assert "--resume" in ended.error
     assert last_step(run) == 10
     assert not list(run.rglob("*.tmp"))
@@ -253,11 +253,11 @@ def test_no_room_for_a_checkpoint(tmp_path, size):
 
 
 def test_no_room_for_a_large_tensor(tmp_path):
-    """Here `torch.save` hides the OSError behind a RuntimeError of its own."""
+    """For large tensors, `torch.save` raises a RuntimeError instead of the OSError."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(InputError, match="File too large.*make room"):
+        with pytest.raises(InputError, match="File too large.*free disk space"):
             with open_atomically(tmp_path / "x") as file:
                 torch.save(torch.zeros(30_000), file)
     finally:
@@ -272,16 +272,16 @@ def test_no_room_for_the_config(tmp_path):
 
 
 def test_without_room_for_decoded_images_training_goes_on(photos):
-    """They are only kept to speed up the next start."""
+    """The cache only speeds up the next start, so training must go on without it."""
     flags = ["--data.image_size", "64", "--data.patch_size", "16"]
     ended = train_on(photos, *flags, prepare=limit_files(200_000))
     assert ended.code == 0, ended
-    assert "the decoded images could not be kept for the next run" in ended.text
+    assert "the decoded images could not be cached for the next run" in ended.text
     assert not list(photos.rglob("*.tmp"))
 
 
 def test_an_error_while_closing_a_file_does_not_mask_the_first(capsys):
-    """On a full disk, a library may fail again when it closes its own file."""
+    """On a full disk, a library can fail again when it closes its file."""
     with pytest.raises(SystemExit) as end, exit_on_input_error():
         try:
             raise InputError("last.ckpt: no room; make some")
@@ -293,11 +293,11 @@ def test_an_error_while_closing_a_file_does_not_mask_the_first(capsys):
 
 @contextlib.contextmanager
 def small_disk(folder, kilobytes: int):
-    """Mount a file system in memory; only root can."""
+    """Mount an in-memory file system, which requires root."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root can mount a disk, and not in every container")
+        pytest.skip("needs root and a container that allows mounting")
     try:
         yield folder
     finally:
@@ -309,8 +309,8 @@ def test_a_full_disk(tmp_path):
     with small_disk(tmp_path / "disk", 400) as runs:
         made, filler = run(runs, epochs=1), runs / "filler"
         with open(filler, "wb", buffering=0) as file:
-            file.write(bytes(2**20))  # writes what fits
-        os.truncate(filler, filler.stat().st_size - 60_000)  # room for all but a checkpoint
+            file.write(bytes(2**20))  # fills the disk
+        os.truncate(filler, filler.stat().st_size - 60_000)  # too little for a checkpoint
         step = last_step(made)
         error = train("--resume", made, *longer).error
         assert "best.ckpt: could not be written (No space left on device; 0.0" in error

@@ -1,4 +1,4 @@
-"""Training in two processes: every launcher gives the same run, and resuming loses nothing."""
+"""Test training in two processes: launchers are equivalent, and resuming is exact."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ TWO_NODES = (*TWO, "--trainer.devices", "1", "--trainer.num_nodes", "2")
 TORCHRUN = [torchrun(rank, 2) for rank in range(2)]
 SLURM = [slurm(rank, 2) for rank in range(2)]
 
-# Without anything that is drawn for each image, the number of processes makes no difference.
+# Without per-image randomness, the number of processes makes no difference.
 PLAIN = """
 --data.augment.rotate 0
 --data.augment.resized_crop 0
@@ -47,7 +47,7 @@ def last_step(run: Path) -> int:
 
 
 def metrics(run: Path) -> list[dict]:
-    """Return the rows of metrics.csv without the speed."""
+    """Return the rows of metrics.csv without the training speed."""
     rows = read_metrics(run)
     for row in rows:
         del row["images_per_second"]
@@ -60,7 +60,7 @@ def assert_codes(ended: list[Ended], *codes: int) -> None:
 
 
 def assert_same(a: Path, b: Path) -> None:
-    """Compare checkpoints, metrics and results of two runs bit for bit."""
+    """Compare the checkpoints, metrics and results of two runs bit for bit."""
     for name in ("best.ckpt", "last.ckpt"):
         ours, theirs = (load(run / "checkpoints" / name) for run in (a, b))
         assert differences(ours, theirs) == []
@@ -73,7 +73,7 @@ def assert_same(a: Path, b: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A run of two processes, the second of which Lightning has started."""
+    """An uninterrupted run in two processes; Lightning starts the second process."""
     runs = tmp_path_factory.mktemp("undisturbed")
     ended = train(*tiny(runs, *TWO))
     assert ended.code == 0, ended
@@ -85,7 +85,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """A run of one process, with `PLAIN`."""
+    """A run in one process with the `PLAIN` settings."""
     runs = tmp_path_factory.mktemp("one")
     ended = train(*tiny(runs, *PLAIN))
     assert ended.code == 0, ended
@@ -113,7 +113,7 @@ def test_every_launcher_trains_the_same_run(undisturbed, tmp_path, environments,
 
 
 def test_every_test_image_is_counted_once(undisturbed):
-    """The 359 test images are one more for the first process than for the second."""
+    """Of the 359 test images, the first process gets one more than the second."""
     results = read_results(undisturbed)
     images, labels = read_digits("test")
     predictor = Predictor(undisturbed / "checkpoints" / results["checkpoint"], "cpu")
@@ -124,13 +124,13 @@ def test_every_test_image_is_counted_once(undisturbed):
 
 
 def test_a_process_is_killed_and_the_real_torchrun_resumes(undisturbed, tmp_path):
-    """All other tests only set torchrun's environment, which is much faster."""
+    """Run the real torchrun; all other tests only set its environment, which is much faster."""
     flags = tiny(tmp_path, *TWO, "--checkpoint_every_n_steps", "3")
     kill = stop_at(14, signal.SIGKILL)
     survivor, killed = launch(flags, TORCHRUN, lambda rank: kill if rank else ())
     assert killed.code == -signal.SIGKILL
     run = run_in(tmp_path)
-    assert "another process of this training has ended" in survivor.error
+    assert "another process of this run has died" in survivor.error
     assert f"{run / 'checkpoints' / 'last.ckpt'} is intact; use --resume" in survivor.error
     assert last_step(run) == 12
 
@@ -157,7 +157,7 @@ def test_a_signal_to_one_process_stops_all(undisturbed, tmp_path, step, receiver
 
 
 def make_scontrol(folder: Path) -> None:
-    """Put a `scontrol` first on the path that writes its arguments to `folder/asked`."""
+    """Put a fake `scontrol` on PATH that writes its arguments to `folder/asked`."""
     script = folder / "bin" / "scontrol"
     script.parent.mkdir(exist_ok=True)
     script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n')
@@ -180,7 +180,7 @@ def test_a_job_of_an_array_is_requeued_by_its_index(monkeypatch):
     commands = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    requeue()  # without SLURM
+    requeue()  # does nothing without SLURM
     assert not commands
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4700")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
@@ -188,7 +188,7 @@ def test_a_job_of_an_array_is_requeued_by_its_index(monkeypatch):
     assert commands == [["scontrol", "requeue", "4700_3"]]
 
 
-# Another number of processes ----------------------------------------------------------------------
+# Different numbers of processes -------------------------------------------------------------------
 
 
 def step_losses(run: Path) -> dict[int, float]:
@@ -199,8 +199,8 @@ def step_losses(run: Path) -> dict[int, float]:
 def assert_close(a: Path, b: Path) -> None:
     """Compare losses and metrics within float tolerance.
 
-    Weights may differ: where a gradient is zero, as that of a key's bias, Adam makes whole steps
-    of rounding errors.
+    Weights can differ: where the exact gradient is zero, as for the bias of the keys, Adam turns
+    rounding errors into full steps.
     """
     ours, theirs = step_losses(a), step_losses(b)
     assert set(ours) == set(theirs) == set(range(3 * STEPS))
@@ -220,12 +220,12 @@ def test_started_on_one_process_resumed_on_two_and_then_on_one(one_process, tmp_
     run = run_in(tmp_path)
     ended = launch(["--resume", run, *DDP], TORCHRUN, lambda rank: stop_at(17))
     assert_codes(ended, 143, 143)
-    assert "the batch stays 128 images: 64 on each of 2 device(s)" in ended[0].text
+    assert "the global batch size stays 128: 64 images on each of 2 device(s)" in ended[0].text
     assert "batch_size: 64\n" in (run / "config.yaml").read_text()
 
     alone = train("--resume", run, "--trainer.devices", "1")
     assert alone.code == 0, alone
-    assert "128 on each of 1 device(s)" in alone.text
+    assert "128 images on each of 1 device(s)" in alone.text
     assert "batch_size: 128\n" in (run / "config.yaml").read_text()
     assert_close(run, one_process)
     assert read_results(run)["images_seen"] == 3 * STEPS * 128
@@ -234,7 +234,7 @@ def test_started_on_one_process_resumed_on_two_and_then_on_one(one_process, tmp_
 def test_a_batch_that_cannot_be_divided(one_process):
     flags = ["--resume", one_process, "--trainer.devices", "3"]
     (ended,) = launch(flags, [torchrun(0, 3)])
-    message = "this run's batch of 128 images cannot be divided among 3 processes"
+    message = "this run's batch of 128 images cannot be split evenly across 3 processes"
     assert message in ended.error
 
 
@@ -264,7 +264,7 @@ def flags(photos, tmp_path):
 
 
 def record_decoding(folder: Path, rank: int) -> None:
-    """Make an empty file in `folder` when this process decodes images."""
+    """Create an empty file in `folder` when this process decodes images."""
     from src.data import folders
 
     original = folders._decode
@@ -291,7 +291,7 @@ def test_a_mistake_in_the_data_is_printed_once_and_ends_all(photos, flags, tmp_p
     assert not list(tmp_path.glob("runs/*/version_*"))
 
 
-# Mistakes -----------------------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_another_job_trains_is_refused(undisturbed, tmp_path):
@@ -331,7 +331,7 @@ def test_flags_that_contradict_slurm(tmp_path):
 
 def test_a_strategy_that_does_not_start_scripts(tmp_path):
     ended = train(*tiny(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"))
-    assert "processes are started as scripts; use ddp" in ended.error
+    assert "spawned or forked processes are not supported; use ddp" in ended.error
     assert not list(tmp_path.iterdir())
 
 

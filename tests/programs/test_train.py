@@ -1,4 +1,4 @@
-"""train.py: what a run leaves behind, what its settings do, and how failures are reported."""
+"""Test train.py: output files, effects of settings, and error messages."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def checkpoint(run, name: str = "last") -> dict:
 
 
 def evaluate(run, name: str) -> dict:
-    """Return accuracy and loss of a checkpoint on the test images, as classify.py predicts them."""
+    """Return a checkpoint's test accuracy and loss, computed with the `Predictor`."""
     images, labels = read_digits("test")
     predictor = Predictor(run / "checkpoints" / f"{name}.ckpt", "cpu")
     probabilities = predictor.probabilities(images)
@@ -57,12 +57,12 @@ def assert_tested(run, name: str, rel: float = 1e-4) -> None:
         assert found[key] == pytest.approx(value, rel=rel), key
 
 
-# What a run leaves behind -------------------------------------------------------------------------
+# Output files -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def repeated(digits_run, tmp_path_factory):
-    """A run from the config.yaml of `digits_run` alone: how it ended, and its directory."""
+    """The result and directory of a run that uses only the config.yaml of `digits_run`."""
     runs = tmp_path_factory.mktemp("repeated")
     ended = train("--config", digits_run / "config.yaml", "--runs", runs)
     assert ended.code == 0, ended
@@ -119,7 +119,7 @@ def test_the_next_commands_are_printed(repeated):
 def test_notes_on_an_endless_warm_up_and_an_incomplete_test(tmp_path):
     flags = ["--data.eval_batch_size", 100, "--trainer.limit_test_batches", 2]
     ended = train(*tiny(tmp_path, *flags, epochs=1))
-    assert "note: the warm-up has 10 steps, the training 10, so the learning rate" in ended.out
+    assert "note: the warm-up has 10 steps, but the run has only 10, so the learning" in ended.out
     assert "(best.ckpt, epoch 1; only 200 of 359 images" in ended.out
     assert results(tmp_path / "digits" / "version_0")["test_images"] == 200
 
@@ -164,14 +164,14 @@ def test_tensorboard_has_the_hyperparameters_and_the_final_metrics(digits_run):
 
 
 def test_digits_are_learned(tmp_path):
-    """Train by the config's own recipe for a tenth of its epochs; guessing would give 0.10."""
+    """Train with the config's recipe for a tenth of its epochs; chance level is 0.10."""
     flags = ["--trainer.max_epochs", 6, "--model.warmup_epochs", 1, "--trainer.accelerator", "cpu"]
     ended = train("--config", "configs/digits.yaml", "--runs", tmp_path, *flags)
     assert ended.code == 0, ended
     assert results(tmp_path / "digits" / "version_0")["test_accuracy"] > 0.35
 
 
-# The choice of the checkpoint ---------------------------------------------------------------------
+# Checkpoint selection -----------------------------------------------------------------------------
 
 
 def test_the_best_checkpoint_is_tested_not_the_last(tmp_path):
@@ -242,7 +242,7 @@ def test_a_fast_dev_run_leaves_no_results(tmp_path):
 
 
 def test_own_images_are_trained_on_like_a_named_dataset(tmp_path):
-    """Decoding, order, split, batches, augmentation and normalization are the same code."""
+    """Train on the same images as class folders and as CIFAR-10; the results must be equal."""
     info = DATASETS["cifar10"]
     folder = class_folders(tmp_path / "cifar10", info.classes, (32, 32), train=26, test=2)
     flags = ["--data.patch_size", 16, "--data.augment.flip", "true", "--data.augment.erase", 0.5]
@@ -266,7 +266,7 @@ def test_print_config(tmp_path):
 
 
 def compile_quickly() -> None:
-    """Let `torch.compile` trace the network, but not generate code."""
+    """Let `torch.compile` trace the network without generating code."""
     torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="eager")
 
 
@@ -285,7 +285,7 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(tmp_path):
 
 
 def lose_the_reader() -> None:
-    """Make stdout a pipe whose reader has gone away, as after `train.py | head`."""
+    """Replace stdout with a broken pipe, as in `train.py | head`."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, sys.stdout.fileno())
@@ -312,7 +312,7 @@ def hide_the_compiler(cache) -> None:
 def test_a_missing_compiler_is_one_line(tmp_path):
     prepare = (hide_the_compiler, tmp_path / "cache")
     error = train(*tiny(tmp_path, "--model.compile", "true"), prepare=prepare).error
-    assert "model.compile: the compiler failed (" in error
+    assert "model.compile: compilation failed (" in error
     assert error.endswith("--model.compile false\n")
 
 

@@ -1,4 +1,4 @@
-"""Configs of known write-ups have their architecture, and fine-tuning starts from a run."""
+"""Test that configs of published tutorials match their architectures, and test fine-tuning."""
 
 from dataclasses import replace
 

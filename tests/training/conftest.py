@@ -1,4 +1,4 @@
-"""Fixtures of several files."""
+"""Fixtures shared by the training tests."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def quiet(monkeypatch, tmp_path):
-    """Let Lightning write its files into a temporary folder, without log lines and hints."""
+    """Hide Lightning's log messages and hints, and let it write files to a temporary folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.getLogger("pytorch_lightning"), "level", logging.ERROR)
     hints = ".*(num_workers|many workers|LeafSpec|logging interval|treespec).*"
@@ -25,5 +25,5 @@ def made(tmp_path):
 
 @pytest.fixture
 def last(made):
-    """Its last checkpoint."""
+    """last.ckpt in the run directory `made`."""
     return made / "checkpoints" / "last.ckpt"

@@ -1,4 +1,4 @@
-"""The effect of one step on the weights, computed by hand, and the flags of train.py."""
+"""Compare the effect of a step on the weights with manual calculations, and test model flags."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ from src.training.trainer import Trainer
 
 
 class Weights(Callback):
-    """Record all weights as one vector, before the first step and after each."""
+    """Record all weights as one vector before training and after every step."""
 
     def on_train_start(self, trainer, module) -> None:
         self.seen = [parameters_to_vector(module.net.parameters()).detach()]
@@ -28,7 +28,7 @@ class Weights(Callback):
 
 
 def train_steps(steps: int, clip: float | None = None, **options):
-    """Return a small network after some steps on digits, and its weights before and after each."""
+    """Train a small network on digits; return it and its weights before and after every step."""
     data = DigitsDataModule(patch_size=None, batch_size=64)
     model = ViT(
         data.info,
@@ -67,7 +67,7 @@ def test_the_average_of_the_weights():
 def test_a_gradient_is_clipped_to_the_norm():
     sgd = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0}
     _, (before, clipped) = train_steps(1, 0.01, **sgd)
-    nesterov = 1 + 0.9  # factor of the first step with momentum 0.9
+    nesterov = 1 + 0.9  # Nesterov factor of the first step with momentum 0.9
     assert (clipped - before).norm() == pytest.approx(0.5 * nesterov * 0.01, rel=0.01)
 
 

@@ -1,4 +1,4 @@
-"""A compiled network is compiled once: no graph breaks, and no recompilation in later epochs."""
+"""Test that a network is compiled once, without graph breaks or recompilation in later epochs."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_one_graph_in_epochs_with_validation(network, tmp_path, monkeypatch):
     original = nn.Module.compile
 
     def compile_fast(net):
-        original(net, backend="eager")  # traces, but does not generate code
+        original(net, backend="eager")  # traces the network but does not generate code
 
     monkeypatch.setattr(nn.Module, "compile", compile_fast)
     torch._dynamo.reset()

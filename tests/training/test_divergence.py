@@ -1,4 +1,4 @@
-"""A training that diverges stops with an error and keeps the last good checkpoint."""
+"""Test that diverging runs stop with an error and keep the last good checkpoint."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from src.runs.checkpoint import load
 
 
 def break_at(step: int, what: str) -> None:
-    """Make a weight NaN, or a moment of the optimizer infinite, at this step."""
+    """Make a weight NaN or an optimizer moment infinite at the given step."""
     from src.training.classifier import Classifier
 
     original = Classifier.training_step
@@ -33,7 +33,7 @@ def test_a_loss_of_nan_stops_the_run(last, tmp_path):
     assert load(last)["global_step"] == 12
 
 
-@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # at an epoch's end, and within one
+@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # end and middle of an epoch
 def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
     arguments = tiny(tmp_path, "--checkpoint_every_n_steps=2")
     error = train(*arguments, prepare=(break_at, step, "moment")).error
@@ -49,4 +49,4 @@ def test_a_learning_rate_that_is_far_too_high(tmp_path):
     flags = "--model.lr 1e38 --model.weight_decay 0 --model.warmup_epochs 0".split()
     error = train(*tiny(tmp_path, *flags)).error
     assert "became" in error
-    assert "no checkpoint yet; start again with a lower --model.lr" in error
+    assert "no checkpoint exists; start again with a lower --model.lr" in error

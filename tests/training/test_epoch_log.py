@@ -1,4 +1,4 @@
-"""Norms of gradient, weights and update, and the running mean of the loss."""
+"""Test the gradient, weight and update norms, and the running mean of the loss."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def network() -> nn.Module:
 
 
 def step(net: nn.Module) -> dict:
-    """Take a step of SGD with learning rate 0.1 and return what is logged."""
+    """Take an SGD step with learning rate 0.1 and return the logged values."""
     logged = {}
     module = SimpleNamespace(net=net, log=logged.__setitem__, log_dict=logged.update)
     norms = Norms()

@@ -1,8 +1,8 @@
 """Train, evaluate and predict with every config on a fake CUDA device.
 
-Fake tensors have no memory, but claim to lie on a device. PyTorch refuses operands on different
-devices and types that do not fit, and `HostReads` finds what would wait for the device. Gradients
-are computed on the `meta` device, because autograd asks the CUDA driver for streams.
+Fake tensors have no memory, but report a device. PyTorch rejects operands on different devices and
+with incompatible types, and `HostReads` records operations that would wait for the device.
+Gradients are computed on the `meta` device, because autograd asks the CUDA driver for streams.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class CudaGenerator(torch.Generator):
-    """A generator on the CPU that claims to be on the device: fake tensors draw no values."""
+    """A CPU generator that reports a CUDA device; fake tensors never draw values from it."""
 
     device = CUDA
 
@@ -49,11 +49,11 @@ def fake_cuda(monkeypatch):
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda, "is_bf16_supported", lambda *args: True),
         (torch, "Generator", CudaGenerator),
-        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # reads what it has drawn
+        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # the original reads values
     ]
     for owner, name, value in changes:
         monkeypatch.setattr(owner, name, value)
-    # Networks are copied for the moving average.
+    # The moving average of the weights needs a deep copy of the network.
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
     with FakeTensorMode():
         yield
@@ -64,7 +64,7 @@ def autocast():
 
 
 def build(config, folder):
-    """Return data module and model on the default device, with a trainer."""
+    """Return a data module and a model on the default device, attached to a trainer."""
     flags = [
         f"--config={config}",
         f"--data.batch_size={BATCH}",
@@ -72,7 +72,7 @@ def build(config, folder):
     ]
     text = config.read_text()
     if "class_path: ViT" in text:
-        flags += ["--model.init_from=null", "--model.depth=2"]  # all blocks do the same
+        flags += ["--model.init_from=null", "--model.depth=2"]  # two identical blocks are enough
     if "FolderDataModule" in text:
         for name in ("cat", "dog"):
             (folder / "train" / name).mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def shape_of(data, count: int) -> tuple[int, ...]:
 
 
 def trained_parameters(config, folder) -> set[str]:
-    """Return the names of all parameters that get a gradient."""
+    """Return the names of all parameters that receive a gradient."""
     with torch.device("meta"):
         data, model = build(config, folder)
         inputs = data.patchify(torch.zeros(shape_of(data, BATCH)))
@@ -112,7 +112,7 @@ def test_every_config(config, tmp_path, monkeypatch):
             pixels = torch.zeros(shape_of(data, 2 * BATCH), dtype=torch.uint8)
             labels = torch.zeros(2 * BATCH, dtype=torch.int64)
             images = ImageSet(pixels, labels)
-        model._device = CUDA  # as after `model.to`, which cannot move a fake tensor
+        model._device = CUDA  # stands in for `model.to`, which cannot move fake tensors
         optimizer = model.configure_optimizers()
         train_two_steps(data, model, images, optimizer, trained)
         check_state(optimizer)
@@ -120,12 +120,12 @@ def test_every_config(config, tmp_path, monkeypatch):
 
 
 def train_two_steps(data, model, images, optimizer, trained):
-    """The first step creates the optimizer's state, the second uses it."""
+    """Take two steps: the first creates the optimizer state, and the second uses it."""
     model.total_steps, model.warmup_steps = 10, 2
     indices = torch.arange(2 * BATCH).split(BATCH)
     batches = iter(InMemoryBatches(images, indices))
     for step in range(2):
-        # Muon counts its steps on the CPU.
+        # Muon keeps its step counters on the CPU.
         with HostReads(ignore=lambda value: value.device.type == "cpu") as reads:
             batch = data.on_after_batch_transfer(next(batches), 0)
             with autocast():
@@ -140,7 +140,7 @@ def train_two_steps(data, model, images, optimizer, trained):
 
 
 def check_state(optimizer):
-    """All state is on the device, except the step counters of Muon and SGD."""
+    """Check that all state is on the device, except the step counters of Muon and SGD."""
     counts_on_cpu = isinstance(optimizer, Muon | torch.optim.SGD)
     for state in optimizer.state.values():
         for key, value in state.items():
@@ -159,7 +159,7 @@ def evaluate_and_predict(data, model, images):
         probabilities = classifier(batch[0]).cpu()
     assert probabilities.shape == (BATCH, len(data.info.classes))
     assert probabilities.dtype == torch.float32
-    assert len(reads.found) == 1, "only the probabilities are read"
+    assert len(reads.found) == 1, "only the probabilities may be read"
 
 
 @pytest.mark.parametrize(

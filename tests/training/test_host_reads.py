@@ -1,4 +1,4 @@
-"""A training step never waits for the device; reads are counted on the CPU."""
+"""Test that training steps never wait for the device, by counting host reads on the CPU."""
 
 import pytest
 import torch
@@ -22,11 +22,11 @@ EVERYTHING = """
 --data.augment.erase 0.5
 --data.augment.mixup 0.8
 --data.augment.cutmix 1
-""".split()  # `tiny` adds the moving average and dropout
+""".split()  # `tiny` also enables weight averaging and dropout
 
 
 class ReadsByStep(HostReads):
-    """Host reads by optimizer step, including those that fetch the next batch."""
+    """Record host reads per optimizer step, including reads while fetching the next batch."""
 
     def __init__(self, monkeypatch):
         super().__init__(ignore=self._is_counter)
@@ -85,7 +85,7 @@ def test_only_logging_steps_read(optimizer, tmp_path, monkeypatch):
     by_step.pop(0)  # creates the step counters
     for step in range(LOG_EVERY - 1, STEPS, LOG_EVERY):
         assert 0 < len(by_step.pop(step)) <= 7  # the logged values
-    assert by_step.pop(STEPS - 1) == ["tolist"]  # of all losses: are they finite?
+    assert by_step.pop(STEPS - 1) == ["tolist"]  # checks that all losses are finite
     assert not any(by_step.values()), by_step
 
 

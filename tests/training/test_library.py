@@ -1,4 +1,4 @@
-"""Our modules with Lightning's own Trainer and any DataLoader."""
+"""Test our modules with Lightning's own Trainer and ordinary DataLoaders."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def with_random_head(model: ViT) -> ViT:
-    """Replace the zeros that the head starts with, which give the same logits for all images."""
+    """Randomize the head, whose initial zeros would give the same logits for all images."""
     torch.nn.init.normal_(model.net.head.weight)
     return model
 

@@ -1,4 +1,4 @@
-"""`load_from_checkpoint`, and resuming, with Lightning's own Trainer."""
+"""Test `load_from_checkpoint` and resuming with Lightning's own Trainer."""
 
 import math
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def save(folder, model):
-    """Train for two steps and return the path of the checkpoint."""
+    """Train for two steps and return the checkpoint path."""
     fit = trainer(1, limit_train_batches=2)
     fit.fit(model, digits())
     fit.save_checkpoint(folder / "model.ckpt")
@@ -35,7 +35,7 @@ def test_the_model_is_restored(tmp_path, options):
     again = ViT.load_from_checkpoint(save(tmp_path, model))
     assert again.hparams == model.hparams
     assert differences(again.state_dict(), model.state_dict()) == []
-    assert again.training, "as Lightning's own does"
+    assert again.training, "Lightning's own method returns the model in training mode"
 
 
 def test_a_run_of_train_py_is_loaded_and_trained_further(digits_run):
@@ -52,14 +52,14 @@ def test_a_run_of_train_py_is_loaded_and_trained_further(digits_run):
 
 def test_the_network_cannot_be_changed(tmp_path):
     path = save(tmp_path, small())
-    with pytest.raises(InputError, match="does not fit a ViT with these arguments"):
+    with pytest.raises(InputError, match="does not match a ViT with these arguments"):
         ViT.load_from_checkpoint(path, width=32)
 
 
 def test_the_other_class_is_refused(tmp_path):
     path = save(tmp_path, cnn())
     assert isinstance(CNN.load_from_checkpoint(path), CNN)
-    with pytest.raises(InputError, match="a checkpoint of a cnn, not of a vit"):
+    with pytest.raises(InputError, match="expected a vit checkpoint, got a cnn checkpoint"):
         ViT.load_from_checkpoint(path)
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_cannot_name_another_file_to_load(tmp_path):
     content = torch.load(path, weights_only=True)
     content["hyper_parameters"]["training"]["init_from"] = "torchvision:vit_b_16"
     torch.save(content, path)
-    with pytest.raises(InputError, match="do not fit each other .*init_from"):
+    with pytest.raises(InputError, match="do not match its hyperparameters .*init_from"):
         ViT.load_from_checkpoint(path)
 
 

@@ -1,4 +1,4 @@
-"""Parameter groups, Muon compared with PyTorch's own, and the learning rate."""
+"""Test parameter groups, Muon (against PyTorch's implementation), and the learning rate."""
 
 import copy
 import itertools
@@ -130,7 +130,7 @@ def test_orthogonalize(shape):
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9 for torch.optim.Muon")
 def test_muon_steps_like_torch():
-    """PyTorch's Muon works in bf16, so matrices agree only roughly."""
+    """PyTorch's Muon computes in bf16, so the matrices agree only approximately."""
     network = small_vit()
     start, other = copy.deepcopy(network), copy.deepcopy(network)
     ours = Muon(muon_groups(network, 0.1), lr=0.02, betas=(0.9, 0.99))
@@ -181,7 +181,7 @@ SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}
         (19, 0.1 * 20 / 21),
         (20, 0.1),  # the peak
         (40, 0.01 + 0.09 * (1 + math.cos(math.pi / 4)) / 2),
-        (60, 0.055),  # half way down
+        (60, 0.055),  # halfway down
         (100, 0.01),  # the last step
         (10_000, 0.01),
     ],

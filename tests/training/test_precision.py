@@ -1,4 +1,4 @@
-"""Precision `auto` depends on the device."""
+"""Test the precision that `auto` selects for each device."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from src.training.trainer import Trainer
 
 @pytest.fixture(params=[True, False], ids=["bf16", "no bf16"])
 def cpu(request, monkeypatch):
-    """Return the precision of a CPU with or without bf16, in a machine without accelerators."""
+    """Simulate a CPU-only machine with or without bf16; return the expected precision."""
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: request.param)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -46,7 +46,7 @@ def test_cuda(cpu, monkeypatch, has_bf16, expected):
 
 @pytest.mark.parametrize("given", ["auto", "16-mixed"])
 def test_the_config_names_the_chosen_precision(cpu, tmp_path, given):
-    """A run that is resumed on another machine keeps it."""
+    """A run keeps its precision when it is resumed on a different machine."""
     flags = tiny(tmp_path, "--trainer.precision", given)
     settings = parse([str(flag) for flag in flags])
     expected = cpu if given == "auto" else given

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed and resumed equals one that never stopped, bit for bit."""
+"""Test that a stopped or killed and resumed run equals an uninterrupted run, bit for bit."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ HYBRID = "--model.stem_layers 2 --model.whiten true --data.patch_size null".spli
 SETTINGS = {
     "default": [],
     "workers": ["--data.workers=2"],
-    "accumulated": ["--trainer.accumulate_grad_batches=3"],  # 4 steps in 10 batches
+    "accumulated": ["--trainer.accumulate_grad_batches=3"],  # 4 steps per 10 batches
     "7 batches, every other epoch validated": [
         "--trainer.limit_train_batches=7",
         "--trainer.check_val_every_n_epoch=2",
@@ -33,7 +33,7 @@ SETTINGS = {
     "validated within epochs": ["--trainer.val_check_interval=0.4"],  # after batches 4 and 8
     "no validation": ["--data.val_fraction=0", "--patience=null"],
     "ensemble of hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble=2"],
-    "early stopping": ["--patience=1"],  # with FALLING, after two epochs
+    "early stopping": ["--patience=1"],  # FALLING stops it after two epochs
 }
 STOPS = {
     "default": [1, 10, 17, 29],
@@ -55,7 +55,7 @@ def prepare(key: str, *more: tuple) -> tuple:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Return a function: key of SETTINGS -> a finished run that never stopped. Do not change it."""
+    """Return a function that maps a key of SETTINGS to a shared, read-only, uninterrupted run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     runs = {}
 
@@ -73,7 +73,7 @@ def copy(run, tmp_path):
 
 
 def curves_of(run) -> dict[str, list]:
-    """Return TensorBoard's curves: (step, value) by tag, those of validation as `val/<tag>`."""
+    """Return TensorBoard's curves as {tag: [(step, value), ...]}; validation has prefix `val/`."""
     curves = {}
     for folder in ("", "val/"):
         if not (run / folder).is_dir():
@@ -87,7 +87,7 @@ def curves_of(run) -> dict[str, list]:
 
 
 def metrics_of(run) -> list[dict]:
-    """Return the rows of metrics.csv without the speed."""
+    """Return the rows of metrics.csv without the training speed."""
     rows = read_metrics(run)
     for row in rows:
         del row["images_per_second"]
@@ -102,7 +102,7 @@ def assert_equal_checkpoints(a, b) -> None:
 
 
 def assert_equal_runs(a, b) -> None:
-    """Compare weights, averages, moments, counters, metrics, curves and results, bit for bit."""
+    """Compare checkpoints, metrics, curves and results bit for bit."""
     assert_equal_checkpoints(a, b)
     assert metrics_of(a) == metrics_of(b)
     assert curves_of(a) == curves_of(b)
@@ -127,7 +127,7 @@ def test_killed_between_two_checkpoints(uninterrupted, made, last, tmp_path):
     killed = train(*arguments, prepare=stop_at(17, signal.SIGKILL))
     assert killed.code == -signal.SIGKILL
     assert load(last)["global_step"] == 15
-    # The newest run of a name is found without its path.
+    # --resume finds the newest run with a name without its path.
     assert train("--resume", "--runs", tmp_path, "--name", "digits").code == 0
     assert_equal_checkpoints(made, uninterrupted())
     assert metrics_of(made) == metrics_of(uninterrupted())
@@ -137,7 +137,7 @@ def test_killed_between_two_checkpoints(uninterrupted, made, last, tmp_path):
 
 
 def kill_before_sync() -> None:
-    """Kill the process once its next checkpoint is written, but not yet synced and renamed."""
+    """Kill the process when it has written a checkpoint but not yet synced and renamed the file."""
     os.fsync = lambda descriptor: send(signal.SIGKILL)
 
 
@@ -148,7 +148,7 @@ def test_killed_while_a_checkpoint_is_written(uninterrupted, made, last, tmp_pat
     assert load(last)["global_step"] == 12
     assert [path.suffix for path in (made / "checkpoints").glob(".*")] == [".tmp"]
     assert train("--resume", made.parent).code == 0
-    assert_equal_runs(made, uninterrupted())  # the half-written file is gone
+    assert_equal_runs(made, uninterrupted())  # this also checks that the half-written file is gone
 
 
 def test_the_best_checkpoint_of_a_moved_run(uninterrupted, tmp_path):

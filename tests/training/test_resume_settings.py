@@ -1,4 +1,4 @@
-"""The settings that may change on `--resume`, and what is refused."""
+"""Test which settings may change on `--resume` and which are refused."""
 
 import shutil
 
@@ -23,13 +23,13 @@ def copy(run, tmp_path):
 
 @pytest.fixture
 def finished(digits_run, tmp_path, monkeypatch):
-    """A copy of a run of two epochs; programs called in this process can find the configs."""
+    """A copy of a finished two-epoch run; the working directory is the project's root."""
     monkeypatch.chdir(ROOT)
     return copy(digits_run, tmp_path)
 
 
 def times(run) -> dict:
-    """Return when each file was written."""
+    """Return the modification time of each file."""
     files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
     return {path: path.stat().st_mtime_ns for path in files}
 
@@ -41,19 +41,19 @@ def settings(run) -> dict:
 def test_longer_than_planned(digits_run, finished):
     resumed = train("--resume", finished, "--trainer.max_epochs=3")
     assert resumed.code == 0, resumed
-    assert "the schedule had 20 steps, now has 30; it goes on at step 20" in resumed.out
+    assert "the schedule had 20 steps and now has 30; it continues at step 20" in resumed.out
     rates = [float(row["learning_rate"]) for row in read_metrics(finished)]
     assert len(rates) == 3
-    assert rates[1] == rates[2] == 1e-5  # both schedules end there
+    assert rates[1] == rates[2] == 1e-5  # both schedules end at this rate
     assert read_results(finished)["epochs"] == 3
     before, now = settings(digits_run), settings(finished)
     changed = {key for key in now if now[key] != before[key]}
     assert changed == {"trainer.max_epochs", "name"}
-    assert now["name"] == "elsewhere"  # the folder's
+    assert now["name"] == "elsewhere"  # the name of the folder
 
 
 def test_images_may_move_but_not_change(made, tmp_path):
-    """With other images, some of those that were learned would be held out."""
+    """If the number of images changed, training images would move to the validation split."""
     images = class_folders(tmp_path / "here", "ab", (8, 8), train=5)
     flags = [
         "--data=FolderDataModule",
@@ -68,7 +68,7 @@ def test_images_may_move_but_not_change(made, tmp_path):
     resume = ["--resume", made, f"--data.root={moved}", "--trainer.max_epochs"]
     assert train(*resume, 2).code == 0
     (moved / "train" / "a" / "0.png").unlink()
-    message = "its images have changed (was 8 train, 2 val, now 7 train, 2 val)"
+    message = "the number of images has changed (was 8 train, 2 val, now 7 train, 2 val)"
     assert f"error: {made}: {message}" in train(*resume, 3).error
 
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished):
     content["state_dict"]["net.positions"] = positions[:, 1:].clone()
     torch.save(content, path)
     resume = ["--resume", finished, "--trainer.max_epochs=5"]
-    assert "does not fit this run's model" in call(main, *resume).error
+    assert "does not match this run's model" in call(main, *resume).error
     content["hyper_parameters"]["network"]["depth"] = 3
     torch.save(content, path)
     assert "network.depth (was 3, now 2)" in call(main, *resume).error
@@ -141,12 +141,12 @@ def test_paths_of_a_run(digits_run, tmp_path, monkeypatch):
     for path in (".", "checkpoints", run.parent):
         assert find_run(str(path), tmp_path, "") == (run, last)
     assert find_run("checkpoints/best.ckpt", tmp_path, "") == (run, best)
-    message = "holds runs of several names; give {} one of: {}$"
+    message = "contains runs with several names; pass one of these to {}: {}$"
     folder = str(run.parent.parent)
     with pytest.raises(InputError, match=message.format("--resume", run.parent)):
         find_run(folder, tmp_path, "")
     with pytest.raises(InputError, match=message.format("--ckpt", run.parent)):
         find_checkpoint(folder)
     last.unlink()
-    with pytest.raises(InputError, match="stopped before its first; start again with python"):
+    with pytest.raises(InputError, match="stopped before writing one; start again with python"):
         find_run(str(run), tmp_path, "")

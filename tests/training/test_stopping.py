@@ -1,4 +1,4 @@
-"""A run that is told to stop saves last.ckpt and prints how to resume."""
+"""Test that a stopped run saves last.ckpt and prints how to resume."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ CTRL_C = (130, "", "error: stopped by Ctrl-C\n")
     [
         (signal.SIGTERM, "SIGTERM", 4),  # within an epoch
         (signal.SIGINT, "Ctrl-C", 10),  # at the end of an epoch
-        (signal.SIGTERM, "SIGTERM", 20),  # at the end of the training
+        (signal.SIGTERM, "SIGTERM", 20),  # at the end of training
     ],
 )
 def test_a_signal_stops_after_the_step(made, last, tmp_path, number, name, step):
@@ -25,7 +25,7 @@ def test_a_signal_stops_after_the_step(made, last, tmp_path, number, name, step)
     assert ended.err == ""
     assert f"{name}: stopping after this step; repeat to stop immediately" in ended.out
     assert ended.out.endswith(
-        f"Stopped by {name}. {last} is written; resume with:\n  python train.py --resume {made}\n"
+        f"Stopped by {name}. Saved {last}; resume with:\n  python train.py --resume {made}\n"
     )
     assert load(last)["global_step"] == step
 
@@ -77,7 +77,7 @@ def test_ctrl_c_before_the_training(tmp_path):
 
 @pytest.mark.parametrize("script", ["train.py", "classify.py"])
 def test_ctrl_c_during_imports(tmp_path, script):
-    """The first import, of torch, takes seconds; a module of that name interrupts here."""
+    """Importing torch takes seconds; here, a fake torch module sends the interrupt."""
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
     (tmp_path / "torch.py").write_text(code)
     assert started(script, "x.png", PYTHONPATH=str(tmp_path)) == CTRL_C
@@ -95,7 +95,7 @@ def test_max_time(last, tmp_path):
 
 
 def test_a_run_is_locked_while_it_is_trained(made, last, tmp_path):
-    """At step 14 of the first process, a second one tries to resume the run."""
+    """While the first process waits at step 14, a second one tries to resume its run."""
     first = Running(*tiny(tmp_path), prepare=(at_step, 14, signal.pause))
     try:
         while not last.exists():
@@ -103,7 +103,7 @@ def test_a_run_is_locked_while_it_is_trained(made, last, tmp_path):
             first.process.join(0.05)
         message = f"{made}: another process is training this run"
         assert message in train("--resume", made).error
-        second = train(*tiny(tmp_path, epochs=1))  # a new run of the same name
+        second = train(*tiny(tmp_path, epochs=1))  # a new run with the same name
         assert second.code == 0, second
         assert "version_1" in second.out
     finally:

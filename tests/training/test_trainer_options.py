@@ -1,4 +1,4 @@
-"""Options of Lightning's own Trainer: length of training, clipping and strategies."""
+"""Test options of Lightning's own Trainer: training length, clipping and strategies."""
 
 import math
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Endless(IterableDataset):
-    """Digits without a length."""
+    """The digits as a dataset without a length."""
 
     def __iter__(self):
         return iter(digits().dataset)
@@ -60,11 +60,11 @@ def test_gradients_are_clipped_by_value():
     trainer(1, **by_value).fit(model, digits())
     largest = [float(p.grad.abs().max()) for p in model.net.parameters()]
     assert max(largest) == pytest.approx(1e-5, rel=1e-3)
-    assert sum(largest) > 1e-4  # many reach it
+    assert sum(largest) > 1e-4  # many parameters reach the limit
 
 
 class ShardOnCPU(FSDPStrategy):
-    """Lightning refuses its own class on a CPU, but not a subclass."""
+    """Lightning rejects FSDPStrategy on CPUs, but accepts a subclass."""
 
 
 def test_a_sharding_strategy_is_refused():

@@ -1,4 +1,4 @@
-"""`train.py` with the user's own loggers, callbacks and profiler."""
+"""Test `train.py` with user-defined loggers, callbacks and profilers."""
 
 import csv
 import shutil
@@ -38,7 +38,7 @@ def test_logger_callback_and_profiler_of_the_user(made, tmp_path):
     logged = [float(row["val_accuracy"]) for row in rows if row["val_accuracy"]]
     ours = [float(row["val_accuracy"]) for row in read_metrics(made)]
     assert logged == pytest.approx(ours, abs=1e-4)
-    assert any(key.startswith("lr-") for key in rows[0])  # of the callback
+    assert any(key.startswith("lr-") for key in rows[0])  # logged by LearningRateMonitor
 
 
 def test_no_logger(tmp_path):
