@@ -1,7 +1,7 @@
-"""Typed descriptions of the dataset, the network and the training, as a checkpoint carries them.
+"""Typed descriptions of the dataset, the network and its training, as stored in checkpoints.
 
-Each is validated once, when it is constructed. `to_primitives` turns one into plain values for a
-checkpoint, `from_primitives` reads it back.
+Each is validated once, on construction. `to_primitives` converts one to plain values for a
+checkpoint; `from_primitives` converts it back.
 """
 
 import math
@@ -12,8 +12,8 @@ from src.errors import InputError
 
 Config = TypeVar("Config")
 
-# Table 1 of the ViT paper; Ti and S from Steiner et al. 2021, "How to train your ViT?",
-# arXiv:2106.10270.
+# B and L are from Table 1 of the ViT paper, Ti and S from Steiner et al. 2021, "How to train your
+# ViT?", arXiv:2106.10270.
 SIZES = {
     "Ti": {"width": 192, "depth": 12, "heads": 3},
     "S": {"width": 384, "depth": 12, "heads": 6},
@@ -27,22 +27,22 @@ Optimizer = Literal["muon", "adamw", "adam", "sgd"]
 
 MAX_CLASSES = 10**6
 MAX_CHANNELS = 1024
-MAX_PARAMETERS = 2 * 10**9  # 32 GB with gradients and moments; a larger network is a typing error
+MAX_PARAMETERS = 2 * 10**9  # 32 GB with gradients and moments; anything larger is a typo
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a network has to know about its dataset.
+    """Properties of a dataset that its networks depend on.
 
     Args:
-        classes: names of the classes in the order of the labels, or how many there are.
-        image_size: side of the square images in pixels.
-        channels: 1 for gray, 3 for color.
-        mean: mean of each channel, 0 to 1, by which uint8 images are normalized; 0 by default.
-        std: standard deviation of each channel, likewise; 1 by default.
-        patch_size: side in pixels of the patches that a data module serves; None serves images.
-        name: name of the dataset.
-        module: class of the data module that reads it; None for data of your own.
+        classes: class names in label order, or the number of classes.
+        image_size: side length of the square images in pixels.
+        channels: number of channels: 1 for grayscale, 3 for color.
+        mean: per-channel mean for normalization, on a scale from 0 to 1; 0 by default.
+        std: per-channel standard deviation on the same scale; 1 by default.
+        patch_size: side length of the patches in pixels; None if the data module serves images.
+        name: dataset name.
+        module: class name of the data module that reads the dataset; None for your own data.
         root: folder that the data module reads.
     """
 
@@ -83,24 +83,26 @@ class ViTConfig:
     """Architecture of a Vision Transformer.
 
     Args:
-        size: one of the paper's sizes; sets `width`, `depth` and `heads` unless they are given.
+        size: one of the published sizes; sets the defaults of `width`, `depth` and `heads`.
         width: embedding dimension D.
         depth: number of blocks.
-        heads: attention heads per block; they must divide `width`.
+        heads: number of attention heads per block; must divide `width`.
         mlp_ratio: hidden width of the MLP as a multiple of `width`.
-        pool: what the head reads: the class token, the mean of all tokens, or CCT's sequence
-            pooling.
-        positions: learned position embeddings, or fixed 2-D sine and cosine.
-        stem_layers: 0 projects patches linearly, as in the paper; n > 0 reads whole images
-            (`data.patch_size: null`) through n convolutional stages, each halving the side.
-        stem_width: channels of the first stage; the others are then as wide as a token. None
-            doubles the width from stage to stage.
-        whiten: start the stem with fixed whitening filters, and use GELU in it instead of ReLU.
-        mirror: average the logits of an image and of its mirror image in evaluation, in twice the
-            time.
-        dropout: dropout after the embedding, the attention projection and both MLP layers.
-        attention_dropout: dropout of the attention weights.
-        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+        pool: input of the classification head: the class token, the mean of all tokens, or CCT's
+            sequence pooling.
+        positions: learned position embeddings, or fixed 2-D sine-cosine embeddings.
+        stem_layers: number of convolutional stages, each of which halves the side length; needs
+            whole images (`data.patch_size: null`). 0 projects patches linearly, as in the paper.
+        stem_width: number of channels of the first stage; all later stages then have `width`
+            channels. None doubles the number of channels from stage to stage.
+        whiten: put fixed whitening filters in front of the stem, and use GELU in it instead of
+            ReLU.
+        mirror: in evaluation, average the logits of each image and its mirror image; doubles the
+            evaluation time.
+        dropout: dropout rate after the embedding, the attention projection and both MLP layers.
+        attention_dropout: dropout rate of the attention weights.
+        drop_path: stochastic depth rate of the last block; rates grow linearly from 0 in the first
+            block.
     """
 
     kind: ClassVar[str] = "vit"
@@ -135,7 +137,7 @@ class ViTConfig:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Width, depth and heads."""
+        """The width, depth and number of heads."""
         assert self.width and self.depth and self.heads  # set by __post_init__
         return self.width, self.depth, self.heads
 
@@ -182,7 +184,7 @@ class CNNConfig:
     """Architecture of the convolutional baseline.
 
     Args:
-        dropout: dropout before the first linear layer; twice as much before the second.
+        dropout: dropout rate before the first linear layer; doubled before the second one.
     """
 
     kind: ClassVar[str] = "cnn"
@@ -201,26 +203,28 @@ NETWORK_CONFIGS: dict[str, type[ViTConfig] | type[CNNConfig]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a network is trained.
+    """Training hyperparameters.
 
     Args:
-        lr: peak learning rate, reached at the end of the warm-up.
-        min_lr: learning rate of the last step.
-        warmup_epochs: epochs in which the learning rate grows linearly from 0; may be fractional.
-        warmup_steps: length of the warm-up in steps; overrides `warmup_epochs`.
-        optimizer: Muon for hidden matrices and AdamW for the rest, AdamW alone (Loshchilov &
-            Hutter 2019), Adam with L2 decay, or SGD with Nesterov momentum 0.9.
-        weight_decay: decay of weight matrices; norms, biases, class token and positions never
-            decay.
+        lr: peak learning rate, reached at the end of the warmup.
+        min_lr: learning rate at the last step.
+        warmup_epochs: number of epochs over which the learning rate grows linearly from 0; may be
+            fractional.
+        warmup_steps: number of warmup steps; overrides `warmup_epochs`.
+        optimizer: muon (with AdamW for everything except hidden matrices), adamw (Loshchilov &
+            Hutter 2019), adam (with L2 regularization), or sgd (with Nesterov momentum 0.9).
+        weight_decay: weight decay of the weight matrices; norms, biases, the class token and
+            positions are not decayed.
         beta2: decay rate of the second moment in AdamW and Adam.
-        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
-        ema_decay: above 0, keep an exponential moving average of the weights with this decay, and
-            validate, test and classify with it.
-        ensemble: number of networks that share every batch in training and whose probabilities
-            are averaged.
+        label_smoothing: fraction of the target probability that is spread evenly over all classes
+            (Szegedy et al. 2016).
+        ema_decay: decay of the exponential moving average of the weights; if above 0, the averaged
+            weights are used for validation, testing and classification.
+        ensemble: number of networks; they split each training batch, and their probabilities are
+            averaged.
         compile: compile the network with `torch.compile`; pays off in long runs on a GPU.
-        seed: seed of dropout and everything else drawn in a step; `train.py` sets it from
-            `seed_everything`.
+        seed: seed for dropout and all other random numbers of a training step; `train.py` sets it
+            from `seed_everything`.
     """
 
     lr: float = 1e-3
@@ -258,7 +262,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ViTHyperparameters(ViTConfig, TrainingConfig):
-    """Everything that can be set for a `ViT`: its architecture and how it is trained."""
+    """All hyperparameters of a `ViT`: architecture and training."""
 
     def __post_init__(self) -> None:
         ViTConfig.__post_init__(self)
@@ -267,7 +271,7 @@ class ViTHyperparameters(ViTConfig, TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CNNHyperparameters(CNNConfig, TrainingConfig):
-    """Everything that can be set for a `CNN`: its architecture and how it is trained."""
+    """All hyperparameters of a `CNN`: architecture and training."""
 
     def __post_init__(self) -> None:
         CNNConfig.__post_init__(self)
@@ -275,21 +279,21 @@ class CNNHyperparameters(CNNConfig, TrainingConfig):
 
 
 def to_primitives(config: Any, kind: type | None = None) -> dict[str, Any]:
-    """Return a config as strings, numbers and lists.
+    """Convert a config to a dict of strings, numbers and lists.
 
     Args:
-        config: an instance of a dataclass in this module.
-        kind: a base class of the config; only its fields are returned.
+        config: instance of a dataclass in this module.
+        kind: base class of the config; if given, only its fields are returned.
     """
     values = {field.name: getattr(config, field.name) for field in fields(kind or config)}
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
 def from_primitives(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Return the inverse of `to_primitives`.
+    """Construct a config from the output of `to_primitives`.
 
     Raises:
-        TypeError: a field is unknown, missing or of another type.
+        TypeError: a field is unknown, missing, or of the wrong type.
         InputError: a value is out of range.
     """
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

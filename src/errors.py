@@ -1,4 +1,4 @@
-"""User errors: the exception, and how both programs exit on it."""
+"""User errors: the exception, and the exit codes of both programs."""
 
 import argparse
 import contextlib
@@ -9,36 +9,36 @@ from typing import NoReturn
 
 
 class InputError(Exception):
-    """A mistake the user can fix, in one line: the file, key or value, and what to do.
+    """An error that the user can fix; its one-line message says what is wrong and how to fix it.
 
-    `train.py` and `classify.py` print it on stderr without a traceback and exit with code 2. It is
-    not a ValueError, because jsonargparse catches those and wraps them in its own explanations.
+    `train.py` and `classify.py` print it to stderr without a traceback and exit with code 2. It is
+    not a ValueError, because jsonargparse catches ValueErrors and wraps them in its own messages.
     """
 
     def __init__(self, message: str):
-        # A data loader worker re-raises an error with its traceback as the message.
+        # DataLoader re-raises a worker's error with the traceback in the message.
         super().__init__(message.rsplit("InputError: ", 1)[-1].strip())
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raise InputError instead of printing the usage."""
+    """An argument parser that raises InputError instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which a file or class name from anywhere may contain."""
+    """Replace control characters, which untrusted file and class names can contain."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def one_line(error: object, limit: int = 200) -> str:
-    """Return the start of a foreign error message, without line breaks."""
+    """Return the beginning of a third-party error message on one line."""
     return " ".join(str(error).split())[:limit]
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether the memory of the machine or of its accelerator was too small."""
+    """Return whether the error is an out-of-memory error, on the host or on the device."""
     phrases = ("out of memory", "can't allocate memory")
     from_torch = isinstance(error, RuntimeError) and any(p in str(error) for p in phrases)
     return from_torch or isinstance(error, MemoryError)
@@ -46,9 +46,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Exit with one line on stderr and code 2 on an InputError, and with code 130 on Ctrl-C.
+    """Exit with code 2 and a one-line message on an InputError, and with code 130 on Ctrl-C.
 
-    If the reader of stdout goes away (`| head`), exit quietly with code 141, as after SIGPIPE.
+    On a broken pipe (`| head`), exit silently with code 141, as after SIGPIPE.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # file names and terminals may not be UTF-8
@@ -58,7 +58,8 @@ def exit_on_input_error() -> Iterator[None]:
     except InputError as error:
         _exit(error, 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        # The flush at exit must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         _exit(_cause(error), 2)
@@ -67,9 +68,9 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def _cause(error: OSError) -> BaseException | str:
-    """Return the InputError behind an OSError, or a line about missing permissions.
+    """Return the InputError masked by an OSError, or a message about missing permissions.
 
-    On a full disk, the error from a library's `close()` masks the one that says what happened.
+    On a full disk, the error from a library's `close()` masks the original error.
     """
     first: BaseException | None = error
     while first and not isinstance(first, InputError):
@@ -77,7 +78,7 @@ def _cause(error: OSError) -> BaseException | str:
     if first:
         return first
     if isinstance(error, PermissionError) and error.filename:
-        return f"{error.filename}: permission denied; change its permissions or its owner"
+        return f"{error.filename}: permission denied; change its permissions or owner"
     raise error
 
 

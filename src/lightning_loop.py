@@ -1,11 +1,11 @@
 """Access to undocumented attributes of Lightning's training loop (checked in Lightning 2.6.6).
 
-A new version of Lightning can break only this module.
+No other module depends on them, so a new Lightning version can only break this one.
 """
 
 from typing import Any
 
-Trainer = Any  # Lightning's, whose attributes used here have no types
+Trainer = Any  # Lightning's Trainer; the attributes used here are untyped
 
 
 def epochs_done(trainer: Trainer) -> int:
@@ -14,7 +14,7 @@ def epochs_done(trainer: Trainer) -> int:
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Return how many batches of this epoch were trained before the run was resumed."""
+    """Return the number of batches of this epoch that were trained before the run was resumed."""
     loop = trainer.fit_loop
     progress = loop.epoch_progress.current
     within_epoch = progress.ready > progress.processed
@@ -22,25 +22,25 @@ def batches_done(trainer: Trainer) -> int:
 
 
 def batch(trainer: Trainer) -> int:
-    """Return the number of the current batch in its epoch, from 1."""
+    """Return the 1-based index of the current batch within its epoch."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def total_batches(trainer: Trainer) -> int:
-    """Return how many batches this process has trained since the run began."""
+    """Return the number of batches that this process has trained since the start of the run."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
 def is_logging_step(trainer: Trainer) -> bool:
-    """Return whether this step is one of every `log_every_n_steps`, whose metrics are written."""
+    """Return whether the metrics of this step are logged (every `log_every_n_steps` steps)."""
     return trainer._logger_connector.should_update_logs
 
 
 def can_stop_after(trainer: Trainer, batch_idx: int) -> bool:
     """Return whether a checkpoint written after this batch can be resumed exactly.
 
-    It can after a complete optimizer step, unless it is the last of the epoch (whose own checkpoint
-    follows at once) or a validation follows (which Lightning would skip on resume).
+    The batch must complete an optimizer step. It must not be the last batch of the epoch, which
+    has a checkpoint of its own, or precede a validation, which Lightning would skip on resume.
     """
     loop = trainer.fit_loop
     completes_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -65,17 +65,17 @@ def set_callbacks(trainer: Trainer, callbacks: list[Any]) -> None:
 
 
 def state(trainer: Trainer) -> dict[str, Any]:
-    """Return the loop's state, as a checkpoint stores it."""
+    """Return the state of the training loop, as stored in checkpoints."""
     return trainer.fit_loop.state_dict()
 
 
 def saved_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what `state` was when the checkpoint was written."""
+    """Return the state of the training loop that is stored in a checkpoint."""
     return checkpoint["loops"]["fit_loop"]
 
 
 def saved_epochs(checkpoint: dict[str, Any]) -> int:
-    """Return the number of completed epochs when the checkpoint was written."""
+    """Return the number of completed epochs that is stored in a checkpoint."""
     return saved_state(checkpoint)["epoch_progress"]["current"]["processed"]
 
 

@@ -6,18 +6,18 @@ from torch import Tensor
 
 
 def fold_in(*numbers: int) -> int:
-    """Hash a seed with an epoch, step or rank into a new 63-bit seed, the same on every machine."""
+    """Hash a seed and an epoch, step or rank into a 63-bit seed, identically on all machines."""
     sequence = np.random.SeedSequence(numbers)
     (state,) = sequence.generate_state(1, np.uint64)
     return int(state) >> 1
 
 
 class Draw:
-    """Draw random numbers for each sample of a batch.
+    """Draw separate random numbers for each sample of a batch.
 
     Args:
         size: batch size B.
-        generator: source of the numbers, which are drawn on its device.
+        generator: random number generator; results are on its device.
     """
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
@@ -34,14 +34,14 @@ class Draw:
         return torch.rand(self.size, *shape, generator=self.generator, device=self.device)
 
     def integers(self, low: int, high: int) -> Tensor:
-        """Return int64 [B], uniform from low to high, both included."""
+        """Return int64 [B], uniform in [low, high], including both ends."""
         shape = (self.size,)
         return torch.randint(low, high + 1, shape, generator=self.generator, device=self.device)
 
     def permutation(self, size: int) -> Tensor:
-        """Return int64 [size]: the numbers from 0 to size - 1 in random order."""
+        """Return a random permutation of the numbers from 0 to size - 1, int64 [size]."""
         return torch.randperm(size, generator=self.generator, device=self.device)
 
     def coin(self, probability: float = 0.5) -> Tensor:
-        """Return bool [B]: True with the given probability."""
+        """Return bool [B], True with the given probability."""
         return self.uniform(0, 1) < probability

@@ -1,4 +1,4 @@
-"""The parts of a Vision Transformer. The legend of the shape suffixes stands in `vit.py`."""
+"""Building blocks of a Vision Transformer. See `vit.py` for the shape suffixes."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drop the branch of whole samples."""
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drop a branch per sample."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -23,7 +23,7 @@ class DropPath(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, equations 5 to 8 of the paper: heads are `width / heads` wide."""
+    """Multi-head self-attention (equations 5 to 8 of the paper); head size is `width / heads`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         return self.drop(self.out(x.transpose(1, 2).flatten(2)))
 
     def weights(self, x_BTD: Tensor) -> Tensor:
-        """Return the attention weights, [B, heads, T, T], which `forward` never stores."""
+        """Return the attention weights [B, heads, T, T], which `forward` does not store."""
         q, k, _ = self._project(x_BTD)
         return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
@@ -62,13 +62,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, equations 6 and 7, for q [B, heads, Q, d] and k, v [.., T, d]."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    # PyTorch's fused kernel for bf16 on CPUs takes 2 to 10 times as long as these products.
+    # PyTorch's fused bf16 kernel for CPUs takes 2 to 10 times as long as these matrix products.
     weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)
     return F.dropout(weights, dropout) @ v
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block, equations 2 and 3 of the paper."""
+    """Pre-norm encoder block (equations 2 and 3 of the paper)."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def reset_parameters(self) -> None:
-        """Initialize query, key and value as three matrices, and the MLP's biases, as the paper."""
+        """Initialize query, key and value matrices separately, and the MLP biases."""
         for weight in self.attention.qkv.weight.chunk(3):
             nn.init.xavier_uniform_(weight)
         for layer in self.mlp:
@@ -102,32 +102,32 @@ class Block(nn.Module):
                 nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
-        """[B, T, D] -> [B, queries, D]; compute only the first `queries` tokens, or all."""
+        """[B, T, D] -> [B, queries, D]; `queries` limits the output to the first tokens."""
         attended = self.attention(self.norm1(x_BTD), queries)
         x_BTD = x_BTD[:, :queries] + self.drop_path(attended)
         return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
 
 
 class SequencePool(nn.Module):
-    """Sequence pooling of CCT (Hassani et al. 2021, arXiv:2104.05704, eq. 5 and 6)."""
+    """Sequence pooling from CCT (Hassani et al. 2021, arXiv:2104.05704, eqs. 5 and 6)."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.score = nn.Linear(width, 1, bias=False)  # the softmax cancels a bias
+        self.score = nn.Linear(width, 1, bias=False)  # a bias would cancel in the softmax
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, D]"""
         return (self.weights(x_BTD).transpose(1, 2) @ x_BTD).squeeze(1)
 
     def weights(self, x_BTD: Tensor) -> Tensor:
-        """Return the weight of each token, [B, T, 1]; they sum to 1."""
+        """Return the token weights [B, T, 1], which sum to 1."""
         return self.score(x_BTD).softmax(dim=1)
 
 
 def sincos_positions(side: int, width: int) -> Tensor:
     """Return fixed 2-D position embeddings (Beyer et al. 2022, arXiv:2205.01580), [side**2, width].
 
-    A quarter of the width each holds sin x, cos x, sin y and cos y.
+    The four quarters of the width contain sin x, cos x, sin y and cos y.
     """
     frequency = 10_000 ** -torch.linspace(0, 1, width // 4, dtype=torch.float64)
     axis = torch.arange(side, dtype=torch.float64)

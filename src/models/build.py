@@ -1,4 +1,4 @@
-"""Build a network, or an ensemble, from its description."""
+"""Build a network or an ensemble from its config."""
 
 from torch import nn
 
@@ -10,10 +10,10 @@ from src.models.vit import VisionTransformer
 
 
 def build_network(config: NetworkConfig, dataset: DatasetInfo, ensemble: int = 1) -> nn.Module:
-    """Return a freshly initialized network; an `Ensemble` if `ensemble` is above 1.
+    """Return a newly initialized network, or an `Ensemble` if `ensemble` is above 1.
 
     Raises:
-        InputError: the network does not fit the images, or has too many parameters.
+        InputError: the network does not fit the images or has too many parameters.
     """
     first = _build(config, dataset)
     parameters = ensemble * sum(p.numel() for p in first.parameters())

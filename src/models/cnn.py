@@ -1,4 +1,4 @@
-"""A small convolutional network: the baseline that a Vision Transformer has to beat."""
+"""A small convolutional network, the baseline for Vision Transformers."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from src.errors import InputError
 
 
 class ConvNet(nn.Module):
-    """Two 3x3 convolutions, a max pooling and two linear layers, as in PyTorch's MNIST example.
+    """Two 3x3 convolutions, max pooling and two linear layers, as in PyTorch's MNIST example.
 
     Raises:
         InputError: images are smaller than 6x6 pixels, or a patch size is set.

@@ -1,4 +1,4 @@
-"""Several networks trained as one."""
+"""An ensemble of networks that are trained together."""
 
 import math
 
@@ -9,10 +9,10 @@ from src.errors import InputError
 
 
 class Ensemble(nn.Module):
-    """Networks whose probabilities are averaged (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+    """An ensemble that averages probabilities (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 
-    In training each network learns from its own share of the batch, so an epoch takes as long as
-    with one network. In evaluation every network sees every image.
+    In training, each network gets its own part of the batch, so an epoch takes as long as with a
+    single network. In evaluation, every network gets all images.
     """
 
     def __init__(self, networks: list[nn.Module]):
@@ -20,12 +20,12 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A batch of inputs -> logits [B, K]; in evaluation the log of the mean probabilities."""
+        """Batch of inputs -> logits [B, K]; in evaluation, the log of the mean probabilities."""
         n = len(self.networks)
         if self.training:
             if len(x) < n:
                 raise InputError(
-                    f"a batch of {len(x)} images cannot be shared by {n} networks; use a smaller "
+                    f"a batch of {len(x)} images cannot be split among {n} networks; use a smaller "
                     "model.ensemble"
                 )
             shares = zip(self.networks, x.tensor_split(n), strict=True)

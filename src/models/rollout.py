@@ -11,14 +11,15 @@ from src.models.vit import VisionTransformer
 
 @torch.no_grad()
 def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return how much of each token reaches the head when attention is followed through all blocks.
+    """Return the contribution of each image token to the head, by attention rollout.
 
-    Each block is taken to pass on half of its input by the residual connection. Heads are averaged,
-    the matrices of the blocks multiplied. The rollout of an ensemble is the mean of its networks'.
+    Half of each block's output is assumed to come from its residual connection. Attention weights
+    are averaged over heads, and the matrices of all blocks are multiplied. For an ensemble, the
+    maps of its networks are averaged.
 
     Args:
         network: a VisionTransformer, or an Ensemble of them, in eval mode.
-        inputs: what the network takes, normalized images [B, C, H, W] or patches.
+        inputs: input of the network: normalized images [B, C, H, W] or patches.
 
     Returns:
         float32 [B, S, S] for a grid of S x S tokens, without the class token; each map sums to 1.
@@ -29,7 +30,7 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
     if isinstance(network, Ensemble):
         return torch.stack([rollout(member, inputs) for member in network.networks]).mean(dim=0)
     if not isinstance(network, VisionTransformer):
-        raise InputError(f"a {type(network).__name__} has no attention; use a run of a ViT")
+        raise InputError(f"a {type(network).__name__} has no attention; use a ViT run")
     attention, pooling = _record_weights(network, inputs)
     B, tokens = len(inputs), attention[0].shape[-1]
     if network.pool == "cls":
@@ -47,7 +48,7 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
 def _record_weights(
     network: VisionTransformer, inputs: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return each block's attention [B, T, T], and the weights of sequence pooling [B, 1, T]."""
+    """Return each block's attention weights [B, T, T] and sequence pooling weights [B, 1, T]."""
     attention: list[Tensor] = []
     pooling: list[Tensor] = []
 
@@ -63,7 +64,7 @@ def _record_weights(
         if isinstance(module, Attention | SequencePool)
     ]
     try:
-        network.features(inputs)  # not `network(inputs)`: a compiled call would skip the hooks
+        network.features(inputs)  # a compiled `network(inputs)` would skip the hooks
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""A convolutional stem: tokens from a small CNN instead of the projection of patches."""
+"""A convolutional stem: a small CNN that computes the tokens instead of a patch projection."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 class Whiten(nn.Module):
     """Fixed 2x2 filters whose outputs are nearly uncorrelated and have variance 1.
 
-    Neighboring pixels and their color channels are strongly correlated; their sums and differences
-    are not. The filters are the four Haar patterns, of brightness and of two opponent colors (of
-    each channel, if there are not three). The frozen patch whitening of Jordan 2024, "94% on
-    CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, is computed from the training
-    images. These filters come close on photos and need no data: batch norm scales the variance.
+    Neighboring pixels and color channels are strongly correlated, but their sums and differences
+    are not. The filters apply the four Haar patterns to brightness and two opponent colors (or to
+    each channel, unless there are three). Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a
+    Single GPU", arXiv:2404.00498, computes frozen whitening filters from the training images.
+    These filters come close to that on photos and need no data; batch norm scales the variance.
     """
 
     def __init__(self, channels: int):
@@ -33,17 +33,17 @@ class Whiten(nn.Module):
         self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False)
         self.filters.requires_grad_(False)
         self.filters.weight.copy_(filters.flatten(0, 1))
-        # The large eps keeps noise in flat directions small.
+        # A large eps avoids amplifying noise in channels of low variance.
         self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 8 C, H, W]: GELU of every output and of its negative."""
+        """[B, C, H, W] -> [B, 8 C, H, W]: the GELU of every filter output and of its negative."""
         x = F.pad(self.norm(self.filters(x)), (0, 1, 0, 1))
         return F.gelu(torch.cat([x, -x], dim=1))
 
 
 class ConvStage(nn.Module):
-    """Halve the side of a feature map: convolution and max pooling, then a residual convolution."""
+    """Convolution, max pooling that halves the side length, and a residual convolution."""
 
     def __init__(self, inputs: int, outputs: int, activation: Callable[[Tensor], Tensor] = F.relu):
         super().__init__()
@@ -60,21 +60,21 @@ class ConvStage(nn.Module):
 
 
 def doubling_widths(width: int, layers: int) -> list[int]:
-    """Return the widths of all stages but the last; each is half of the next, down from `width`."""
+    """Return the widths of all stages but the last; widths double from stage to stage."""
     return [max(1, width // 2 ** (layers - i)) for i in range(1, layers)]
 
 
 class ConvStem(nn.Module):
-    """Tokens from a small CNN: the hybrid architecture of section 3.1 of the paper.
+    """A small CNN that computes tokens (the hybrid architecture in section 3.1 of the paper).
 
-    `layers` stages turn an image of side S into (S / 2**layers)**2 tokens.
+    An image with a side length of S gives (S / 2**layers)**2 tokens.
 
     Args:
-        channels: channels of the images.
-        width: width of a token, and of the last stage.
+        channels: number of image channels.
+        width: width of the tokens and of the last stage.
         layers: number of stages.
-        first: width of the first stage; all others then have `width`. By default the width doubles
-            from stage to stage.
+        first: width of the first stage; all later stages then have `width`. By default, the width
+            doubles from stage to stage.
         whiten: put `Whiten` in front of the first stage, and use GELU instead of ReLU.
     """
 
@@ -101,14 +101,14 @@ class ConvStem(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Initialize the stages (He et al. 2015); the whitening filters stay as they are."""
+        """Initialize the stages (He et al. 2015), but not the fixed whitening filters."""
         for module in self.stages.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, D]"""
-        # Convolutions are fastest in channels_last, on CPUs and on tensor cores.
+        # Convolutions are fastest in channels_last, both on CPUs and on tensor cores.
         x = self.whiten(images_BCHW.to(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)

@@ -1,8 +1,8 @@
 """The Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
 Shape suffixes:
-    B batch   C channels   H, W height and width   P patch size
-    N patches   T tokens (N, plus one with a class token)   D width   K classes
+    B batch size   C channels   H, W height and width   P patch size
+    N patches   T tokens (N, or N + 1 with a class token)   D width   K classes
 """
 
 import math
@@ -19,11 +19,11 @@ from src.transforms.patchify import check_patch_size, patchify, unpatchify
 
 
 class VisionTransformer(nn.Module):
-    """Classify images by their patches, equations 1 to 4 of the paper.
+    """Vision Transformer image classifier (equations 1 to 4 of the paper).
 
     Args:
-        config: the architecture.
-        dataset: size, channels, patch size and classes of the images.
+        config: network architecture.
+        dataset: image size, channels, patch size and classes.
 
     Raises:
         InputError: the patch size or the stem does not fit the images.
@@ -66,8 +66,8 @@ class VisionTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as the authors' code does: Xavier blocks, LeCun embedding, zero head."""
-        if self.norm.weight.is_meta:  # weights follow; normal_ would import PyTorch's compiler
+        """Initialize as in the authors' code: Xavier blocks, LeCun embedding, zero head."""
+        if self.norm.weight.is_meta:  # loaded later; normal_ would import PyTorch's compiler
             return
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -88,7 +88,7 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Patches [B, N, P*P*C], or normalized images [B, C, H, W] -> logits [B, K].
 
-        A convolutional stem takes images only.
+        A convolutional stem accepts only images.
         """
         logits = self.head(self.features(x))
         if self.mirror and not self.training:
@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
         return logits
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the pooled, normalized representation y of equation 4, [B, D]."""
+        """Return the pooled, normalized representation y [B, D] of equation 4."""
         if self.patch_size and x.ndim == 4:
             x = patchify(x, self.patch_size)
         x_BTD = self.embed(x)
@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
         x_BTD = self.drop(x_BTD + self.positions)
         for block in self.blocks:
             is_last = block is self.blocks[-1]
-            # The head reads only the class token, so the last block computes no other.
+            # The head reads only the class token, so the last block skips the other tokens.
             x_BTD = block(x_BTD, 1 if is_last and self.pool == "cls" else None)
         x_BTD = self.norm(x_BTD)
         if self.pool == "cls":
@@ -152,7 +152,7 @@ def grid_side(config: ViTConfig, dataset: DatasetInfo) -> int:
         return size // P
     if size % 2**layers:
         raise InputError(
-            f"model.stem_layers {layers}: each stage halves the side, but {size} pixels cannot be "
-            f"halved {layers} times; use fewer layers or another data.image_size"
+            f"model.stem_layers {layers}: each stage halves the image side, but {size} pixels "
+            f"cannot be halved {layers} times; use fewer layers or a different data.image_size"
         )
     return size // 2**layers

@@ -1,4 +1,4 @@
-"""Attention in bf16 on the CPU, and a last block that computes only the class token."""
+"""Test bf16 attention on the CPU, and a last block that computes only the class token."""
 
 import pytest
 import torch

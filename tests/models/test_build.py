@@ -1,4 +1,4 @@
-"""From a description to a network."""
+"""Test building networks from configs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The convolutional baseline."""
+"""Test the convolutional baseline."""
 
 import pytest
 import torch

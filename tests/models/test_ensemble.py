@@ -1,4 +1,4 @@
-"""An ensemble shares batches in training and averages probabilities in evaluation."""
+"""Test that ensembles split batches in training and average probabilities in evaluation."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from src.models.ensemble import Ensemble
 
 
 def hybrid():
-    """Return a network with batch norm, which sees only its own share."""
+    """Return a network with batch norm, whose output depends on the part of the batch it gets."""
     small = {"width": 16, "depth": 1, "heads": 2}
     return vit(
         image_size=16,
@@ -60,14 +60,14 @@ def test_training_gives_each_network_its_share(ensemble):
         expected = torch.cat([network(share) for network, share in shares])
     assert_close(logits, expected)
 
-    logits[:3].sum().backward()  # the share of the first network
+    logits[:3].sum().backward()  # the first network's part of the batch
     for number, network in enumerate(ensemble.networks):
         for name, parameter in network.named_parameters():
             assert parameter.grad.any() == (number == 0), name
 
 
 def test_batch_smaller_than_the_ensemble(ensemble):
-    with pytest.raises(InputError, match="a batch of 2 images cannot be shared by 3 networks"):
+    with pytest.raises(InputError, match="a batch of 2 images cannot be split among 3 networks"):
         ensemble(torch.randn(2, 1, 16, 16))
     ensemble.eval()
     logits = ensemble(torch.randn(1, 1, 16, 16))

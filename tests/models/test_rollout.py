@@ -1,4 +1,4 @@
-"""Attention rollout, compared with its definition, on networks of every kind."""
+"""Test attention rollout against its definition, for all kinds of networks."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ IMAGES = torch.randn(3, 3, 24, 24, generator=generator())
 
 
 def by_definition(network, image):
-    """Return equation 1 for one image, one block at a time."""
+    """Compute equation 1 for one image, block by block."""
     patches = patchify(image[None], 8)
     x = network.embed(patches)
     if network.pool == "cls":
@@ -42,7 +42,7 @@ def by_definition(network, image):
 
 
 def pooled(network, x, total):
-    """Return how much of each patch reaches the head, from what reaches each token."""
+    """Return the contribution of each patch to the head, given the rollout of all tokens."""
     if network.pool == "cls":
         return total[0, 1:]
     if network.pool == "mean":
@@ -85,7 +85,7 @@ def test_map_of_an_ensemble_is_the_mean_of_its_networks():
 
 def test_cnn_has_no_attention():
     network = ConvNet(CNNConfig(), dataset(patch_size=None))
-    with pytest.raises(InputError, match="ConvNet has no attention; use a run of a ViT"):
+    with pytest.raises(InputError, match="ConvNet has no attention; use a ViT run"):
         rollout(network, IMAGES)
 
 
@@ -94,5 +94,5 @@ def test_compiled_network_has_the_same_map():
     network = ours()
     expected = rollout(network, IMAGES)
     network.compile(backend="eager")
-    network(IMAGES)  # compiled now, without hooks
+    network(IMAGES)  # compile now, without hooks
     assert torch.equal(rollout(network, IMAGES), expected)

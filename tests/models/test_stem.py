@@ -1,4 +1,4 @@
-"""The convolutional stem: shapes, the order of tokens, and whitening."""
+"""Test the convolutional stem: shapes, token order and whitening."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from src.models.stem import ConvStem, Whiten
 
 
 def conv_stem(layers, **options) -> ConvStem:
-    """Return a stem for color images and tokens 32 wide."""
+    """Return a stem for color images, with tokens of width 32."""
     return ConvStem(channels=3, width=32, layers=layers, **options)
 
 

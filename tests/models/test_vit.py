@@ -1,4 +1,4 @@
-"""The Vision Transformer as a whole; test_names.py compares it with torchvision and timm."""
+"""Test the Vision Transformer. Comparisons with torchvision and timm are in test_names.py."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ STEM_LAYERS = (0, 2)
 VARIANTS = list(itertools.product(POOLS, POSITIONS, STEM_LAYERS))
 LABELS = torch.arange(8) % 5
 CLOSE = {"atol": 1e-5, "rtol": 0}
-# From torchvision's documentation of ViT-B/16 and ViT-L/16, and timm's ViTs of the other sizes.
+# B and L are from torchvision's documentation (ViT-B/16, ViT-L/16), Ti and S from timm.
 PARAMETERS = {
     "Ti": 5_717_416,
     "S": 22_050_664,
@@ -32,7 +32,7 @@ PARAMETERS = {
 
 
 def vit(stem_layers=0, patch_size=4, **options):
-    """Return a small network for 16 x 16 images in 5 classes, in training mode."""
+    """Return a small network for 16x16 images and 5 classes, in training mode."""
     patch_size = None if stem_layers else patch_size
     small = SMALL | options
     return vits.vit(
@@ -45,14 +45,14 @@ def vit(stem_layers=0, patch_size=4, **options):
 
 
 def inputs(stem_layers=0):
-    """Return eight images, or their patches."""
+    """Return a batch of eight random images, or of patches."""
     if stem_layers:
         return torch.randn(8, 3, 16, 16)
     return torch.randn(8, 16, 48)
 
 
 def record_inputs(module) -> list:
-    """Return a list to which every input of the module is added."""
+    """Return a list that collects all inputs of the module."""
     seen = []
     module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     return seen
@@ -163,7 +163,7 @@ def test_initial_weights():
     assert not any(parameter.any() for parameter in zeros)
 
     xavier = (
-        *block.attention.qkv.weight.chunk(3),  # three matrices, not one that stacks them
+        *block.attention.qkv.weight.chunk(3),  # initialized as three separate matrices
         block.attention.out.weight,
         block.mlp[0].weight,
         block.mlp[3].weight,
@@ -199,7 +199,7 @@ def test_batch_of_8_overfits(pool, positions, stem_layers):
     x = inputs(stem_layers=stem_layers)
     losses = overfit(network, x, LABELS, steps=150)
 
-    # A head of zeros gives every class the same logit.
+    # With a zero head, all classes have the same logit.
     assert losses[0] == pytest.approx(math.log(5), abs=1e-5)
     assert losses[-1] < 0.01
 
@@ -247,7 +247,7 @@ def test_drop_path_grows_linearly_with_depth():
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
-# Mistakes; test_mistakes.py has more --------------------------------------------------------------
+# Invalid settings; see also test_mistakes.py ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
