@@ -1,10 +1,10 @@
-"""Augmentation of whole batches on their device.
+"""Augment whole batches on the device.
 
 A training batch passes through:
     uint8 [B, C, H, W] -> `Augment` -> float32, normalized -> `mix` -> float32 and soft targets
     -> `patchify` -> [B, N, P*P*C]
 
-Every sample draws its own random numbers from the generator that is passed in. Nothing here
+Each sample gets its own random numbers from the given generator. None of the functions
 synchronizes with the device or uses PyTorch's global generator.
 """
 
@@ -44,34 +44,35 @@ MAXIMA = {
 
 @dataclass
 class Augmentation:
-    """Augmentation of the training images. All of it is off by default.
+    """Augmentation settings for training images. Everything is off by default.
 
-    Every sample draws its own strengths, up to the values given here.
+    Each sample gets random strengths within the given limits.
 
     Args:
-        flip: mirror half of the images horizontally.
-        translate: move by up to this many whole pixels along each axis; uncovered pixels are black.
+        flip: flip half of the images horizontally.
+        translate: translate by up to this many whole pixels along each axis; uncovered pixels are
+            black.
         rotate: rotate by up to this many degrees in either direction, 0 to 180.
-        scale: zoom by a factor from 1 - scale to 1 + scale, 0 to 0.9.
+        scale: zoom by a factor between 1 - scale and 1 + scale, 0 to 0.9.
         shear: shear along x by up to this many degrees in either direction, 0 to 60.
-        resized_crop: crop at least this fraction of the area, at an aspect ratio from 3:4 to 4:3,
-            and resize it to the whole image (Inception crop, Szegedy et al. 2015); 0 is off, 0.08
-            is common on ImageNet.
-        jitter: change brightness, contrast and saturation, each by a factor from 1 - jitter to
+        resized_crop: crop at least this fraction of the area, with an aspect ratio between 3:4 and
+            4:3, and resize the crop to full size (Inception crop, Szegedy et al. 2015); 0 turns
+            this off, and 0.08 is common on ImageNet.
+        jitter: change brightness, contrast and saturation, each by a factor between 1 - jitter and
             1 + jitter, 0 to 1.
         hue: shift the hue by up to this fraction of the color circle in either direction, 0 to 0.5.
-        policy: 'randaugment' (Cubuk et al. 2020) or 'trivialaugment' (TrivialAugment Wide, Müller &
-            Hutter 2021).
+        policy: 'none', 'randaugment' (Cubuk et al. 2020) or 'trivialaugment' (TrivialAugment Wide,
+            Müller & Hutter 2021).
         policy_ops: number of operations that RandAugment applies to each image, 1 to 8;
             TrivialAugment applies one.
-        policy_magnitude: strength of RandAugment, 0 to 30; TrivialAugment draws its own.
-        erase: probability of erasing a rectangle of 2 to 33 percent of the area (Zhong et al.
-            2020), 0 to 1.
+        policy_magnitude: RandAugment strength, 0 to 30; TrivialAugment uses random strengths.
+        erase: probability of erasing a rectangle that covers 2 to 33 percent of the image (Zhong et
+            al. 2020), 0 to 1.
         erase_fill: 'noise' fills the rectangle with random pixels, 'constant' with the mean color
             (Cutout, DeVries & Taylor 2017).
-        mixup: alpha of MixUp (Zhang et al. 2018), 0 to 100.
-        cutmix: alpha of CutMix (Yun et al. 2019), 0 to 100; with MixUp on too, each sample gets one
-            of the two at random.
+        mixup: MixUp alpha (Zhang et al. 2018), 0 to 100; 0 turns MixUp off.
+        cutmix: CutMix alpha (Yun et al. 2019), 0 to 100; 0 turns CutMix off. If MixUp is also on,
+            each sample randomly gets one of the two.
     """
 
     flip: bool = False
@@ -106,16 +107,16 @@ class Augmentation:
 
 @dataclass
 class Augment:
-    """Augment and normalize batches of training images. MixUp and CutMix are left to `mix`.
+    """Augment and normalize batches of training images, without MixUp and CutMix (see `mix`).
 
     All geometric operations of a sample are composed into one affine map, so that images are
-    resampled only once. Without any but `flip` and `translate`, pixels are copied exactly. With
-    every setting off, the result equals `normalize`.
+    resampled only once. If `flip` and `translate` are the only geometric operations, pixels are
+    copied exactly. With all settings off, the result equals `normalize`.
 
     Args:
-        settings: the augmentation.
-        mean: mean of each channel, from 0 to 1.
-        std: standard deviation of each channel, on the same scale.
+        settings: augmentation settings.
+        mean: per-channel mean, on a scale from 0 to 1.
+        std: per-channel standard deviation on the same scale.
     """
 
     settings: Augmentation
@@ -127,7 +128,7 @@ class Augment:
 
         Args:
             images: uint8 [B, C, H, W]; not modified.
-            generator: source of random numbers, on the device of the images.
+            generator: random number generator on the device of the images.
 
         Returns:
             float32 [B, C, H, W].
@@ -156,9 +157,9 @@ class Augment:
     def _erase_(self, pixels: Tensor, draw: Draw) -> None:
         """Erase random rectangles of normalized images in place.
 
-        ceil(p * B) samples are drawn without replacement. Each is then erased with the probability
-        that makes it p overall. Only these samples need noise, and their number is known without
-        synchronizing with the device.
+        ceil(p * B) samples are drawn without replacement. Each of them is then erased with a
+        probability chosen so that the overall probability is p. Only these samples need noise, and
+        their number is known without synchronizing with the device.
         """
         B, C, H, W = pixels.shape
         probability = self.settings.erase
@@ -192,7 +193,8 @@ def _affine_maps(
     """Compose all geometric operations into maps [3, 3, B].
 
     Images are flipped first, then cropped, translated, sheared, rotated and scaled; the policy
-    comes last. Maps go from output to input, so later operations multiply from the right.
+    comes last. Maps convert output to input coordinates, so later operations multiply from the
+    right.
     """
     flip, dx, dy = _draw_flip_and_translation(s, draw)
     maps = [affine(draw, xx=1.0 - 2.0 * flip)]
@@ -227,6 +229,6 @@ def _flip_and_translate(images: Tensor, s: Augmentation, draw: Draw) -> Tensor:
 
 
 def _draw_flip_and_translation(s: Augmentation, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bool [B] and the translations along x and y in pixels, int64 [B]."""
+    """Return flips, bool [B], and translations along x and y in pixels, int64 [B] each."""
     flip, limit = draw.coin() & s.flip, s.translate
     return flip, draw.integers(-limit, limit), draw.integers(-limit, limit)

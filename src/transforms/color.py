@@ -1,8 +1,8 @@
 """Color operations on batches of uint8 images, with one strength per image.
 
-Each operation takes uint8 [B, C, H, W] and, where it has a strength, a tensor [B]; it returns a new
-batch of the same shape. Results match torchvision's functions for single images, rounding included.
-Grayscale images (C = 1) are accepted everywhere; saturation and hue return them unchanged.
+Each operation takes uint8 images [B, C, H, W] and, if it has a strength, a tensor [B]. It returns a
+new batch of the same shape. Results match torchvision's single-image functions to within one gray
+level. All operations accept grayscale images (C = 1); saturation and hue return them unchanged.
 """
 
 import torch
@@ -16,8 +16,8 @@ def jitter(images: Tensor, strength: float, max_shift: float, draw: Draw) -> Ten
 
     Args:
         images: uint8 [B, C, H, W].
-        strength: factors are drawn from 1 - strength to 1 + strength; 0 is off.
-        max_shift: hue shifts are drawn from -max_shift to max_shift; 0 is off.
+        strength: draw factors between 1 - strength and 1 + strength; 0 turns this off.
+        max_shift: draw hue shifts between -max_shift and max_shift; 0 turns this off.
         draw: source of random numbers.
     """
     if strength:
@@ -27,22 +27,22 @@ def jitter(images: Tensor, strength: float, max_shift: float, draw: Draw) -> Ten
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply by a factor: 0 gives black, 1 the image."""
+    """Multiply by a factor: 0 gives black, 1 the original image."""
     return _to_uint8(images * _per_image(factor))
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean gray level of the image: 0 gives flat gray, 1 the image."""
+    """Blend with the mean gray level of the image: 0 gives solid gray, 1 the original image."""
     return _blend(images, _gray(images).mean((1, 2, 3), keepdim=True), factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grayscale image: 0 gives gray, 1 the image."""
+    """Blend with the grayscale image: 0 gives grayscale, 1 the original image."""
     return _blend(images, _gray(images), factor)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue of HSV by a fraction of the color circle, from -0.5 to 0.5."""
+    """Shift the hue (in HSV) by a fraction of the color circle, from -0.5 to 0.5."""
     if images.shape[1] != 3:
         return images
     pixels = images.float()
@@ -59,19 +59,19 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the upper bits of each value, 0 to 8 of them."""
+    """Keep the given number of upper bits of each value, from 0 to 8."""
     mask = (256 - 2 ** (8 - bits)).round().to(torch.uint8)
     return images & _per_image(mask)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values at or above a threshold from 0 to 255."""
+    """Invert values at or above a threshold between 0 and 255."""
     inverted = (images >= _per_image(threshold)).view(torch.uint8)
     return images ^ (inverted * 255)  # twice as fast as torch.where
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel linearly to the range 0 to 255; constant channels stay unchanged."""
+    """Stretch each channel linearly to the range from 0 to 255; keep constant channels."""
     pixels = images.float()
     low = pixels.amin((2, 3), keepdim=True)
     span = pixels.amax((2, 3), keepdim=True) - low
@@ -86,7 +86,7 @@ def equalize(images: Tensor) -> Tensor:
     values = flat.long()
     counts = images.new_zeros(*images.shape[:2], 256, dtype=torch.int32)
     counts.scatter_add_(2, values, counts.new_ones(()).expand_as(values))
-    darker = counts.cumsum(2, dtype=torch.int32) - counts  # pixels below each value
+    darker = counts.cumsum(2, dtype=torch.int32) - counts  # number of pixels below each value
     step = darker.gather(2, values.amax(2, keepdim=True)) // 255
     table = (darker + step // 2) // step.clamp(min=1)
     equalized = table.clamp(max=255).to(torch.uint8).gather(2, values)
@@ -94,12 +94,12 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a 3x3 blur: 0 gives the blur, 1 the image. Border pixels stay unchanged."""
+    """Blend with a 3x3 blur: 0 gives the blur, 1 the original image. Keep border pixels."""
     pixels = images.float()
     inner = pixels[:, :, 1:-1, 1:-1]
     rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
     blurred = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    blurred.add_(inner, alpha=4).div_(13).round_()  # the kernel's center weighs 5, the rest 1
+    blurred.add_(inner, alpha=4).div_(13).round_()  # kernel weights: 5 in the center, 1 elsewhere
     inner += blurred.sub_(inner).mul_(1 - _per_image(factor))
     return _to_uint8(pixels)
 
@@ -110,12 +110,12 @@ def _per_image(strength: Tensor) -> Tensor:
 
 def _to_uint8(pixels: Tensor) -> Tensor:
     """Clamp in place and truncate, as Pillow and torchvision do."""
-    # By way of int16, because converting float to uint8 is slow on CPUs.
+    # Convert through int16, because a direct conversion from float to uint8 is slow on CPUs.
     return pixels.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def _gray(images: Tensor) -> Tensor:
-    """Return the luma of RGB (ITU-R 601) as whole numbers, float32 [B, 1, H, W]."""
+    """Return the RGB luma (ITU-R 601), rounded down, float32 [B, 1, H, W]."""
     if images.shape[1] != 3:
         return images.float()
     r, g, b = images.split(1, dim=1)
@@ -123,5 +123,5 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    # In this order of operations, pixels that equal the other image stay exactly equal.
+    # With this order of operations, pixels that are equal in both images do not change.
     return _to_uint8((images - other).mul_(_per_image(factor)).add_(other))

@@ -1,8 +1,8 @@
 """Affine maps, resampling and boxes for batches of images.
 
-A map takes an output pixel to the input pixel that it is sampled from. Coordinates are in pixels
-from the center of the image, x to the right and y down. A batch of maps is float32 [3, 3, B]:
-composing maps is nine times as fast with the batch last.
+A map converts the coordinates of an output pixel to the input coordinates to sample. Coordinates
+are in pixels from the image center, with x to the right and y down. A batch of maps is float32
+[3, 3, B]; composing maps is nine times as fast with the batch dimension last.
 """
 
 import math
@@ -20,8 +20,9 @@ def affine(draw: Draw, **entries: float | Tensor) -> Tensor:
     """Build maps x_in = xx * x + xy * y + x0, y_in = yx * x + yy * y + y0.
 
     Args:
-        draw: gives the batch size and the device.
-        entries: any of the six, a number or a tensor [B] each; the others are the identity's.
+        draw: provides the batch size and the device.
+        entries: any of the six coefficients, each a number or a tensor [B]; coefficients that are
+            not given default to the identity.
 
     Returns:
         float32 [3, 3, B].
@@ -41,10 +42,10 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, maps: Tensor) -> Tensor:
-    """Sample images through maps, with bilinear interpolation; black outside the image.
+    """Resample images with bilinear interpolation; areas outside the image are black.
 
     Args:
-        images: [B, C, H, W] of any type.
+        images: [B, C, H, W] of any dtype.
         maps: [3, 3, B].
 
     Returns:
@@ -63,13 +64,13 @@ def resample(images: Tensor, maps: Tensor) -> Tensor:
 
 
 def crop_maps(min_area: float, draw: Draw, H: int, W: int) -> Tensor:
-    """Draw random crops, stretched to the whole image (Inception crop, Szegedy et al. 2015).
+    """Draw random crops that are resized to full size (Inception crop, Szegedy et al. 2015).
 
-    The aspect ratio is drawn among those at which a crop of the drawn area fits into the image.
-    torchvision instead draws area and ratio again until the crop fits.
+    The area is drawn first, then an aspect ratio with which a crop of this area fits into the
+    image. torchvision instead redraws both until the crop fits.
 
     Args:
-        min_area: smallest area of a crop as a fraction of the image.
+        min_area: minimum crop area as a fraction of the image.
         draw: source of random numbers.
         H, W: size of the images.
 
@@ -77,7 +78,7 @@ def crop_maps(min_area: float, draw: Draw, H: int, W: int) -> Tensor:
         float32 [3, 3, B].
     """
     area = draw.uniform(min_area, 1)
-    image_ratio = math.log(H / W)  # all ratios are logarithms of height / width
+    image_ratio = math.log(H / W)  # all ratios are log(height / width)
     slack = -area.log()
     low = (image_ratio - slack).clamp(min=math.log(3 / 4))
     high = (image_ratio + slack).clamp(max=math.log(4 / 3))
@@ -93,7 +94,7 @@ def box_mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, H: int, W
     """Return masks that are True inside one box per sample.
 
     Args:
-        top, left, height, width: the boxes in pixels, [B] each; they may cross the border.
+        top, left, height, width: boxes in pixels, [B] each; can extend beyond the image.
         H, W: size of the images.
 
     Returns:

@@ -19,16 +19,17 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mix each image and its target with another sample of the batch.
 
-    Partners are a permutation of the batch; proportions follow Beta(alpha, alpha). MixUp (Zhang et
-    al. 2018) blends two images. CutMix (Yun et al. 2019) pastes a box, clipped at the border, and
-    its targets follow the pasted area. With both on, each sample gets one of them at random.
+    Partners come from a random permutation of the batch, and mixing proportions follow
+    Beta(alpha, alpha). MixUp (Zhang et al. 2018) blends two images. CutMix (Yun et al. 2019) pastes
+    a box, clipped at the border, and weights the targets by the pasted area. If both are on, each
+    sample randomly gets one of them.
 
     Args:
         images: float [B, C, H, W].
         labels: int64 [B].
         classes: number of classes K.
-        settings: `mixup` and `cutmix` are their alphas; both 0 returns the images unchanged.
-        generator: source of random numbers, on the device of the images.
+        settings: alphas `mixup` and `cutmix`; if both are 0, the images are returned unchanged.
+        generator: random number generator on the device of the images.
 
     Returns:
         The mixed images [B, C, H, W] and soft targets, float32 [B, K], without label smoothing.
@@ -59,10 +60,10 @@ def mix(
 def symmetric_beta(alpha: float, draw: Draw) -> Tensor:
     """Draw float32 [B] from Beta(alpha, alpha), for any alpha > 0; alpha = 1 is uniform.
 
-    torch.distributions takes no generator, and rejection sampling waits for the device. This method
-    is exact and needs two uniform numbers U and V. Bailey's polar method (1994) gives
-    t = sqrt(2a (U^(-1/a) - 1)) cos(2 pi V), which has Student's t distribution with 2a degrees of
-    freedom; 1/2 + t / (2 sqrt(2a + t^2)) then has the distribution Beta(a, a) (Devroye 1996).
+    torch.distributions does not accept a generator, and rejection sampling waits for the device.
+    This method is exact and needs only two uniform numbers, U and V. Bailey's polar method (1994)
+    gives t = sqrt(2a (U^(-1/a) - 1)) cos(2 pi V), which follows Student's t distribution with 2a
+    degrees of freedom; 1/2 + t / (2 sqrt(2a + t^2)) then follows Beta(a, a) (Devroye 1996).
     """
     cosine = draw.uniform(0, 2 * math.pi).cos()
     # U^(-1/a) - 1, accurate for U near 1.

@@ -1,6 +1,6 @@
 """Convert images to patches and back, and normalize uint8 images.
 
-Shapes: B batch, C channels, H and W image height and width, P patch size, N = (H/P)(W/P) patches.
+Shapes: B batch size, C channels, H, W image height and width, P patch size, N = (H/P)(W/P) patches.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     B, C, H, W = images.shape
     P = patch_size
     check_patch_size(P, (H, W))
-    # Two copies of long contiguous runs are over twice as fast as one that gathers single values.
+    # Two copies of long contiguous runs are over twice as fast as one copy of single values.
     rows = images.permute(0, 2, 3, 1).reshape(B, H // P, P, W // P, P * C)
     return rows.transpose(2, 3).flatten(3).flatten(1, 2)
 
@@ -31,7 +31,7 @@ class Patchify(nn.Module):
     """`patchify` as a module.
 
     Args:
-        patch_size: side P of the patches in pixels.
+        patch_size: side length P of the patches in pixels.
     """
 
     def __init__(self, patch_size: int) -> None:
@@ -47,8 +47,8 @@ def unpatchify(patches: Tensor, patch_size: int, image_size: int, channels: int)
 
     Args:
         patches: output of `patchify`.
-        patch_size: side P of the patches in pixels.
-        image_size: side H = W of the images in pixels.
+        patch_size: side length P of the patches in pixels.
+        image_size: side length H = W of the images in pixels.
         channels: number of channels C.
 
     Raises:
@@ -65,7 +65,7 @@ def check_patch_size(patch_size: int, image_size: tuple[int, int]) -> None:
     """Check that patches tile an image of size (H, W).
 
     Raises:
-        InputError: the patch size does not divide H and W; the message lists the sizes that do.
+        InputError: the patch size does not divide H and W; the message lists valid sizes.
     """
     H, W = image_size
     if patch_size < 1 or H % patch_size or W % patch_size:
@@ -77,12 +77,12 @@ def check_patch_size(patch_size: int, image_size: tuple[int, int]) -> None:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalize images by channel: (images / 255 - mean) / std.
+    """Normalize each channel: (images / 255 - mean) / std.
 
     Args:
         images: uint8 [B, C, H, W]; not modified.
-        mean: mean of each channel, from 0 to 1.
-        std: standard deviation of each channel, on the same scale.
+        mean: per-channel mean, on a scale from 0 to 1.
+        std: per-channel standard deviation on the same scale.
 
     Returns:
         float32 [B, C, H, W].
@@ -96,8 +96,8 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def normalize_(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalize float [B, C, H, W] with values from 0 to 255 in place, like `normalize`."""
-    # Python numbers, because tensors of mean and std would have to be copied to the device.
+    """Normalize float images [B, C, H, W] with values from 0 to 255 in place."""
+    # Use Python numbers, because mean and std tensors would have to be copied to the device.
     for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
         channel.mul_(1 / (255 * s)).sub_(m / s)
     return pixels

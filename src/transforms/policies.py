@@ -28,29 +28,29 @@ OPERATIONS = (
 
 
 class Limits(NamedTuple):
-    """Strengths of the operations at a policy's largest magnitude."""
+    """Strengths of the operations at the maximum magnitude of a policy."""
 
     shear: float  # pixels per pixel
-    translate: tuple[float, float]  # fraction of the image size, pixels: the smaller one applies
+    translate: tuple[float, float]  # (fraction of the image size, pixels); the smaller applies
     rotate: float  # degrees
-    color: float  # factors from 1 - color to 1 + color
-    posterize: int  # bits removed
+    color: float  # factors between 1 - color and 1 + color
+    posterize: int  # number of bits removed
 
 
 LIMITS = {
     "randaugment": Limits(0.3, (150 / 331, math.inf), 30, 0.9, 4),
-    # The paper translates by up to 32 pixels, which may be more than a small image has.
+    # The paper translates by up to 32 pixels, which can exceed the size of a small image.
     "trivialaugment": Limits(0.99, (1.0, 32), 135, 0.99, 6),
 }
 
 
 class Assignment(NamedTuple):
-    """One operation for each of B images, grouped by operation into groups of equal capacity."""
+    """One operation per image of a batch, with images grouped by operation."""
 
     limits: Limits
     operation: Tensor  # int64 [B], index into OPERATIONS
-    groups: Tensor  # int64 [operations, capacity]: indices of images; image 0 pads a group
-    position: Tensor  # int64 [B]: where each image is in the flattened groups
+    groups: Tensor  # int64 [operations, capacity]: image indices, padded with image 0
+    position: Tensor  # int64 [B]: position of each image in the flattened groups
     magnitude: Tensor  # float32 [B], from 0 to 1
     strength: Tensor  # float32 [B], the magnitude with a random sign
 
@@ -58,20 +58,20 @@ class Assignment(NamedTuple):
 def assign_operations(policy: str, magnitude: int, draw: Draw) -> Assignment:
     """Assign a random operation and its strength to each image of a batch.
 
-    Each operation is equally likely for each image, but they are drawn without replacement: a batch
-    has at most ceil(B / operations) images of each. Group sizes therefore do not depend on the
-    draw, and no operation has to wait for the device to learn its number of images.
+    All operations are equally likely for each image, but they are drawn without replacement: at
+    most ceil(B / operations) images get the same operation. Group sizes therefore do not depend on
+    random numbers, and the host does not need to read them back from the device.
 
     Args:
         policy: a key of LIMITS.
-        magnitude: strength for 'randaugment', from 0 to 30; 'trivialaugment' draws it per image.
+        magnitude: 'randaugment' strength, from 0 to 30; 'trivialaugment' draws one per image.
         draw: source of random numbers.
     """
     B = draw.size
     capacity = math.ceil(B / len(OPERATIONS))
     order = draw.permutation(len(OPERATIONS) * capacity)
     position = order[:B]
-    images = order.argsort()  # the inverse permutation; only the first B are images
+    images = order.argsort()  # inverse permutation; only indices below B are images
     images = torch.where(images < B, images, 0)
     level = torch.full_like(position, magnitude)
     if policy == "trivialaugment":
@@ -88,11 +88,11 @@ def assign_operations(policy: str, magnitude: int, draw: Draw) -> Assignment:
 
 
 def apply_colors(images: Tensor, assignments: list[Assignment]) -> Tensor:
-    """Apply the color operations of each assignment in turn.
+    """Apply the color operations of the assignments in order.
 
     Args:
         images: uint8 [B, C, H, W]; not modified.
-        assignments: from `assign_operations`, for the same images.
+        assignments: outputs of `assign_operations` for these images.
 
     Returns:
         uint8 [B, C, H, W].
@@ -110,7 +110,7 @@ def apply_colors(images: Tensor, assignments: list[Assignment]) -> Tensor:
             "autocontrast": None,
             "equalize": None,
         }
-        # index_select copies whole images; indexing with [] would copy single bytes.
+        # index_select copies whole images; indexing with [] would copy byte by byte.
         groups = list(images.index_select(0, assignment.groups.flatten()).chunk(len(OPERATIONS)))
         for name, strength in strengths.items():
             operation = getattr(color, name)
@@ -122,7 +122,7 @@ def apply_colors(images: Tensor, assignments: list[Assignment]) -> Tensor:
 
 
 def affine_entries(assignment: Assignment, H: int, W: int) -> dict[str, Tensor]:
-    """Return the geometric operations as entries [B] of `geometry.affine`.
+    """Return the geometric operations as `entries` [B] for `geometry.affine`.
 
     Images with a color operation get the identity.
     """
@@ -139,8 +139,8 @@ def affine_entries(assignment: Assignment, H: int, W: int) -> dict[str, Tensor]:
     shear_y = scaled("shear_y", limits.shear)
     angle = scaled("rotate", limits.rotate).deg2rad()
     cos, sin = angle.cos(), angle.sin()
-    # At most one of these is nonzero for an image, so the entries can be added. As in the papers'
-    # code, a shear fixes the upper left corner rather than the center, which moves x0 and y0.
+    # At most one of these is nonzero for each image, so the entries can be added. As in the code of
+    # the papers, a shear keeps the top-left corner fixed, not the center, which changes x0 and y0.
     return {
         "xx": cos,
         "xy": shear_x - sin,

@@ -49,7 +49,7 @@ def augment_pixels(images: torch.Tensor, **settings) -> torch.Tensor:
 
 
 def assert_pixels_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare values from 0 to 255; sampling coordinates may differ in their last bits."""
+    """Compare values from 0 to 255, allowing for rounding errors in sampling coordinates."""
     assert_close(actual, expected, rtol=0, atol=0.05)
 
 
@@ -67,7 +67,7 @@ def test_out_of_range_setting_is_rejected(setting, message):
 
 
 class MaximumDraw(Draw):
-    """Draw the upper end of every range, to make the augmentation deterministic."""
+    """Return the upper end of every range, which makes augmentation deterministic."""
 
     def uniform(self, low, high):
         return torch.full((self.size,), float(high))
@@ -131,7 +131,7 @@ def test_flip_translation_and_rotation_are_applied_in_this_order(maximum_draw):
     actual = augment_pixels(images, flip=True, translate=2, rotate=30)
     expected = torchvision_affine(translated, -30)
 
-    # torchvision's two steps lose the pixels that are moved out and then rotated back in.
+    # torchvision resamples twice, which loses pixels that leave the image and rotate back in.
     ones = torch.ones_like(images)
     kept = torchvision_affine(torchvision_affine(ones, translate=(2, 2)), -30) > 0.999
     assert_pixels_close(actual[kept], expected[kept])
@@ -149,7 +149,7 @@ def test_without_settings_augment_equals_normalize():
 @pytest.mark.parametrize("policy", ["none", "randaugment", "trivialaugment"])
 @pytest.mark.parametrize("erase_fill", ["noise", "constant"])
 def test_all_settings_together(channels, policy, erase_fill):
-    """The result depends only on the generator, and the input is not modified."""
+    """Test that the result depends only on the generator and the input is not modified."""
     settings = EVERYTHING | {"policy": policy, "erase_fill": erase_fill}
     images = random_images(1, channels, 28, 20).repeat(20, 1, 1, 1)
     before = images.clone()
@@ -169,7 +169,7 @@ def test_all_settings_together(channels, policy, erase_fill):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_small_batches(batch):
-    """A batch can be smaller than the number of operations, and an image its own partner."""
+    """Test batches with fewer images than operations, where images can be their own partners."""
     images = random_images(batch, 3, 8, 8)
     labels = torch.zeros(batch).long()
     settings = Augmentation(mixup=0.2, cutmix=1.0)
@@ -187,7 +187,7 @@ def test_float_images_are_rejected():
 
 
 def test_exact_flips_and_translations_match_resampling():
-    """A tiny rotation selects the path that resamples, with the same random numbers."""
+    """Force resampling by a tiny rotation, which uses the same random numbers."""
     images = random_images(200, 3, 6, 10)
 
     copied = augment_pixels(images, flip=True, translate=3)
@@ -198,13 +198,13 @@ def test_exact_flips_and_translations_match_resampling():
 
 
 def test_flips_and_translations_are_uniform():
-    """A single white pixel shows how each image was moved."""
+    """Use a single white pixel to see how each image was moved."""
     images = torch.zeros(10_000, 1, 7, 16, dtype=torch.uint8)
     images[:, :, 3, 3] = 255
 
     moved = augment_pixels(images, flip=True, translate=2) > 127
 
-    counts = moved[:, 0].sum(0)  # [7, 16], by position of the white pixel
+    counts = moved[:, 0].sum(0)  # [7, 16], number of images per position
     original = counts[1:6, 1:6]
     flipped = counts[1:6, 10:15]
     both = torch.cat([original, flipped])
@@ -228,7 +228,7 @@ def test_rotation_and_scale_are_uniform():
 @pytest.mark.parametrize("fill", ["noise", "constant"])
 @pytest.mark.parametrize("batch", [3, 50])
 def test_erasing_hits_one_rectangle_with_the_given_probability(fill, batch):
-    """With 3 images only one is eligible, which must not change the overall probability."""
+    """Test that the overall probability is right even if only one of 3 images is eligible."""
     images = torch.full((batch, 1, 16, 12), 255, dtype=torch.uint8)
     augment = Augment(Augmentation(erase=0.3, erase_fill=fill), [0.5], [0.25])
     source = generator()
@@ -256,7 +256,7 @@ def test_erasing_hits_one_rectangle_with_the_given_probability(fill, batch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_augmentation_on_cuda_does_not_synchronize():
-    """In this debug mode, PyTorch raises an error when the host waits for the device."""
+    """Use a debug mode in which PyTorch raises an error when the host waits for the device."""
     settings = Augmentation(**EVERYTHING, policy="randaugment", mixup=0.2, cutmix=1.0)
     images = random_images(64, 3, 32, 32).cuda()
     labels = torch.arange(64, device="cuda") % 10

@@ -10,7 +10,7 @@ from src.transforms import color
 
 FACTORS = [0.0, 0.73, 1.0, 1.9]
 
-# Strengths, and torchvision's function for single images.
+# Operation -> (strengths, torchvision function for single images).
 CASES = {
     "brightness": (FACTORS, TF.adjust_brightness),
     "contrast": (FACTORS, TF.adjust_contrast),
@@ -21,19 +21,19 @@ CASES = {
     "solarize": ([0.0, 76.5, 128.0, 255.0], TF.solarize),
 }
 
-# Operations on integers; the others may differ by one where a float is truncated.
+# Integer operations; the others can differ by one where a float is truncated.
 EXACT = ("posterize", "solarize", "equalize")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_operations_with_strengths_match_torchvision(name, channels):
-    """Each image of a batch has its own strength; the input is not modified."""
+    """Test different strengths for each image, and that the input is not modified."""
     strengths, reference = CASES[name]
     images = pictures(channels, len(strengths))
     before = images.clone()
 
-    for shift in range(len(strengths)):  # every image meets every strength
+    for shift in range(len(strengths)):  # apply every strength to every image
         rolled = strengths[shift:] + strengths[:shift]
         actual = getattr(color, name)(images, torch.tensor(rolled))
         pairs = zip(images, rolled, strict=True)
@@ -41,8 +41,8 @@ def test_operations_with_strengths_match_torchvision(name, channels):
 
         difference = (actual.int() - expected.int()).abs()
         assert difference.max() <= (name not in EXACT)
-        # Hue is rounded here and truncated in torchvision. Elsewhere the last bit of a float may
-        # decide, in the last image, which is constant, for all pixels at once.
+        # Hue is rounded here but truncated in torchvision. For other operations, the last bit of a
+        # float can change the entire last image, because it is constant.
         assert name == "hue" or (difference[:-1] > 0).float().mean() < 0.01
 
     assert torch.equal(images, before)
@@ -61,7 +61,7 @@ def test_operations_without_strength_match_torchvision(name, channels):
 
 
 def test_channels_last_images_are_accepted():
-    """Images read as [N, H, W, C] and permuted have this memory layout."""
+    """Test the memory layout of images that were read as [N, H, W, C] and permuted."""
     images = pictures(3)
     channels_last = images.contiguous(memory_format=torch.channels_last)
     factor = torch.full((6,), 1.5)

@@ -1,4 +1,4 @@
-"""Test MixUp and CutMix: targets match the pixels, random numbers match their distributions."""
+"""Test that MixUp and CutMix targets match the pixels, and test random distributions."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SETTINGS = [
 def class_channels(count: int, size: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images of four classes, with 1 in the channel of the class and 0 in the others.
 
-    The mean of each channel is then the share of its class in a mixed image.
+    After mixing, the mean of each channel is the proportion of its class.
     """
     labels = torch.arange(count) % 4
     images = torch.zeros(count, 4, size, size)
@@ -52,7 +52,7 @@ def test_mixup_and_cutmix_together_get_half_of_the_samples_each():
 
 
 def test_cutmix_pastes_one_box():
-    """Pasted pixels are 0 in the channel of the image's own class."""
+    """Find pasted pixels, which are 0 in the channel of the image's own class."""
     images, labels = class_channels(50, size=12)
 
     mixed, _ = mix(images, labels, 4, Augmentation(cutmix=1.0), generator())

@@ -1,4 +1,4 @@
-"""Test patches, their inverse, and normalization."""
+"""Test patchify, its inverse, and normalization."""
 
 import pytest
 import torch

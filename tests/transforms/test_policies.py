@@ -34,10 +34,10 @@ def assign(name: str, policy: str, size: int, magnitude: float, sign: int = 1) -
     """Assign one operation to all images.
 
     Args:
-        name: the operation, from OPERATIONS.
+        name: operation, one of OPERATIONS.
         policy: a key of LIMITS.
         size: number of images.
-        magnitude: from 0 to 1.
+        magnitude: magnitude of the operation, from 0 to 1.
         sign: direction of the operation, -1 or 1.
     """
     index = OPERATIONS.index(name)
@@ -85,7 +85,7 @@ def test_color_operations_match_torchvision(name, policy):
 
         difference = (actual.int() - expected.int()).abs()
         assert difference.max() <= 1
-        # Where the result is a whole number, truncation depends on the last bit of a float.
+        # If the result is a whole number, truncation depends on the last bit of a float.
         assert (difference[:-1] > 0).float().mean() < 0.05
 
 
@@ -102,7 +102,7 @@ def test_geometric_operations_match_torchvision(name, policy):
         actual = resample(images, affine(draw, **entries))
         expected = torchvision_operation(policy, name, images, level, sign)
 
-        assert_close(actual, expected, rtol=0, atol=0.05)  # of values up to 255
+        assert_close(actual, expected, rtol=0, atol=0.05)  # for values up to 255
 
 
 def test_assignments_are_applied_in_order():
@@ -129,7 +129,7 @@ def test_every_image_gets_one_operation(size):
 
 
 def test_every_operation_is_equally_likely_in_small_batches():
-    """Batches of 5 images get 5 different operations of 14."""
+    """Use batches of 5 images, which get 5 different operations out of 14."""
     draw = Draw(5, generator())
     operations = [assign_operations("randaugment", 9, draw).operation for _ in range(3000)]
 
@@ -153,6 +153,6 @@ def test_other_operations_keep_colors(name):
 
 
 def test_trivialaugment_translates_by_at_most_the_image_size():
-    """torchvision translates by up to 32 pixels, however small the image."""
+    """Unlike torchvision, never translate small images by 32 pixels."""
     assignment = assign("translate_x", "trivialaugment", 1, 1.0)
     assert affine_entries(assignment, 8, 8)["x0"].item() == -8
