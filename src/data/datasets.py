@@ -1,4 +1,4 @@
-"""The named datasets: a description of each, and readers of their original files."""
+"""Named datasets: their descriptions, and readers for their original files."""
 
 import math
 import struct
@@ -38,7 +38,7 @@ CIFAR100 = tuple(
     """.split()
 )
 
-# Name, torchvision's class, class names, image size, and mean and std of the training images.
+# Name, torchvision class, class names, image size, mean and std of the training images.
 _ROWS = (
     ("digits", "Digits", DIGITS, 8, (0.3055,), (0.3754,)),
     ("mnist", "MNIST", DIGITS, 28, (0.1307,), (0.3081,)),
@@ -65,8 +65,8 @@ IDX_FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 def read_digits(split: str) -> tuple[Tensor, Tensor]:
     """Return scikit-learn's digits: uint8 [N, 1, 8, 8], int64 [N].
 
-    13 people wrote them one after the other. The first 1,438 are for training and the last 359 for
-    the test, so that the test digits are by other people, except perhaps one.
+    13 people wrote the digits one after the other. The first 1,438 are training images and the last
+    359 are test images, so at most one person wrote digits in both.
     """
     from sklearn.datasets import load_digits  # takes half a second to import
 
@@ -80,13 +80,13 @@ def read_digits(split: str) -> tuple[Tensor, Tensor]:
 def read_torchvision(
     name: str, root: Path, split: str, download: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Read torchvision's files of a dataset under `root`, and download them if they are missing.
+    """Read torchvision's files of a dataset under `root`; by default, download missing files.
 
     Returns:
         uint8 images [N, C, H, W] and int64 labels [N].
 
     Raises:
-        InputError: a file is damaged, or missing and not downloaded; names every place searched.
+        InputError: a file is damaged or was not found; the message lists the folders searched.
     """
     from torchvision import datasets  # takes a second to import
 
@@ -99,17 +99,17 @@ def read_torchvision(
         _check_batches(place, dataset_class)
     try:
         dataset = dataset_class(str(root), train=split == "train", download=download)
-    except Exception as error:  # URLError, RuntimeError, OSError; a proxy's answer may cause others
+    except Exception as error:  # URLError, RuntimeError, OSError; proxies can cause others
         reason = ""
         if download:
             sources = ", ".join(getattr(dataset_class, "mirrors", None) or [dataset_class.url])
             cause = " ".join(str(error).split())[:200]
             reason = f", and could not be downloaded from {sources} ({cause})"
         raise InputError(
-            f"the dataset {name} was not found in {place}/ nor in "
-            f"{root / name}/{{train,test}}/<class>/{reason}; put its files in one of these folders "
-            "by hand, name another folder with --data.root, or use --config configs/digits.yaml, "
-            "which needs no download"
+            f"the dataset {name} was not found in {place}/ or "
+            f"{root / name}/{{train,test}}/<class>/{reason}; put its files in one of these "
+            "folders, choose a different folder with --data.root, or use --config "
+            "configs/digits.yaml, which needs no download"
         ) from None
     images = torch.as_tensor(dataset.data)
     labels = torch.as_tensor(dataset.targets).long()
@@ -117,14 +117,14 @@ def read_torchvision(
     classes = len(DATASETS[name].classes)
     if labels.max() >= classes:
         raise InputError(
-            f"{place}: damaged, a {split} label is {labels.max()}, but there are {classes} "
-            "classes; delete the folder to download it again"
+            f"{place}: damaged (it has a {split} label of {labels.max()}, but there are only "
+            f"{classes} classes); delete the folder to download it again"
         )
     return images, labels
 
 
 def _check_idx(place: Path, split: str) -> None:
-    """Refuse IDX files of another length or shape, which torchvision only asserts."""
+    """Reject IDX files with an unexpected size or shape; torchvision only asserts them."""
     prefix, count = IDX_FILES[split]
     headers = {
         f"{prefix}-images-idx3-ubyte": (2051, count, 28, 28),
@@ -140,13 +140,13 @@ def _check_idx(place: Path, split: str) -> None:
             if file.read(len(header)) == header and path.stat().st_size == size:
                 continue
         raise InputError(
-            f"{path}: damaged, it should have {size} bytes and the header of {count} IDX items; "
+            f"{path}: damaged (it should have {size} bytes and an IDX header for {count} items); "
             "delete it to download it again"
         )
 
 
 def _check_batches(place: Path, dataset_class: Any) -> None:
-    """Refuse CIFAR files with a wrong checksum: they are pickles, which can run code."""
+    """Reject CIFAR files with an invalid checksum: they are pickles, which can run code."""
     from torchvision.datasets.utils import check_integrity
 
     meta = (dataset_class.meta["filename"], dataset_class.meta["md5"])
@@ -154,5 +154,5 @@ def _check_batches(place: Path, dataset_class: Any) -> None:
         path = place / name
         if path.exists() and not check_integrity(str(path), md5):
             raise InputError(
-                f"{path}: damaged, its MD5 checksum is wrong; delete it to download it again"
+                f"{path}: damaged (MD5 checksum mismatch); delete it to download it again"
             )

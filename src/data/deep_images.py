@@ -1,4 +1,4 @@
-"""Scale images with more than 8 bits per channel to 8 bits, by the range that the file declares."""
+"""Convert images with more than 8 bits per channel to 8 bits, using their declared range."""
 
 import struct
 from typing import Any
@@ -10,22 +10,23 @@ from src.errors import InputError
 
 MAX_SAMPLE_VALUE, MAX_SAMPLE_VALUE_OF_TYPE = 281, 341  # TIFF tags
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
-OVERSHOOT = 0.1  # beyond 0 and 1, of filters that sharpen or resample
+OVERSHOOT = 0.1  # allowed beyond 0 and 1, because sharpening and resampling overshoot
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an opened image has integers above 8 bits or floating-point values."""
+    """Return whether an image has integers with more than 8 bits, or floating-point values."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Decode a deep image to mode F with values from 0 to 255, or to RGBA if it is transparent.
 
-    16-bit values are divided by the maximum that a TIFF tag or a PNG's sBIT chunk declares, else by
-    65535, whatever the brightest pixel is. Floating-point values are from 0 to 1, or to 255.
+    16-bit values are divided by the maximum declared in a TIFF tag or a PNG sBIT chunk, or by 65535
+    if there is none, regardless of the brightest pixel. Floating-point values must be in the range
+    from 0 to 1 or from 0 to 255.
 
     Raises:
-        InputError: the range is not known; the message does not name the file.
+        InputError: the range is unknown; the message does not include the path.
     """
     maximum = _declared_maximum(image)
     transparent = image.info.get("transparency")
@@ -34,7 +35,7 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
     if maximum is None:
         maximum = _float_maximum(values) if image.mode == "F" else 65535
     if 0 < maximum < 65535 and image.mode != "F" and values.max() > maximum:
-        maximum = 65535  # the declared bits are scaled to the whole range, as PNG demands
+        maximum = 65535  # scaled to the full range, as the PNG standard requires
     scaled = (values * (255 / maximum)).clip(0, 255)
     if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO:
         scaled = 255 - scaled
@@ -46,7 +47,7 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _declared_maximum(image: Image.Image) -> float | None:
-    """Return the maximum that the file declares; None if it declares none and needs none."""
+    """Return the maximum declared in the file, or None if the format does not need one."""
     for tag in (MAX_SAMPLE_VALUE_OF_TYPE, MAX_SAMPLE_VALUE):
         value = _tag(image, tag)
         if isinstance(value, int | float) and value > 0:
@@ -55,7 +56,7 @@ def _declared_maximum(image: Image.Image) -> float | None:
         return 2.0**bits - 1
     if image.format == "TIFF" and image.mode == "I":
         raise InputError(
-            "it has 32-bit integers without a declared maximum; save it with 8 or 16 bits"
+            "has 32-bit integers without a declared maximum; save it with 8 or 16 bits"
         )
     return None
 
@@ -67,23 +68,23 @@ def _float_maximum(values: np.ndarray) -> float:
     if low >= 0 and high <= 255:
         return 255.0
     raise InputError(
-        f"it has floating-point values from {low:g} to {high:g}; save it with values from 0 to 1"
+        f"has floating-point values from {low:g} to {high:g}; save it with values from 0 to 1"
     )
 
 
 def _tag(image: Image.Image, number: int) -> Any:
-    """Return the value of a TIFF tag, the first of several; None if the file has none."""
+    """Return the (first) value of a TIFF tag, or None if the file does not have the tag."""
     value = getattr(image, "tag_v2", {}).get(number)
     return value[0] if isinstance(value, tuple) and value else value
 
 
 def _significant_bits(image: Image.Image) -> int | None:
-    """Return the significant bits that a PNG's sBIT chunk declares; Pillow skips it."""
+    """Return the number of significant bits in the sBIT chunk of a PNG, which Pillow ignores."""
     file: Any = image.fp  # type: ignore[attr-defined]
     position = file.tell()
-    file.seek(8)  # after the signature
+    file.seek(8)  # skip the signature
     bits = None
-    for _ in range(64):  # chunks before the pixels
+    for _ in range(64):  # maximum number of chunks to read
         header = file.read(8)
         if len(header) < 8:
             break

@@ -1,4 +1,4 @@
-"""Class folders: list them, decode their images once, hold what fits in memory, stream the rest."""
+"""Read class folders: decode each image once, keep what fits in memory, stream the rest."""
 
 import contextlib
 import hashlib
@@ -18,11 +18,11 @@ from src.data.images import EXTENSIONS, read_image
 from src.errors import InputError
 from src.runs.atomic import open_atomically
 
-ImageFile = tuple[str, int, int]  # path relative to the folder, size, time of the last change
+ImageFile = tuple[str, int, int]  # relative path, size, modification time
 
 
 def list_classes(folder: Path) -> list[str]:
-    """Return the sorted names of the class folders in `folder`, without hidden ones."""
+    """Return the sorted names of the class folders in `folder`; ignore hidden folders."""
     entries = [entry for entry in _entries(folder) if entry.is_dir()]
     names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     if len(names) < 2:
@@ -35,7 +35,7 @@ def list_classes(folder: Path) -> list[str]:
 
 
 def list_folder(folder: Path, info: DatasetInfo) -> ImageSet:
-    """Return the images of `folder/<class>/*` without decoding any: they are decoded on demand.
+    """List the images in `folder/<class>/*`, which are decoded on demand.
 
     Raises:
         InputError: the folder's classes differ from the dataset's, or a class is empty.
@@ -49,18 +49,20 @@ def list_folder(folder: Path, info: DatasetInfo) -> ImageSet:
 def read_folder(
     folder: Path, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool
 ) -> ImageSet:
-    """Decode `folder/<class>/*` once, and keep the result in the file `cache`.
+    """Decode `folder/<class>/*` once and cache the result in the file `cache`.
 
     Args:
-        folder: holds a folder for each of the dataset's classes.
-        info: classes, size and channels of the images.
-        cache: keeps the decoded images between runs; written again if a file or setting changed.
-        budget: bytes of decoded images to hold; the images beyond it are decoded on demand.
-        skip_broken: leave damaged images out and report how many, instead of stopping.
+        folder: folder with one class folder for each class of the dataset.
+        info: classes, image size and channels.
+        cache: file that stores the decoded images between runs; it is rewritten when an image file
+            or a setting has changed.
+        budget: maximum size in bytes of the decoded images in memory; further images are decoded on
+            demand.
+        skip_broken: skip damaged images and print their number instead of raising an error.
 
     Raises:
         InputError: the folder's classes differ from the dataset's, a class is empty, or images are
-            damaged; names all of them.
+            damaged; the message lists up to 20 of them.
     """
     files, labels = _list_files(folder, info)
     settings = (info.image_size, info.channels, budget, skip_broken, files)
@@ -72,12 +74,12 @@ def read_folder(
             names = ", ".join(state["broken"][:20])
             raise InputError(
                 f"{folder}: {len(state['broken'])} image(s) cannot be read: {names}; replace or "
-                "remove them, or leave them out with --data.skip_broken true"
+                "remove them, or skip them with --data.skip_broken true"
             )
         _save_cache(cache, state | {"key": key})
-        state = _load_cache(cache, key) or state  # processes share the pages of a mapped file
+        state = _load_cache(cache, key) or state  # processes share the memory of a mapped file
     if state["broken"]:
-        print(f"{folder}: {len(state['broken'])} damaged image(s) left out")
+        print(f"{folder}: skipped {len(state['broken'])} damaged image(s)")
     counts = state["labels"].bincount(minlength=len(info.classes))
     if not counts.all():
         empty = [info.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
@@ -90,7 +92,7 @@ def read_folder(
 
 
 def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[int]]:
-    """Return every image file and its label, in a fixed order."""
+    """Return all image files and their labels, in a deterministic order."""
     _check_classes(folder, info.classes)
     files: list[ImageFile] = []
     labels: list[int] = []
@@ -98,13 +100,13 @@ def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[
         found = []
         for entry in _entries(folder / name):
             if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                # Reading a dangling link will raise the error.
+                # A dangling link raises an error later, when the image is read.
                 status = entry.stat(follow_symlinks=os.path.exists(entry))
                 found.append((f"{name}/{entry.name}", status.st_size, status.st_mtime_ns))
         if not found:
             raise InputError(
-                f"{folder / name}: the class has no images (folders inside it are not read); add "
-                "images or remove the folder"
+                f"{folder / name}: the class has no images (subfolders are not read); add images "
+                "or remove the folder"
             )
         files += sorted(found)
         labels += [label] * len(found)
@@ -117,8 +119,8 @@ def _check_classes(folder: Path, expected: tuple[str, ...]) -> None:
         extra = ", ".join(sorted(here - expected_here)) or "none"
         missing = ", ".join(sorted(expected_here - here)) or "none"
         raise InputError(
-            f"{folder}: its classes differ from the training classes (only here: {extra}; missing "
-            f"here: {missing}); make the class folders the same"
+            f"{folder}: its classes differ from the training classes (additional: {extra}; "
+            f"missing: {missing}); use the same class folders in all splits"
         )
 
 
@@ -128,7 +130,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
             return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder}: there is no such folder; put the images in {folder}/<class>/*.png"
+            f"{folder}: no such folder; put the images in {folder}/<class>/*.png"
         ) from None
     except OSError as error:
         raise InputError(
@@ -139,8 +141,8 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 def _decode(
     folder: Path, paths: list[str], labels: list[int], info: DatasetInfo, budget: int
 ) -> dict[str, Any]:
-    """Decode all files on all cores to find damaged ones, and hold what the budget allows."""
-    from rich.progress import track  # slow to import, and seldom needed
+    """Decode all files in parallel to find damaged ones; keep images within the budget."""
+    from rich.progress import track  # slow to import and rarely needed
 
     shape = (info.channels, info.image_size, info.image_size)
     room = min(len(paths), budget // math.prod(shape))
@@ -156,7 +158,7 @@ def _decode(
             images[len(kept)] = image
         kept.append(row)
     if len(kept) < room:
-        images = images[: len(kept)].clone()  # a view would save the whole memory
+        images = images[: len(kept)].clone()  # torch.save would write the whole storage of a view
     return {
         "images": images,
         "labels": torch.tensor(labels)[kept],
@@ -166,7 +168,7 @@ def _decode(
 
 
 def _decode_in_order(paths: list[Path], info: DatasetInfo) -> Iterator[Tensor | None]:
-    """Yield each image, or None for a damaged one; hold at most 1,024 of them in memory."""
+    """Yield each image, or None if it is damaged; keep at most 1,024 images in memory."""
 
     def decode(path: Path) -> Tensor | None:
         with contextlib.suppress(InputError):
@@ -179,14 +181,14 @@ def _decode_in_order(paths: list[Path], info: DatasetInfo) -> Iterator[Tensor | 
 
 
 def _load_cache(cache: Path, key: str) -> dict[str, Any] | None:
-    """Return what an earlier run decoded, or None if it is damaged or does not match `key`.
+    """Return the cached images of an earlier run, or None if they are damaged or outdated.
 
-    The file is memory-mapped: all processes of a machine hold it in memory once.
+    The file is memory-mapped, so that all processes on a machine share one copy.
     """
     try:
         state = torch.load(cache, weights_only=True, mmap=True)
         return state if state["key"] == key else None
-    except Exception:  # whatever is wrong with a cache, it is written again
+    except Exception:  # a cache that cannot be read is rewritten
         return None
 
 
@@ -194,5 +196,5 @@ def _save_cache(cache: Path, state: dict[str, Any]) -> None:
     try:
         with open_atomically(cache) as file:
             torch.save(state, file)
-    except (InputError, OSError, RuntimeError) as error:  # torch.save: RuntimeError on a full disk
-        print(f"{cache}: the decoded images could not be kept for the next run ({error})")
+    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: full disk in torch.save
+        print(f"{cache}: the decoded images could not be cached for the next run ({error})")

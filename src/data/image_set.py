@@ -1,4 +1,4 @@
-"""A set of images and labels that serves whole batches, from memory or from image files."""
+"""A dataset that returns whole batches of images and labels, from memory or from files."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from src.data.images import read_image
 
 
 class ImageSet(Dataset):
-    """Images and labels. The first M images are held in memory, the others are decoded on demand.
+    """Images and labels. The first M images are kept in memory; the rest are decoded on demand.
 
     Args:
-        images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share it.
+        images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share the memory.
         labels: int64 [N], N >= M.
-        paths: files of the N - M images that are not in memory.
-        rows: int64 [n], sorted: restricts the set to these of the N images.
+        paths: paths of the N - M images that are not in memory.
+        rows: sorted int64 [n] indices; if given, the set contains only these images.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class ImageSet(Dataset):
 
     @property
     def labels(self) -> Tensor:
-        """int64 [n]."""
+        """The labels, int64 [n]."""
         return self.all_labels if self.rows is None else self.all_labels[self.rows]
 
     @property
     def images(self) -> Tensor:
-        """uint8 images of the set that are in memory; copied if `rows` is given."""
+        """The images that are in memory, uint8 [m, C, H, W]; a copy if `rows` is given."""
         if self.rows is None:
             return self.held
         return self.held[self.rows[self.rows < len(self.held)]]
@@ -66,10 +66,10 @@ class ImageSet(Dataset):
         return read_image(self.paths[row - held], size, channels)
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return a set that is in memory as a copy on `device`."""
+        """Return a copy on `device`; all images must be in memory."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """Return the images at sorted int64 `indices` as a set, without copying any."""
+        """Return the subset with the given sorted int64 indices, without copying images."""
         rows = indices if self.rows is None else self.rows[indices]
         return ImageSet(self.held, self.all_labels, self.paths, rows)

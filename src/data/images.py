@@ -1,4 +1,4 @@
-"""Decode one untrusted image file. Everything that can be wrong with it is an InputError."""
+"""Decode untrusted image files. Every problem with a file raises an InputError."""
 
 import contextlib
 import os
@@ -32,9 +32,9 @@ EXTENSIONS = (
     ".ppm",
 )
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
-# Pillow knows many more formats, and each decoder is a risk.
+# Pillow supports many more formats, but every decoder is a security risk.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM")
-UPRIGHT = {  # the transposition that undoes each EXIF orientation
+UPRIGHT = {  # EXIF orientation -> operation that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,44 +44,44 @@ UPRIGHT = {  # the transposition that undoes each EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 MAX_BYTES = 128 * 2**20
-MAX_MEMORY = 448 * 2**20  # while decoding: enough for a sheet of paper at 600 dpi
-MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # bytes per pixel in the worst case, measured
+MAX_MEMORY = 448 * 2**20  # while decoding; enough for a page scanned at 600 dpi
+MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # measured bytes per pixel in the worst case
 OTHER_MEMORY = 12
 
 _decoders = threading.Lock()
 
 
 def read_image(path: str | Path, image_size: int, channels: int) -> Tensor:
-    """Decode a file, turn it upright, crop the center square and resize it.
+    """Decode an image file, turn it upright, crop the center square and resize it.
 
-    Training and `classify.py` both read files with this function, so that a photo is seen as in
-    validation. Transparent parts become white, deeper images are scaled to 8 bits, and of an
-    animation the first frame is read.
+    Training and `classify.py` both use this function, so that images are preprocessed in the same
+    way. Transparent areas become white, images with more than 8 bits per channel are scaled to 8
+    bits, and only the first frame of an animation is read.
 
     Returns:
         uint8 [channels, image_size, image_size].
 
     Raises:
-        InputError: the file is missing, not a regular file, too large, damaged or not an image;
-            names the file.
+        InputError: the file is missing, not a regular file, too large, damaged or not an image; the
+            message starts with the path.
     """
     with _opened(path) as image:
         return _square(image, image_size, channels)
 
 
 def read_photo(path: str | Path, side: int, keep_alpha: bool = False) -> Image.Image:
-    """Decode a whole photo and turn it upright, its longer side at most `side` pixels.
+    """Decode a photo without cropping, turn it upright and limit its size.
 
     Args:
         path: image file.
-        side: upper limit of the longer side.
-        keep_alpha: return a picture with transparency as RGBA, instead of on white.
+        side: maximum length of the longer side in pixels.
+        keep_alpha: return images with transparency as RGBA instead of blending them with white.
 
     Returns:
         An image of mode L, RGB or, with `keep_alpha`, RGBA.
 
     Raises:
-        InputError: as `read_image`.
+        InputError: the file cannot be read; see `read_image`.
     """
     with _opened(path) as image:
         return _whole(image, side, keep_alpha)
@@ -89,12 +89,12 @@ def read_photo(path: str | Path, side: int, keep_alpha: bool = False) -> Image.I
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image to be decoded in the block; whatever goes wrong there is an InputError."""
-    with _decoders:  # Pillow's loading of its decoders is not thread-safe
+    """Open an image for decoding within the block; convert all errors to InputError."""
+    with _decoders:  # Pillow's initialization of its decoders is not thread-safe
         Image.init()
     try:
         with _open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; real problems raise
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_bomb(path, image)
                 yield image
@@ -103,7 +103,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             raise
         raise InputError(f"{path}: {error}") from None
     except MemoryError:
-        raise InputError(f"{path}: too large for the free memory; make it smaller") from None
+        raise InputError(f"{path}: out of memory; use a smaller image") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -120,13 +120,13 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 
 
 def _open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file, without ever blocking on a pipe or device."""
+    """Open a regular file without blocking on a pipe or device."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
         reason = getattr(error, "strerror", "not a valid path")
         raise InputError(
             f"{path}: cannot be opened ({reason}); check the path and its permissions"
@@ -138,34 +138,34 @@ def _open_regular(path: str | Path) -> BinaryIO:
 
 
 def _problem(path: str | Path, status: os.stat_result) -> str | None:
-    """Return why this cannot be an image file."""
+    """Return the reason that this cannot be an image file, or None."""
     if stat.S_ISDIR(status.st_mode):
-        return f"is a directory; name image files, for example {path}/*.png"
+        return f"is a directory; pass image files, for example {path}/*.png"
     if not stat.S_ISREG(status.st_mode):
-        return "not a regular file; name an image file"
+        return "not a regular file; pass an image file"
     if status.st_size == 0:
         return "is empty (zero bytes); replace or remove it"
     if status.st_size > MAX_BYTES:
         mib = status.st_size / 2**20
-        return f"has {mib:.0f} MiB, the limit is {MAX_BYTES >> 20} MiB; make it smaller"
+        return f"has {mib:.0f} MiB, but the limit is {MAX_BYTES >> 20} MiB; use a smaller image"
     return None
 
 
 def _refuse_bomb(path: str | Path, image: Image.Image) -> None:
-    """Refuse, before decoding, more pixels than fit into MAX_MEMORY: a decompression bomb."""
+    """Reject decompression bombs (more pixels than fit into MAX_MEMORY) before decoding."""
     width, height = image.size
     limit = MAX_MEMORY // MEMORY.get(image.format or "", OTHER_MEMORY)
     if width * height > limit:
         raise InputError(
-            f"{path}: declares {width}x{height} pixels, the limit for {image.format} is {limit:,}; "
-            "make it smaller"
+            f"{path}: has {width}x{height} pixels, but the limit for {image.format} is {limit:,}; "
+            "use a smaller image"
         )
 
 
 def _square(image: Image.Image, size: int, channels: int) -> Tensor:
-    """Crop and resize first: the memory is then that of decoding, and the rest costs nothing."""
+    """Crop and resize first, so that the other steps take little time and memory."""
     mode = "RGB" if channels == 3 else "L"
-    image.draft(mode, (2 * size, 2 * size))  # decodes a JPEG at a fraction of its size
+    image.draft(mode, (2 * size, 2 * size))  # decode JPEGs at a reduced size
     decoded = _decode(image)
     width, height = decoded.size
     if (width, height) != (size, size):
@@ -190,7 +190,7 @@ def _whole(image: Image.Image, side: int, keep_alpha: bool) -> Image.Image:
 def _decode(image: Image.Image) -> Image.Image:
     """Decode to a mode that can be resized: L, RGB, RGBA, or F from 0 to 255 for deep images."""
     if getattr(image, "default_image", False):
-        image.seek(1)  # what an animated PNG shows first: its first frame is for old programs
+        image.seek(1)  # skip the fallback image of an animated PNG
     if is_deep(image):
         return scale_to_8_bits(image)
     if image.has_transparency_data:
@@ -202,7 +202,7 @@ def _decode(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image, keep_alpha: bool = False) -> Image.Image:
-    """Return the image in mode L or RGB, on white if it is transparent, or RGBA if that is kept."""
+    """Convert to L or RGB, blending transparency with white, or to RGBA with `keep_alpha`."""
     if image.mode == "F":
         return Image.fromarray(np.asarray(image).clip(0, 255).round().astype(np.uint8))
     if image.mode == "RGBA" and not keep_alpha:
@@ -212,6 +212,7 @@ def _to_8_bits(image: Image.Image, keep_alpha: bool = False) -> Image.Image:
 
 
 def _turn_upright(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Turn the image as the EXIF data of the opened file says, which has to be decoded by now."""
-    orientation = opened.getexif().get(ExifTags.Base.Orientation)  # decoding a TIFF turns it
+    """Apply the EXIF orientation of the opened file, which must already be decoded."""
+    # Read after decoding, because Pillow applies and removes the orientation of TIFF files.
+    orientation = opened.getexif().get(ExifTags.Base.Orientation)
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image

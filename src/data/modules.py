@@ -1,8 +1,8 @@
-"""The LightningDataModules: the validation split, and batches from memory to the network.
+"""LightningDataModules: hold out validation images and serve batches to the network.
 
 dataset files -> uint8 images [N, C, H, W] and int64 labels [N] in memory, on the device if they fit
   -> uint8 batch by one tensor index, with no Python code per image
-     (through a DataLoader with workers and pinned memory where the images are not on the device)
+     (through a DataLoader with workers and pinned memory if the images are not on the device)
   -> augment (training only), normalize, patchify -> [B, N_patches, P*P*C]
 """
 
@@ -29,7 +29,8 @@ from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
 from src.transforms.patchify import Patchify, check_patch_size, normalize
 
-SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)  # one of 8 pixels is a lot to move
+# No translation, because one pixel is a lot in an 8x8 image.
+SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)
 DIGIT_CHANGES = Augmentation(translate=2, rotate=10, scale=0.1)
 CLOTHES_CHANGES = Augmentation(translate=2, flip=True)
 PHOTO_CHANGES = Augmentation(translate=4, flip=True)
@@ -38,28 +39,29 @@ Loader = InMemoryBatches | DataLoader
 
 
 class ImageDataModule(LightningDataModule):
-    """Base class of all data modules; use one of its subclasses.
+    """Base class of the data modules; use one of its subclasses.
 
     Args:
-        root: folder that holds the datasets.
-        batch_size: training images per step on each device.
-        patch_size: side P of the square patches in pixels; null serves whole images, for a CNN or
-            a convolutional stem.
-        val_fraction: fraction of the training images held out for validation; 0 trains on all.
-        augment: random changes to the training images; see `Augmentation`.
-        eval_batch_size: images per validation or test step.
-        workers: processes that load batches; images in memory need none.
-        on_device: 'auto' keeps the images on the training device if they fit into a quarter of
-            its free memory; 'never' keeps them in host memory and serves them by a DataLoader.
-        memory_budget: GiB of decoded images to hold in memory; image files beyond it are decoded
-            whenever they are needed.
-        skip_broken: leave damaged image files out and report how many, instead of stopping.
-        seed: seed of the split, the order and the augmentation; `train.py` sets it from
+        root: folder that contains the datasets.
+        batch_size: number of training images per step on each device.
+        patch_size: side length P of the square patches in pixels; null serves whole images for a
+            CNN or a convolutional stem.
+        val_fraction: fraction of the training images to hold out for validation; 0 trains on all
+            images.
+        augment: augmentation of the training images; see `Augmentation`.
+        eval_batch_size: number of images per validation or test step.
+        workers: number of data loader processes; not needed for images in memory.
+        on_device: 'auto' keeps the images on the training device if they fit into a quarter of its
+            free memory; 'never' keeps them in host memory and serves them through a DataLoader.
+        memory_budget: maximum size in GiB of the decoded images in memory; further images are
+            decoded on demand.
+        skip_broken: skip damaged image files and print their number instead of raising an error.
+        seed: seed for the validation split, shuffling and augmentation; `train.py` sets it from
             `seed_everything`.
 
     Attributes:
-        info: description of the dataset, complete: everything that a checkpoint keeps of it.
-        sets: the splits that have been read, by name; None where there is no such split.
+        info: complete description of the dataset, as stored in checkpoints.
+        sets: splits that have been read, by name; None for splits that the dataset does not have.
     """
 
     info: DatasetInfo
@@ -102,7 +104,7 @@ class ImageDataModule(LightningDataModule):
             )
 
     def _describe(self, info: DatasetInfo) -> None:
-        """Complete the description, and check the settings that depend on the image size."""
+        """Set `info`, and check the settings that depend on the image size."""
         self.info = replace(info, patch_size=self.patch_size, root=str(self.root))
         size = info.image_size
         if self.patch_size is not None:
@@ -116,11 +118,11 @@ class ImageDataModule(LightningDataModule):
     # Reading
 
     def read(self, split: Split) -> ImageSet | None:
-        """Return all images of a split, or None where the dataset has no such split."""
+        """Return all images of a split, or None if the dataset does not have the split."""
         return open_split(self.info, split, download=True, read_folder=self._read_folder)
 
     def _read_folder(self, folder: Path, info: DatasetInfo) -> ImageSet:
-        """Read class folders, and keep the decoded images in `<root>/.cache`."""
+        """Read class folders and cache the decoded images in `<root>/.cache`."""
         name = f"{info.name}-{folder.name}-{info.image_size}x{info.channels}.pt"
         return read_folder(
             folder,
@@ -131,12 +133,12 @@ class ImageDataModule(LightningDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Download and decode in one process, so that a missing split shows before training."""
+        """Download and decode in one process; report missing files before training starts."""
         self.setup("fit")
         self.setup("test")
 
     def setup(self, stage: str) -> None:
-        """Read the splits that the stage needs, once."""
+        """Read the splits that the stage needs, unless they have already been read."""
         if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
             if train and val is None and self.val_fraction:
@@ -147,32 +149,32 @@ class ImageDataModule(LightningDataModule):
             self.sets["test"] = self.read("test")
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sorted indices to train on and to validate on: int64 labels [N] -> [T], [V]."""
+        """Return sorted training and validation indices: int64 labels [N] -> int64 [T], [V]."""
         return split_indices(labels, self.val_fraction, self.seed)
 
     # Serving
 
     def train_dataloader(self) -> Loader:
-        """Return the training batches; the trainer says which epoch it is."""
+        """Return the training batches for the current epoch of the trainer."""
         train = self.sets["train"]
         if not (train and self.trainer):
             raise InputError(
-                "train_dataloader needs a trainer, whose epoch sets the order; pass the data "
-                "module itself to Trainer.fit"
+                "train_dataloader needs a trainer, because the order depends on its epoch; pass "
+                "the data module itself to Trainer.fit"
             )
         batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer)
         return self._loader(train, batches, batch_sampler=batches)
 
     def val_dataloader(self) -> Loader | list:
-        """Return the validation batches in order; an empty list if nothing is held out."""
+        """Return the validation batches in order, or an empty list if no images are held out."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> Loader | list:
-        """Return the test batches in order; an empty list if there are no test images."""
+        """Return the test batches in order, or an empty list if there are no test images."""
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> Loader | list:
-        """Return the test batches; process r of n gets images r, r + n, r + 2n, ..."""
+        """Return the test batches; process r of n processes gets images r, r + n, r + 2n, ..."""
         return self.test_dataloader()
 
     def _eval_loader(self, split: Split) -> Loader | list:
@@ -188,7 +190,7 @@ class ImageDataModule(LightningDataModule):
         return self._loader(images, batches, batch_size=size, sampler=share)
 
     def _loader(self, images: ImageSet, batches: Batches, **options: Any) -> Loader:
-        """Serve batches of indices; `options` tell a DataLoader the same batches."""
+        """Return a loader for batches of indices, given to a DataLoader through `options`."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and not images.paths:
@@ -204,21 +206,21 @@ class ImageDataModule(LightningDataModule):
             collate_fn=_identity,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=on_cuda,  # copies a batch while the device computes
+            pin_memory=on_cuda,  # overlaps copies with computation
             worker_init_fn=_ignore_signals,
         )
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
-        """Turn a batch on the device into the network's inputs and targets.
+        """Convert a batch on the device to inputs and targets of the network.
 
         uint8 [B, C, H, W], int64 [B] -> float32 patches or images, int64 [B]. With MixUp or
-        CutMix, the targets of training are soft, float32 [B, K].
+        CutMix, training targets are soft, float32 [B, K].
         """
         images, labels = batch
         trainer = self.trainer
-        assert trainer is not None  # it has just transferred the batch
+        assert trainer is not None  # the trainer has just transferred the batch
         if not trainer.training:
             return self.patchify(normalize(images, self.info.mean, self.info.std)), labels
         epoch, number = loop.epochs_done(trainer), loop.batch(trainer)
@@ -236,7 +238,7 @@ class ImageDataModule(LightningDataModule):
 
 
 def _ignore_signals(worker: int) -> None:
-    """Keep serving after a signal to the process group, until the current step is done."""
+    """Ignore signals to the process group, so that the current step can be completed."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -247,7 +249,7 @@ def _identity(batch: Any) -> Any:
 
 
 class NamedDataModule(ImageDataModule):
-    """A dataset of the table: torchvision's files, or `<root>/<name>/{train,test}/<class>/*`."""
+    """A named dataset: torchvision's files, or `<root>/<name>/{train,test}/<class>/*`."""
 
     dataset: ClassVar[str]
 
@@ -257,7 +259,7 @@ class NamedDataModule(ImageDataModule):
 
 
 class DigitsDataModule(NamedDataModule):
-    """scikit-learn's 1,797 handwritten digits, 8x8, gray; part of that package."""
+    """The 1,797 handwritten digits included in scikit-learn, 8x8, grayscale."""
 
     dataset = "digits"
 
@@ -270,7 +272,7 @@ class DigitsDataModule(NamedDataModule):
         super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Hold out the last images, whatever the seed: other people wrote them, as in the test."""
+        """Hold out the last images, regardless of the seed, because different people wrote them."""
         size = len(labels)
         held_out = min(max(1, round(self.val_fraction * size)), size - 1)
         indices = torch.arange(size)
@@ -278,7 +280,7 @@ class DigitsDataModule(NamedDataModule):
 
 
 class MNISTDataModule(NamedDataModule):
-    """60,000 training and 10,000 test images of handwritten digits, 28x28, gray."""
+    """60,000 training and 10,000 test images of handwritten digits, 28x28, grayscale."""
 
     dataset = "mnist"
 
@@ -292,7 +294,7 @@ class MNISTDataModule(NamedDataModule):
 
 
 class FashionMNISTDataModule(NamedDataModule):
-    """60,000 training and 10,000 test images of clothes, 28x28, gray."""
+    """60,000 training and 10,000 test images of clothes, 28x28, grayscale."""
 
     dataset = "fashion_mnist"
 
@@ -317,14 +319,14 @@ class FolderDataModule(ImageDataModule):
 
     Images of any size and mode are turned upright, cropped to the center square and resized to
     `image_size`. Without `val/`, `val_fraction` of the training images is held out. Without
-    `test/`, nothing is tested after training.
+    `test/`, the run ends without a test.
 
     Args:
-        image_size: side in pixels that the images are resized to.
-        channels: 3 for color, 1 for gray.
-        mean: mean of each channel, 0 to 1; the default is ImageNet's, which pre-trained weights
-            expect.
-        std: standard deviation of each channel, likewise.
+        image_size: side length in pixels to resize the images to.
+        channels: 3 for color, 1 for grayscale.
+        mean: per-channel mean, on a scale from 0 to 1; the default for color is the ImageNet mean,
+            which pretrained weights expect.
+        std: per-channel standard deviation on the same scale.
     """
 
     def __init__(

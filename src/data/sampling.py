@@ -1,4 +1,4 @@
-"""The validation split, the training order (functions of seed and epoch), and batches in memory."""
+"""Validation split, training order (a function of seed and epoch) and in-memory batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ from src.randomness import fold_in
 
 
 def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split int64 labels [N], stratified and seeded, into indices to train and to validate on.
+    """Split int64 labels [N] into training and validation indices, stratified by class.
 
     Returns:
-        Sorted int64 indices of the training and of the validation images. Every class keeps at
-        least one training image.
+        Sorted int64 indices of the training images and of the validation images. Every class keeps
+        at least one training image.
 
     Raises:
-        InputError: the fraction rounds to no validation image at all.
+        InputError: the number of validation images rounds to 0 in every class.
     """
     generator = torch.Generator().manual_seed(seed)
     held_out = []
@@ -41,17 +41,17 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
 
 
 class TrainBatches:
-    """Batch sampler whose order depends on (seed, epoch) alone, so that any batch can be resumed.
+    """Batch sampler whose order depends only on (seed, epoch), so that training can be resumed.
 
-    Every iteration asks the trainer for the epoch and for the batches of it that are done. A
-    resumed run therefore continues with the batch that would have come next. The last, smaller
-    batch is dropped.
+    Each iteration gets the epoch and the number of completed batches from the trainer. A resumed
+    run therefore continues with the batch that would have come next. The last, smaller batch is
+    dropped.
 
     Args:
         size: number of training images.
-        batch_size: images per batch on each device.
-        seed: seed of the order.
-        trainer: Lightning's trainer, or what `src.lightning_loop` reads of one.
+        batch_size: number of images per batch on each device.
+        seed: seed for shuffling.
+        trainer: Lightning's Trainer, or a stub with the attributes that `src.lightning_loop` reads.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, trainer: Any):
@@ -72,7 +72,8 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         trainer = self.trainer
-        epoch = 0 if trainer.overfit_batches else loop.epochs_done(trainer)  # overfit in one order
+        # With overfit_batches, all epochs use the same order.
+        epoch = 0 if trainer.overfit_batches else loop.epochs_done(trainer)
         generator = torch.Generator().manual_seed(fold_in(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator)
         mine = order[trainer.global_rank :: trainer.world_size]
@@ -84,11 +85,11 @@ Batches = TrainBatches | tuple[Tensor, ...]
 
 
 class InMemoryBatches:
-    """Batches of images that are all in one memory, each by one index: no workers and no copies.
+    """Serve batches of in-memory images by tensor indexing, without workers.
 
     Args:
-        images: a set all of whose images are decoded, on the host or on a device.
-        batches: int64 [B] indices of each batch; moved to the images once per iteration.
+        images: image set whose images are all in memory, on the host or on a device.
+        batches: int64 [B] indices of each batch; copied to the images' device once per iteration.
     """
 
     def __init__(self, images: ImageSet, batches: Batches):
@@ -106,11 +107,11 @@ class InMemoryBatches:
 
 
 class Share(DistributedSampler):
-    """The images that one of several processes evaluates. Each image is evaluated exactly once.
+    """Sampler that assigns each image to exactly one process for evaluation.
 
-    PyTorch's sampler repeats images until all processes have equally many, and Lightning replaces
-    samplers that are not a `DistributedSampler`. If there are fewer images than processes, every
-    process evaluates all of them.
+    `DistributedSampler` itself repeats images until all processes have the same number. It is the
+    base class because Lightning replaces other samplers. If there are fewer images than processes,
+    every process evaluates all images.
     """
 
     def __init__(self, size: int, rank: int, processes: int):

@@ -1,4 +1,4 @@
-"""Open a split of the dataset that a checkpoint describes, without Lightning."""
+"""Open a split of a checkpoint's dataset, without Lightning."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,16 +23,17 @@ def open_split(
     download: bool = False,
     read_folder: Callable[[Path, DatasetInfo], ImageSet] = list_folder,
 ) -> ImageSet | None:
-    """Return the images of one split, or None where the dataset has no such split.
+    """Return the images of one split, or None if the dataset does not have the split.
 
-    Class folders are only listed: their images are decoded when they are asked for.
+    By default, class folders are only listed, and their images are decoded on demand.
 
     Args:
-        dataset: description of the dataset; `dataset.module` says how it is stored.
-        split: named datasets have no "val"; folders of your own may lack "val" and "test".
-        root: folder of the datasets, if not `dataset.root`.
-        download: download a named dataset that is missing.
-        read_folder: reads `folder/<class>/*`.
+        dataset: description of the dataset; `dataset.module` determines how it is stored.
+        split: name of the split; "val" exists only for your own images, where "val" and "test" are
+            optional.
+        root: folder that contains the datasets; `dataset.root` by default.
+        download: whether to download a named dataset that is missing.
+        read_folder: function that reads `folder/<class>/*`.
 
     Raises:
         InputError: the dataset is unknown, missing or damaged, or does not fit its description.
@@ -55,12 +56,12 @@ def open_split(
 
 
 def _name_of(dataset: DatasetInfo) -> str:
-    """Return the name of the dataset in the table; a checkpoint's own `name` is not trusted."""
+    """Return the matching name in `DATASETS`; the `name` in a checkpoint is not trusted."""
     for name, known in DATASETS.items():
         altered = replace(dataset, name=name, root=None, patch_size=None) != known
         if known.module == dataset.module and not altered:
             return name
     raise InputError(
-        f"the images of dataset {dataset.name!r} are unknown (data module {dataset.module!r}); "
-        "name image files instead"
+        f"no images are available for dataset {dataset.name!r} (data module {dataset.module!r}); "
+        "pass image files instead"
     )

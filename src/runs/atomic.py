@@ -1,4 +1,4 @@
-"""Write files atomically: completely, or not at all."""
+"""Write files atomically: completely or not at all."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch.save raises a RuntimeError over the OSError.
+        # torch.save masks the OSError with a RuntimeError.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -41,12 +41,12 @@ def _failure(path: Path, cause: OSError) -> InputError:
     free = shutil.disk_usage(folder).free / 2**20
     previous = "the previous file is intact; " if os.path.exists(path) else ""
     return InputError(
-        f"{path}: could not be written ({cause.strerror}; {free:.2f} MiB free); {previous}make "
-        "room, then run it again (a training with --resume)"
+        f"{path}: could not be written ({cause.strerror}; {free:.2f} MiB free); {previous}free "
+        "disk space and run the program again (add --resume to continue training)"
     )
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file in one step; see `open_atomically`."""
+    """Write data to a file atomically; see `open_atomically`."""
     with open_atomically(path) as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""Load checkpoints safely (`weights_only=True`), and build the network they hold."""
+"""Load checkpoints safely (`weights_only=True`) and build their networks."""
 
 import os
 import re
@@ -21,17 +21,17 @@ from src.config import (
 from src.errors import InputError, is_out_of_memory, one_line
 from src.models.build import build_network
 
-# Increased by a change after which one version of the program cannot read the other's checkpoints.
+# Increase this number with every incompatible change of the checkpoint format.
 FORMAT = 2
 
-MAX_SIDE = 8192  # pixels; a checkpoint that declares larger images attacks the memory
-MAX_VALUES = 2**29  # of one layer's output for one image: 2 GiB in float32
+MAX_SIDE = 8192  # pixels; a checkpoint that declares larger images could exhaust memory
+MAX_VALUES = 2**29  # maximum size of a layer's output for one image; 2 GiB in float32
 
 
 def describe(
     dataset: DatasetInfo, network: NetworkConfig, training: TrainingConfig
 ) -> dict[str, dict[str, Any]]:
-    """Return the hyperparameters of a checkpoint: the three descriptions as plain values."""
+    """Return the hyperparameters of a checkpoint: the three configs as plain values."""
     kind = NETWORK_CONFIGS[network.kind]
     return {
         "dataset": to_primitives(dataset),
@@ -45,11 +45,11 @@ class Checkpoint:
     """An opened checkpoint.
 
     Attributes:
-        path: its file.
-        content: everything in the file, under Lightning's keys.
-        dataset: the images it was trained for.
-        network: the architecture.
-        training: the training settings.
+        path: checkpoint file.
+        content: entire content of the file, under Lightning's keys.
+        dataset: description of the training dataset.
+        network: network architecture.
+        training: training hyperparameters.
     """
 
     path: Path
@@ -63,8 +63,9 @@ class Checkpoint:
         """Open a checkpoint without running any code in it.
 
         Raises:
-            InputError: the file is missing, damaged (a single flipped bit is noticed), not one of
-                ours, of another format, or describes a network that its weights do not fit.
+            InputError: the file is missing, damaged (even a single flipped bit is detected), not a
+                checkpoint of this program, or has a different format version, or its weights do not
+                match its hyperparameters.
         """
         path = Path(path)
         content = load(path)
@@ -84,34 +85,34 @@ class Checkpoint:
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 0, in which it was written."""
+        """The 0-based epoch in which the checkpoint was written."""
         return self.content["epoch"]
 
     @property
     def global_step(self) -> int:
-        """Number of optimizer steps before it was written."""
+        """The number of optimizer steps before the checkpoint was written."""
         return self.content["global_step"]
 
     @property
     def averaged(self) -> bool:
-        """Whether it has an exponential moving average of the weights."""
+        """Whether the checkpoint contains an exponential moving average of the weights."""
         return any(key.startswith("ema.") for key in self.content["state_dict"])
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights to predict with, under the network's own names: the averaged ones if any."""
+        """The weights to predict with, keyed by parameter name; averaged weights if available."""
         prefix = "ema." if self.averaged else "net."
         state = self.content["state_dict"]
         return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
     def build_network(self) -> nn.Module:
-        """Return the network with its weights.
+        """Build the network and load its weights.
 
-        It is built on the meta device and given the file's tensors only if they fit, so that a few
-        bytes cannot declare a network that fills the memory.
+        The network is built on the meta device and receives the tensors in the file only if they
+        match, so that a few bytes cannot declare a network that exhausts memory.
 
         Raises:
-            InputError: the description does not fit the weights.
+            InputError: the hyperparameters do not match the weights.
         """
         try:
             weights = self.weights
@@ -124,7 +125,7 @@ class Checkpoint:
             raise _unfit(self.path, error) from None
 
     def _check_sizes(self, weights: dict[str, Tensor]) -> None:
-        """Refuse a description whose construction or first image would take too much."""
+        """Reject hyperparameters that would take too much time or memory."""
         ensemble, size = self.training.ensemble, self.dataset.image_size
         if not 1 <= ensemble <= len(weights):
             raise InputError(f"an ensemble of {ensemble} networks")
@@ -147,13 +148,13 @@ class Checkpoint:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of ours; see `Checkpoint.open`.
+    """Return the content of a checkpoint; see `Checkpoint.open`.
 
-    Every tensor in it is dense, on the CPU, and no larger than its part of the file.
+    All its tensors are dense, on the CPU, and no larger than their storage in the file.
     """
     if path.is_dir():
         example = path / "checkpoints" / "best.ckpt"
-        raise InputError(f"{path} is a directory; name a checkpoint in it, for example {example}")
+        raise InputError(f"{path} is a directory; pass a checkpoint in it, for example {example}")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; check the path, or train first")
     try:
@@ -162,7 +163,7 @@ def load(path: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
         if not {"hyper_parameters", "state_dict"} <= content.keys():
             raise InputError(
-                f"{path}: not a checkpoint of this program; name a .ckpt that train.py wrote"
+                f"{path}: not a checkpoint of this program; pass a .ckpt file written by train.py"
             )
         _check_format(path, content.get("format"))
         _check_tensors(content)
@@ -174,8 +175,8 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except Exception:  # the unpickler can fail in any way on a damaged or hostile file
         raise InputError(
-            f"{path}: damaged, or not a checkpoint of this program (only weights are opened, never "
-            "code); name a .ckpt that train.py wrote"
+            f"{path}: damaged, or not a checkpoint of this program (only weights are loaded, never "
+            "code); pass a .ckpt file written by train.py"
         ) from None
     return content
 
@@ -184,8 +185,7 @@ def _unfit(path: Path, error: Exception) -> InputError:
     if is_out_of_memory(error):
         return InputError(f"{path}: out of memory ({one_line(error)}); close other programs")
     return InputError(
-        f"{path}: its weights and hyperparameters do not fit each other ({one_line(error)}); train "
-        "again"
+        f"{path}: its weights do not match its hyperparameters ({one_line(error)}); train again"
     )
 
 
@@ -194,13 +194,13 @@ def _check_format(path: Path, found: object) -> None:
         return
     version = f"format {found}" if type(found) is int else "no format number"
     raise InputError(
-        f"{path}: written by another version of this program ({version}; this one reads format "
-        f"{FORMAT}); use that version, or train again"
+        f"{path}: written by a different version of this program ({version}; this version reads "
+        f"format {FORMAT}); use that version, or train again"
     )
 
 
 def _check_zip(file: BinaryIO) -> None:
-    """Verify the checksum of every part, which PyTorch does not; refuse compressed parts."""
+    """Verify the checksums of all parts, which PyTorch does not do; reject compressed parts."""
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
@@ -213,9 +213,9 @@ def _check_zip(file: BinaryIO) -> None:
 def _check_tensors(tree: Any) -> None:
     if isinstance(tree, Tensor):
         if tree.layout != torch.strided or tree.device.type != "cpu" or tree.is_quantized:
-            raise ValueError("a tensor of another kind than ours")
+            raise ValueError("unsupported kind of tensor")
         if tree.numel() * tree.element_size() > tree.untyped_storage().nbytes():
-            raise ValueError("a tensor larger than its storage")
+            raise ValueError("tensor larger than its storage")
     elif isinstance(tree, dict):
         _check_tensors(list(tree.values()))
     elif isinstance(tree, list | tuple):

@@ -11,12 +11,12 @@ from src.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows, where two processes can resume the same run
+except ImportError:  # on Windows, two processes can resume the same run
     fcntl = None  # type: ignore[assignment]
 
 
 def create_run(runs: Path, name: str) -> Path:
-    """Create the next `version_<n>`; concurrent processes get different ones."""
+    """Create the next `version_<n>` folder; concurrent processes get different numbers."""
     parent = runs / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -30,15 +30,15 @@ def create_run(runs: Path, name: str) -> Path:
                 number += 1
     except OSError as error:
         raise InputError(
-            f"{parent}: cannot create a run directory ({error.strerror}); choose another --runs"
+            f"{parent}: cannot create a run directory ({error.strerror}); choose a different --runs"
         ) from None
 
 
 def lock_run(run: Path) -> IO[str]:
     """Lock the run for this process and delete half-written files; keep the returned file open.
 
-    The lock ends with the process, however it ends. It is not inherited by data loader workers, one
-    of which may outlive a killed training for a few seconds.
+    The operating system releases the lock when the process ends. Data loader workers, which can
+    outlive a killed process for a few seconds, do not inherit it.
     """
     try:
         file = open(run / ".lock", "w")
@@ -66,7 +66,7 @@ def newest_run(runs: Path, name: str = "*") -> Path:
         names = _folders_of_runs(runs)
         others = f"runs with a checkpoint: {names}; " if names else ""
         raise InputError(
-            f"{runs}: {which} has a checkpoint; {others}train first, or name a checkpoint"
+            f"{runs}: {which} has a checkpoint; {others}train first, or pass a checkpoint"
         )
     return found.parent.parent
 
@@ -74,11 +74,11 @@ def newest_run(runs: Path, name: str = "*") -> Path:
 def find_checkpoint(path: str | None, runs: Path = Path("data/runs"), flag: str = "--ckpt") -> Path:
     """Return the checkpoint to predict with.
 
-    A run directory stands for its best.ckpt, or else its last.ckpt; None for the newest run.
+    For a run directory, return best.ckpt if it exists and last.ckpt otherwise.
 
     Args:
-        path: checkpoint, run directory, or the folder of all runs of a name.
-        flag: the flag that `path` was given to, for messages.
+        path: checkpoint, run directory, or folder of all runs with a name; None for the newest run.
+        flag: command line flag to mention in error messages.
     """
     run = newest_run(runs) if path is None else _newest_version(Path(path).expanduser())
     if not run.is_dir():
@@ -95,8 +95,8 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     """Return the run directory and the checkpoint that `--resume` refers to.
 
     Args:
-        resume: a checkpoint, a run directory, or the folder of all runs of a name; empty for the
-            newest run called `name`.
+        resume: checkpoint, run directory, or folder of all runs with a name; "" for the newest run
+            named `name`.
     """
     if not resume:
         run = newest_run(runs, name)
@@ -104,11 +104,12 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     checkpoint = _newest_version(Path(resume).expanduser())
     if checkpoint.is_file() and checkpoint.suffix != ".ckpt":
         raise InputError(
-            f"{checkpoint}: not a checkpoint; give --resume a run directory, or a .ckpt file in one"
+            f"{checkpoint}: not a checkpoint; pass a run directory, or a .ckpt file in one, to "
+            "--resume"
         )
     if checkpoint.is_dir():
         checkpoint /= "last.ckpt" if checkpoint.name == "checkpoints" else "checkpoints/last.ckpt"
-    if not checkpoint.parent.parent.parent.name:  # relative to the run: its name is needed
+    if not checkpoint.parent.parent.parent.name:  # a relative path without the run name
         checkpoint = checkpoint.absolute()
     run = checkpoint.parent.parent
     _check_resumable(run, checkpoint, Path(resume).expanduser())
@@ -126,30 +127,30 @@ def _check_resumable(run: Path, checkpoint: Path, given: Path) -> None:
         )
     if config.is_file():
         raise InputError(
-            f"{checkpoint}: no such checkpoint: the run stopped before its first; start again with "
-            f"python train.py --config {config}"
+            f"{checkpoint}: no such checkpoint: the run stopped before writing one; start again "
+            f"with python train.py --config {config}"
         )
     _refuse_folder_of_runs(given, "--resume")
     raise InputError(f"{checkpoint}: no such checkpoint; check the path given to --resume")
 
 
 def find_finished(path: str) -> Path:
-    """Return the checkpoint to initialize another training from.
+    """Return the checkpoint to initialize a new training run from.
 
     Args:
-        path: a checkpoint, a run directory, or the folder of all runs of a name, of which the
-            newest finished one is taken.
+        path: checkpoint, run directory, or folder of all runs with a name, which stands for the
+            newest finished run.
 
     Raises:
-        InputError: there is none; the line says what to train or to resume.
+        InputError: no checkpoint was found; the message says which run to train or resume.
     """
     folder = Path(path).expanduser()
     finished = _newest(folder, "version_*/results.json")
     stopped = _newest_version(folder)
     if not finished and stopped != folder:
         raise InputError(
-            f"{path}: no run in it is finished; finish it with python train.py --resume {stopped}, "
-            f"or name {stopped} itself"
+            f"{path}: none of its runs is finished; run python train.py --resume {stopped}, or "
+            f"pass {stopped} to use it unfinished"
         )
     checkpoint = find_checkpoint(str(finished.parent if finished else folder))
     if checkpoint.is_file():
@@ -167,17 +168,19 @@ def _newest(folder: Path, pattern: str) -> Path | None:
 
 
 def _newest_version(path: Path) -> Path:
-    """Return the newest run in the folder of all runs of a name; any other path unchanged."""
+    """Return the newest run in a folder of all runs with a name; return other paths unchanged."""
     checkpoint = _newest(path, "version_*/checkpoints/last.ckpt")
     return checkpoint.parent.parent if checkpoint else path
 
 
 def _folders_of_runs(runs: Path) -> str:
-    """Return the names' folders under `runs` in which a run has a checkpoint."""
+    """Return the folders directly under `runs` that contain a run with a checkpoint."""
     checkpoints = runs.glob("*/version_*/checkpoints/last.ckpt")
     return ", ".join(sorted({str(path.parents[2]) for path in checkpoints}))
 
 
 def _refuse_folder_of_runs(path: Path, flag: str) -> None:
     if names := _folders_of_runs(path):
-        raise InputError(f"{path} holds runs of several names; give {flag} one of: {names}")
+        raise InputError(
+            f"{path} contains runs with several names; pass one of these to {flag}: {names}"
+        )

@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def read_metrics(run: Path) -> list[dict[str, str]]:
-    """Return the rows of metrics.csv; none if the file does not exist."""
+    """Return the rows of metrics.csv, or an empty list if the file does not exist."""
     path = run / "metrics.csv"
     if not path.is_file():
         return []
@@ -30,7 +30,7 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
 
 
 def add_metrics(run: Path, row: dict[str, Any]) -> None:
-    """Add the row of an epoch, and drop rows from that epoch on, which a crash has undone."""
+    """Add the row for an epoch; replace rows from that epoch on, which a crash has undone."""
     rows = [old for old in read_metrics(run) if int(old["epoch"]) < row["epoch"]]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
@@ -45,7 +45,7 @@ def write_results(run: Path, results: dict[str, Any]) -> None:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """Return the content of results.json; empty if the file is missing or unreadable."""
+    """Return the content of results.json, or an empty dict if it is missing or unreadable."""
     try:
         results = json.loads((run / "results.json").read_text())
     except (OSError, ValueError):

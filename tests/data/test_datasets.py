@@ -1,4 +1,4 @@
-"""Named datasets: the table, and the readers of the original files."""
+"""Test named datasets: their descriptions, and the readers for their original files."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_error_for_a_missing_dataset_names_every_place_searched(name, tmp_path, 
 def test_real_datasets_are_complete(request, name):
     root = request.config.rootpath / "data"
     if not (root / FOLDERS[name]).is_dir() and not (root / name).is_dir():
-        pytest.skip(f"{name} is not in {root}")
+        pytest.skip(f"{name} not found in {root}")
     test = open_split(DATASETS[name], "test", root=root)
     assert test.labels.bincount().tolist() == CLASS_SIZES[name]
     train = open_split(DATASETS[name], "train", root=root)

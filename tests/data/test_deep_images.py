@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: the file's declared range decides, not its brightest pixel."""
+"""Test images with more than 8 bits: the declared range counts, not the brightest pixel."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from src.data.images import read_image
 from src.errors import InputError
 
-RAMP = np.linspace(0, 255, 16 * 16).round().reshape(16, 16)  # what every file should give
+RAMP = np.linspace(0, 255, 16 * 16).round().reshape(16, 16)  # expected pixels
 
 
 def gray(path) -> np.ndarray:
@@ -26,7 +26,7 @@ def save_tiff(path, values, **tags):
 
 
 def add_chunk(path, kind: bytes, data: bytes):
-    """Insert a chunk behind the header of a PNG."""
+    """Insert a chunk after the header of a PNG."""
     png = path.read_bytes()
     body = kind + data
     chunk = struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
@@ -90,7 +90,7 @@ def test_an_overshoot_is_clipped(tmp_path):
 )
 def test_an_unknown_range_is_refused(tmp_path, values, reason):
     path = save_tiff(tmp_path / "image.tif", values)
-    with pytest.raises(InputError, match=f"^{path}: it has {reason}"):
+    with pytest.raises(InputError, match=f"^{path}: has {reason}"):
         gray(path)
 
 
@@ -100,7 +100,7 @@ def test_a_transparent_value(tmp_path):
     Image.fromarray(values).save(path)
     add_chunk(path, b"tRNS", struct.pack(">H", int(values[5, 5])))
     expected = RAMP.copy()
-    expected[5, 5] = 255  # transparent parts become white
+    expected[5, 5] = 255  # transparent pixels become white
     assert abs(gray(path) - expected).max() <= 1
 
 

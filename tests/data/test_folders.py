@@ -1,4 +1,4 @@
-"""Class folders of your own: any size and mode, splits, the cache, and the memory budget."""
+"""Test class folders: image sizes and modes, splits, the cache and the memory budget."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ PIXELS = 16 * 16 * 3  # bytes of one decoded image
 
 
 def budget(images):
-    """Return a memory budget in GiB that holds this number of images."""
+    """Return a memory budget in GiB for the given number of images."""
     return (images + 0.5) * PIXELS / 2**30
 
 
@@ -46,7 +46,7 @@ def save(folder, name, mode, extension, number):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with train/ only: 3 classes of 8 images, one of each mode."""
+    """A folder that contains only train/: 3 classes of 8 images, one image per mode."""
     for number, name in enumerate(CLASSES):
         folder = tmp_path / "photos" / "train" / name
         folder.mkdir(parents=True)
@@ -60,7 +60,7 @@ def module_of(root, image_size=16, val_fraction=0, **options):
 
 
 def read(root, **options):
-    """Return the splits of a folder, by default without holding images out."""
+    """Return the splits of a folder; by default, no images are held out."""
     module = module_of(root, **options)
     module.prepare_data()
     return module.sets
@@ -77,7 +77,7 @@ def assert_same(batch, expected):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Return a list that grows by every file that is decoded."""
+    """Return a list that records the path of every decoded file."""
     paths = []
 
     def record(path, *args):
@@ -114,7 +114,7 @@ def test_val_and_test_folders_are_used_whole(photos):
     assert sets["test"].images[-1].equal(expected)
 
 
-# The cache
+# Cache
 
 
 def test_a_second_start_decodes_nothing(photos, decoded):
@@ -154,7 +154,7 @@ def test_the_cache_opens_without_running_code(photos):
 
 
 def mapped_file(images) -> str:
-    """Return what the memory of the images is mapped from: a file, if it is mapped."""
+    """Return the file that the images are mapped from, or "" if they are not mapped."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         area, *_, name = line.split(maxsplit=5)
         first, end = area.split("-")
@@ -172,7 +172,7 @@ def test_the_cache_is_mapped_and_splits_share_it(photos):
         assert sets["train"].held.data_ptr() == sets["val"].held.data_ptr()
 
 
-# The memory budget
+# Memory budget
 
 
 @pytest.mark.parametrize("held", [0, 1, 10, 23])
@@ -213,7 +213,7 @@ def test_a_second_start_decodes_only_streamed_images(photos, decoded):
     assert len(decoded) == 14
 
 
-# What is in the folders
+# Folder contents
 
 
 def test_other_files_and_hidden_folders_are_ignored(photos):
@@ -232,6 +232,6 @@ def test_damaged_images_are_named_or_left_out(photos, capsys):
         read(photos)
     images = read(photos, skip_broken=True)["train"]
     assert images.labels.bincount().tolist() == [7, 8, 8]
-    assert "1 damaged image(s) left out" in capsys.readouterr().out
-    with pytest.raises(InputError, match=refusal):  # despite the cache of the other setting
+    assert "skipped 1 damaged image(s)" in capsys.readouterr().out
+    with pytest.raises(InputError, match=refusal):  # the cache does not hide the error
         read(photos)

@@ -1,4 +1,4 @@
-"""Image files as they should look: orientation, depth, transparency, colors, animation, size."""
+"""Test image decoding: orientation, bit depth, transparency, color, animation and size."""
 
 import subprocess
 import sys
@@ -9,13 +9,13 @@ from PIL import Image
 
 from src.data.images import read_image, read_photo
 
-# A bright spot to the upper left, and colors that differ by place, show turning and mirroring.
+# A bright spot at the top left and color gradients reveal rotations and flips.
 Y, X = np.mgrid[0:30, 0:40]
 RED = (250 * np.exp(-((X - 12) ** 2 + (Y - 8) ** 2) / 120)).astype(np.uint8)
 GREEN = (6 * X).astype(np.uint8)
 BLUE = (8 * Y).astype(np.uint8)
 PHOTO = Image.fromarray(np.stack([RED, GREEN, BLUE], axis=2))
-# What a camera did to the image, for each EXIF orientation.
+# EXIF orientation -> transformation of the stored image.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -154,7 +154,7 @@ def test_every_size_is_resized(path, size):
 
 
 def test_a_large_photo_looks_like_its_small_copy(tmp_path, upright):
-    """A large JPEG is decoded at a fraction of its size."""
+    """Large JPEGs are decoded at a reduced size, which must not change the result."""
     path = tmp_path / "large.jpg"
     PHOTO.resize((4000, 3000)).save(path, quality=95)
     assert_similar(read(path), upright)
@@ -175,7 +175,7 @@ def test_a_sheet_of_paper_scanned_at_600_dpi_is_read(path):
 
 
 def test_decoders_are_loaded_on_first_use_by_many_threads(tmp_path):
-    """Pillow's own loading of its decoders is not thread-safe."""
+    """Test a workaround for the initialization of Pillow's decoders, which is not thread-safe."""
     for extension in ("png", "webp", "tif", "gif"):
         for number in range(4):
             PHOTO.save(tmp_path / f"{number}.{extension}")

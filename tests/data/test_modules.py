@@ -1,4 +1,4 @@
-"""The data modules: splits, what they serve in training and evaluation, and their settings."""
+"""Test the data modules: splits, training and evaluation batches, and settings."""
 
 import pytest
 import torch

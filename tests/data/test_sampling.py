@@ -1,4 +1,4 @@
-"""The validation split, the training order, and the batches that follow from both."""
+"""Test the validation split, the training order and the resulting batches."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ def flat(batches):
     return [index for batch in batches for index in batch]
 
 
-# The validation split
+# Validation split
 
 
 def test_split_is_complete_disjoint_and_stratified():
@@ -47,7 +47,7 @@ def test_a_fraction_that_holds_out_nothing_is_refused():
         split_indices(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
 
 
-# The training order
+# Training order
 
 
 def test_order_is_a_permutation_that_depends_on_seed_and_epoch_alone():
@@ -93,7 +93,7 @@ def test_overfitting_repeats_one_order():
     assert batches == order(epoch=0)
 
 
-# Batches in memory
+# In-memory batches
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_every_loader_serves_the_same_batches(settings, kind):
 
 
 def load(**settings):
-    """Return loaders for the rest of an epoch, and for one of two processes' test images."""
+    """Return loaders for the rest of an epoch, and for the test images of process 1 of 2."""
     data = DigitsDataModule(**settings)
     data.prepare_data()
     data.trainer = trainer(epoch=2, batch=3)
@@ -125,7 +125,7 @@ def load(**settings):
 
 @pytest.mark.parametrize(("free", "kind"), [(160, InMemoryBatches), (156, DataLoader)])
 def test_a_cuda_device_holds_images_that_fit_into_a_quarter_of_its_memory(free, kind, monkeypatch):
-    """The images have 40 bytes. No device is needed, because nothing is moved."""
+    """Use images of 40 bytes. No CUDA device is needed, because `to` is patched."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1000))
     monkeypatch.setattr(ImageSet, "to", lambda self, device: self)
     data = DigitsDataModule(workers=2)

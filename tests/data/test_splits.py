@@ -1,4 +1,4 @@
-"""Opening the images of the dataset that a checkpoint describes."""
+"""Test opening the dataset that a checkpoint describes."""
 
 from dataclasses import replace
 
@@ -62,13 +62,13 @@ def test_splits_that_own_images_do_not_have(tmp_path):
     dataset = own_images(tmp_path)
     assert open_split(dataset, "val") is None
     assert open_split(dataset, "test") is None
-    with pytest.raises(InputError, match="nowhere/test: there is no such folder"):
+    with pytest.raises(InputError, match="nowhere/test: no such folder"):
         open_split(dataset, "test", root=tmp_path / "nowhere")
 
 
 def test_labels_are_those_of_the_checkpoint(tmp_path):
     class_folders(tmp_path, ("dog", "fox"), (20, 20), test=1)
-    with pytest.raises(InputError, match="only here: fox; missing here: cat"):
+    with pytest.raises(InputError, match="additional: fox; missing: cat"):
         open_split(own_images(tmp_path), "test")
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_downloaded_unless_asked(tmp_path, offline):
     ids=str,
 )
 def test_unknown_datasets_are_refused(altered):
-    with pytest.raises(InputError, match="are unknown .*; name image files instead"):
+    with pytest.raises(InputError, match="no images are available for .*; pass image files"):
         open_split(replace(DATASETS["mnist"], **altered), "test")
 
 

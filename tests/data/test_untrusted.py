@@ -1,4 +1,4 @@
-"""Untrusted image files: each is read or refused in one line, and none costs much memory."""
+"""Test that untrusted images are read or rejected with a one-line error, in little memory."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def refusal(path) -> str:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """Correct the checksums of a PNG, so that its decoder sees what was altered."""
+    """Fix the checksums of a PNG, so that the altered data reaches the decoder."""
     corrected, data = data[:8], data[8:]
     while len(data) >= 12:
         end = 8 + int.from_bytes(data[:4], "big")
@@ -47,8 +47,8 @@ def test_a_decompression_bomb_is_refused_by_its_declared_size(tmp_path, side):
     data[16:24] = struct.pack(">II", side, side)
     path.write_bytes(with_checksums(data))
     message = refusal(path)
-    if side == 9000:  # Pillow itself refuses the others
-        assert "declares 9000x9000 pixels, the limit for PNG is 39,146,837" in message
+    if side == 9000:  # Pillow itself rejects the larger ones
+        assert "has 9000x9000 pixels, but the limit for PNG is 39,146,837" in message
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "gif", "bmp", "tif"])
@@ -65,18 +65,18 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "x.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    os.mkfifo(tmp_path / "fifo.png")  # must not wait for a writer
+    os.mkfifo(tmp_path / "fifo.png")  # reading it must not wait for a writer
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(2**40)  # a sparse file
     reasons = {
         "empty.png": "is empty (zero bytes); replace or remove it",
-        "": "is a directory; name image files",
-        "missing.png": "there is no such file; check the path",
+        "": "is a directory; pass image files",
+        "missing.png": "no such file; check the path",
         "fifo.png": "not a regular file",
         "loop.png": "check the path",
         "text.png": "not an image in a supported format",
-        "x.svg": "not an image in a supported format",
-        "large.png": "the limit is 128 MiB; make it smaller",
+        "x.svg": "SVG images are not supported; convert it to JPEG",
+        "large.png": "the limit is 128 MiB; use a smaller image",
         "nul\0.png": "not a valid path",
     }
     for name, reason in reasons.items():
@@ -85,7 +85,7 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
 
 
 def test_a_file_without_permission_is_refused(monkeypatch):
-    """Root may read every file, so that a test cannot take its permission."""
+    """Simulate a missing permission, because root can read every file."""
 
     def refuse(*args):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -94,7 +94,7 @@ def test_a_file_without_permission_is_refused(monkeypatch):
     assert "cannot be opened (Permission denied); check the path" in refusal("x.png")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere, file names are text")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX file names")
 def test_a_file_name_that_is_not_text(digits_run, tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     PHOTO.save(path)
@@ -103,7 +103,7 @@ def test_a_file_name_that_is_not_text(digits_run, tmp_path):
 
 
 def seed_files(folder) -> list[bytes]:
-    """Return small files that take different paths through the decoders."""
+    """Return small files that exercise different code paths in the decoders."""
     deep = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
     palette = PHOTO.quantize(16)
     transparent = PHOTO.convert("RGBA")
@@ -165,7 +165,7 @@ def fuzz(folder, results) -> None:
 
 
 def test_2000_mutated_images(tmp_path):
-    """The images are read in a process of its own, whose memory and exit code are checked."""
+    """Read the images in a separate process, and check its memory usage and exit code."""
     results = forks.SimpleQueue()
     process = forks.Process(target=fuzz, args=(tmp_path, results))
     process.start()

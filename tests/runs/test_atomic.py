@@ -1,4 +1,4 @@
-"""Files are replaced completely, or not at all."""
+"""Test that files are replaced completely or not at all."""
 
 import errno
 
@@ -10,7 +10,7 @@ from src.runs.atomic import open_atomically, write_atomically
 
 @pytest.fixture
 def old(tmp_path):
-    """A file with the content b"old", alone in its folder."""
+    """The only file in a folder, with the content b"old"."""
     path = tmp_path / "x"
     write_atomically(path, b"old")
     return path

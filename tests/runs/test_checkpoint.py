@@ -1,4 +1,4 @@
-"""The format number of checkpoints; tests/programs has damaged and hostile ones."""
+"""Test the checkpoint format number. Damaged and hostile files are tested in tests/programs."""
 
 import pytest
 import torch
@@ -48,8 +48,8 @@ def test_train_py_writes_the_format(digits_run, name):
 )
 def test_other_formats_are_refused(path, content, found, version):
     assert error_of(path, content | {"format": found}) == (
-        f"{path}: written by another version of this program ({version}; this one reads format "
-        f"{FORMAT}); use that version, or train again"
+        f"{path}: written by a different version of this program ({version}; this version reads "
+        f"format {FORMAT}); use that version, or train again"
     )
 
 
@@ -58,7 +58,7 @@ def test_checkpoint_without_a_format_is_refused_whatever_else_has_changed(path, 
         "hyper_parameters": {"lr": 0.1, "dataset": "mnist"},
         "state_dict": content["state_dict"],
     }
-    assert "written by another version of this program (no format number" in error_of(path, old)
+    assert "written by a different version of this program (no format number" in error_of(path, old)
 
 
 def test_other_files_are_refused(path, content):

@@ -1,4 +1,4 @@
-"""Creating, finding and locking run directories."""
+"""Test creating, finding and locking run directories."""
 
 import os
 from pathlib import Path
@@ -19,12 +19,12 @@ def test_a_new_run_gets_the_next_number(tmp_path):
 def test_a_run_directory_needs_a_folder(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(InputError, match="cannot create a run directory .* choose another --runs"):
+    with pytest.raises(InputError, match="cannot create a run directory .* a different --runs"):
         create_run(file, "x")
 
 
 def write(path: Path, seconds: int) -> None:
-    """Write an empty file with a given time."""
+    """Create an empty file with the given modification time."""
     path.parent.mkdir(exist_ok=True)
     path.touch()
     os.utime(path, (seconds, seconds))
@@ -47,7 +47,7 @@ def test_the_newest_finished_run_of_a_name_is_found(tmp_path):
     checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
     for seconds, checkpoint in enumerate(checkpoints):
         write(checkpoint, seconds)
-    with pytest.raises(InputError, match=f"no run in it is finished; .* --resume {runs[2]}, or"):
+    with pytest.raises(InputError, match=f"none of its runs is finished; .* --resume {runs[2]}"):
         find_finished(str(name))
     assert find_finished(str(runs[2])) == checkpoints[2]
     for seconds, run in enumerate(runs[:2]):

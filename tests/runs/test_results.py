@@ -1,4 +1,4 @@
-"""metrics.csv and results.json."""
+"""Test metrics.csv and results.json."""
 
 import pytest
 
