@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures shared by several test folders."""
 
 import program
 import pytest
@@ -8,19 +8,19 @@ import torchvision
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Seed every test, so that it does not depend on those before it."""
+    """Seed every test, so that results do not depend on the test order."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """A finished run: two epochs of the tiny network on the digits. Do not change it."""
+    """A finished run: two epochs of the tiny network on digits. Tests must not modify it."""
     return program.run(tmp_path_factory.mktemp("digits_run"))
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Make torchvision's downloads fail at once."""
+    """Make torchvision's downloads fail immediately."""
 
     def fail(*args, **kwargs):
         raise OSError("no network")

@@ -1,6 +1,6 @@
-"""The structure of the source: which module imports which library, and how long files are.
+"""Test the structure of the source code: dependencies between modules, and file sizes.
 
-Nothing is imported here, except in the test of side effects.
+The source files are parsed; only the test for side effects imports them.
 """
 
 import ast
@@ -49,13 +49,13 @@ def parse(path: Path) -> ast.Module:
 
 
 def imports(nodes: Iterable[ast.AST]) -> set[str]:
-    """Return the modules that these nodes import; `from a import b` may import a or a.b."""
+    """Return the modules imported by these nodes; `from a import b` can import a or a.b."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
+            assert node.level == 0, "imports must be absolute"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in FILES else str(node.module))
@@ -63,7 +63,7 @@ def imports(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that are run when a module is imported."""
+    """Yield the nodes that are executed when a module is imported."""
     for child in ast.iter_child_nodes(node):
         is_typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
         if not is_typing and not isinstance(child, ast.FunctionDef):
@@ -96,7 +96,7 @@ def test_every_file_has_a_layer_and_imports_files_that_exist():
 
 
 def test_imports_run_downwards_and_not_in_circles():
-    """Imports inside functions and for type checking count, too."""
+    """Check all imports, including those inside functions and for type checking."""
     ours = {name: needs & FILES.keys() for name, needs in GRAPH.items()}
     for name, needs in ours.items():
         for need in needs:
@@ -129,7 +129,7 @@ def test_lightnings_loop_is_accessed_in_one_file():
 
 
 def test_classify_reaches_neither_lightning_nor_torchvision():
-    """Follow every import of classify.py, and those of other files that run on import."""
+    """Follow all imports of classify.py, and the module-level imports of the files it reaches."""
     todo = imports(ast.walk(parse(ROOT / "classify.py")))
     reached: set[str] = set()
     while todo:
@@ -167,7 +167,7 @@ print(*[key for key in before if before[key] != after[key]], sep=", ")
 
 
 def test_importing_has_no_side_effects():
-    """Import the libraries first, because they have some; `__main__` is a script."""
+    """Import libraries first, because they have side effects; skip `__main__` scripts."""
     ours = [name for name in FILES if not name.endswith("__main__")]
     modules = set.union(*(imports(at_import(parse(path))) for path in FILES.values()))
     libraries = sorted(modules - FILES.keys())
@@ -199,7 +199,7 @@ def tokens_of(path: Path) -> list[tokenize.TokenInfo]:
 
 
 def count_tokens(path: Path) -> int:
-    """Return the number of tokens without comments, docstrings and layout."""
+    """Return the number of tokens, excluding comments, docstrings and layout."""
     counted = [token for token in tokens_of(path) if token.type not in LAYOUT]
     docstrings = [token for token in counted if token.string.startswith('"""')]
     return len(counted) - len(docstrings)

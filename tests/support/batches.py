@@ -1,4 +1,4 @@
-"""Random images, a few steps on one batch, and a stand-in for Lightning's Trainer."""
+"""Random images, overfitting on one batch, and a stub for Lightning's Trainer."""
 
 from types import SimpleNamespace
 
@@ -11,12 +11,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def random_images(*shape: int) -> torch.Tensor:
-    """Return uint8 noise of that shape, the same at every call."""
+    """Return uint8 noise of the given shape, identical in every call."""
     return torch.randint(256, shape, dtype=torch.uint8, generator=generator(1))
 
 
 def pictures(channels: int, count: int = 6) -> torch.Tensor:
-    """Return uint8 [count, channels, 12, 15]: smooth, with noise, the last of one value."""
+    """Return smooth images with noise, uint8 [count, channels, 12, 15]; the last is constant."""
     source = generator()
     coarse = torch.rand(count, channels, 3, 4, generator=source)
     smooth = F.interpolate(coarse, (12, 15), mode="bilinear")
@@ -26,7 +26,7 @@ def pictures(channels: int, count: int = 6) -> torch.Tensor:
 
 
 def overfit(network, x, labels, steps: int) -> list[float]:
-    """Return the losses of some steps on the same batch."""
+    """Train on a single batch and return the loss of each step."""
     optimizer, losses = torch.optim.AdamW(network.parameters(), lr=3e-3), []
     for _ in range(steps):
         loss = F.cross_entropy(network(x), labels)
@@ -38,7 +38,7 @@ def overfit(network, x, labels, steps: int) -> list[float]:
 
 
 def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace:
-    """Return what `src/lightning_loop.py` reads of a CPU trainer after some epochs and batches."""
+    """Return a stub of a CPU trainer with the attributes that `src/lightning_loop.py` reads."""
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))
     batches = SimpleNamespace(current=SimpleNamespace(processed=batch, ready=batch))
     epoch_loop = SimpleNamespace(batch_progress=batches)

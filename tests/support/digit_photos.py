@@ -1,4 +1,4 @@
-"""Helpers for tests of photographed digits."""
+"""Helpers for testing photographed digits."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ each_digit: Callable = pytest.mark.parametrize(
 
 
 def extract(photo: Image.Image, invert: Invert = "auto") -> ExtractedDigit:
-    """Extract a digit in the form of MNIST."""
+    """Extract a digit in MNIST format."""
     return extract_digit(photo, 28, MNIST_STROKES, invert)
 
 
@@ -29,7 +29,7 @@ def image_of(photo: Image.Image, invert: Invert = "auto") -> np.ndarray:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation of two images; it ignores their contrast."""
+    """Return the correlation coefficient of two images, which ignores contrast."""
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 

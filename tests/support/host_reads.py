@@ -1,4 +1,4 @@
-"""Record what makes the host wait for the device: values read back, shapes, copies."""
+"""Record operations that make the host wait for the device, such as reads and copies."""
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -19,14 +19,14 @@ READS = {
 }
 INDEXING = {aten.index, aten.index_put, aten.index_put_}
 COPIES = {aten._to_copy, aten.to, aten.copy_}
-METHODS = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}  # no dispatch on the CPU
+METHODS = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}  # not dispatched on the CPU
 
 
 class HostReads(TorchDispatchMode):
-    """While entered, add the name of every operation that would wait for a device to `found`.
+    """A context manager that adds every operation that would wait for a device to `found`.
 
     Args:
-        ignore: returns whether reading a tensor does not count.
+        ignore: function that returns whether to ignore reads of a tensor.
     """
 
     def __init__(self, ignore=lambda tensor: False):
@@ -55,7 +55,7 @@ class HostReads(TorchDispatchMode):
 
 
 class _MethodCalls(TorchFunctionMode):
-    """Record tensor methods before they become operations."""
+    """Record calls of tensor methods, which are not dispatched on the CPU."""
 
     def __init__(self, reads: HostReads):
         super().__init__()

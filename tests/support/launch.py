@@ -1,4 +1,4 @@
-"""Start several processes of `train.py`, with the environment of torchrun, SLURM or Lightning."""
+"""Start several `train.py` processes with the environment of torchrun, SLURM or Lightning."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ def free_port() -> int:
 
 
 def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
-    """Return what torchrun sets for a process, with equally many processes on each node."""
+    """Return the variables that torchrun sets, with an equal number of processes per node."""
     per_node = processes // nodes
     values = {
         "RANK": rank,
@@ -27,7 +27,7 @@ def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
 
 
 def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
-    """Return what srun sets for a task."""
+    """Return the variables that srun sets for a task."""
     per_node = processes // nodes
     values = {
         "SLURM_PROCID": rank,
@@ -44,14 +44,14 @@ def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
 
 
 def node(rank: int) -> dict[str, str]:
-    """Return what a user sets on a node on which Lightning starts the processes."""
+    """Return the variables that a user sets on a node when Lightning starts the processes."""
     return {"NODE_RANK": str(rank)}
 
 
 def start(
     args: list, environments: list[dict], prepare=None, port: int | None = None
 ) -> list[Running]:
-    """Start a process per environment; `prepare(rank)` is the `prepare` of `Running`, or ()."""
+    """Start one process per environment; `prepare(rank)` returns the `prepare` of `Running`."""
     rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
     processes = []
     for rank, environment in enumerate(environments):

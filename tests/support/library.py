@@ -1,4 +1,4 @@
-"""Digits, small models and a quiet Trainer of Lightning's, as in a program without `train.py`."""
+"""Digits, small models and a quiet Lightning Trainer, for programs other than `train.py`."""
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, TensorDataset
@@ -31,13 +31,13 @@ def trainer(max_epochs: int = 2, **settings) -> pl.Trainer:
 
 
 def digits(split: str = "train", count: int = 256, inputs=None, targets=None) -> DataLoader:
-    """Return a loader of the first digits of a split, in batches of 64.
+    """Return a loader for the first digits of a split, with a batch size of 64.
 
     Args:
         split: "train" or "test".
         count: number of digits.
-        inputs: changes all images, uint8 [N, 1, 8, 8], in advance.
-        targets: changes all labels, int64 [N].
+        inputs: function to apply to all images, uint8 [N, 1, 8, 8].
+        targets: function to apply to all labels, int64 [N].
     """
     images, labels = read_digits(split)
     images, labels = images[:count], labels[:count]

@@ -2,7 +2,7 @@
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """Return the rows of a Markdown table by their first cell."""
+    """Return the rows of a Markdown table, keyed by their first cell."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {first: others for first, *others in cells[2:]}

@@ -1,11 +1,11 @@
-"""Folders of class images on disk, and drawn digits."""
+"""Class folders of images on disk, and synthetic digit drawings."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-Stroke = list[tuple[float, float]]  # points in a square of side 1
+Stroke = list[tuple[float, float]]  # points in the unit square
 
 ONE: list[Stroke] = [[(0.52, 0.2), (0.48, 0.8)]]
 FOUR: list[Stroke] = [
@@ -28,11 +28,11 @@ def class_folders(
     """Write `root/<split>/<class>/<index>.<ending>` and return `root`.
 
     Args:
-        root: folder that is created.
+        root: folder to create.
         classes: names of the class folders.
-        size: width and height of the images. Each has one color:
+        size: width and height of the images. Each image has a single color:
             (20 * class, 20 * index, 1 in `test` and 0 elsewhere).
-        ending: of the file names; decides the format.
+        ending: file name extension, which determines the format.
         counts: number of images per class for each split.
     """
     for split, count in counts.items():
@@ -53,7 +53,7 @@ def written(
     paper=220,
     mode: str = "L",
 ) -> Image.Image:
-    """Return a picture with strokes drawn in the largest square in its middle."""
+    """Return an image with strokes drawn in the largest centered square."""
     picture = Image.new(mode, size, paper)
     write_on(picture, strokes, pen, ink)
     return picture
@@ -70,12 +70,12 @@ def write_on(
     """Draw strokes with a round pen.
 
     Args:
-        picture: drawn on in place.
-        strokes: lines in a square of side 1.
-        pen: width in pixels.
-        ink: color.
-        middle: center of the square, as a fraction of the picture's width.
-        side: side of the square, as a fraction of the picture's shorter side.
+        picture: image to draw on, in place.
+        strokes: lines in the unit square.
+        pen: pen width in pixels.
+        ink: pen color.
+        middle: horizontal center of the square, as a fraction of the image width.
+        side: side length of the square, as a fraction of the shorter side of the image.
     """
     side *= min(picture.size)
     left = middle * picture.width - side / 2

@@ -1,7 +1,7 @@
-"""Run the real `train.py` and `classify.py` in processes of their own.
+"""Run the real `train.py` and `classify.py` in separate processes.
 
-A server process imports the program once. Every run is a fork of it: it can be stopped, killed or
-limited like any process, and costs no second import of PyTorch.
+A server process imports the program once and forks for every run. A run can be stopped, killed or
+limited like any process, and does not need to import PyTorch again.
 """
 
 import atexit
@@ -22,8 +22,8 @@ from typing import NamedTuple
 from src.errors import exit_on_input_error
 
 ROOT = Path(__file__).parents[2]
-os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}  # whatever the shell says
-os.environ["PYTHONPATH"] = str(ROOT)  # for the server's imports
+os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}  # override the shell
+os.environ["PYTHONPATH"] = str(ROOT)  # needed for imports in the server process
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(
     [
@@ -36,8 +36,8 @@ forks.set_forkserver_preload(
     ]
 )
 
-# Everything that could make a resumed run differ: dropout, augmentation, averaging, validation,
-# early stopping.
+# These settings use every feature that could make a resumed run differ: dropout, augmentation,
+# weight averaging, validation and early stopping.
 SETTINGS = """
 --config configs/digits.yaml
 --trainer.accelerator cpu
@@ -63,11 +63,11 @@ VIT = """
 --model.attention_dropout 0.1
 --model.drop_path 0.2
 """.split()
-STEPS = 10  # per epoch: 1,294 training images in batches of 128
+STEPS = 10  # steps per epoch: 1,294 training images, batch size 128
 
 
 class Ended(NamedTuple):
-    """How a program ended: exit status (negative for a signal), stdout and stderr."""
+    """Result of a program: exit status (negative for a signal), stdout and stderr."""
 
     code: int
     out: str
@@ -87,12 +87,12 @@ class Ended(NamedTuple):
 
 
 class Running:
-    """A started script of the project.
+    """A script of this project that runs in a new process.
 
     Args:
         args: arguments of the script.
         script: path of the script.
-        prepare: a function and its arguments, called in the new process before the script.
+        prepare: function and its arguments, called in the new process before the script.
     """
 
     def __init__(self, *args, script: str = "train.py", prepare: tuple = ()):
@@ -110,13 +110,13 @@ class Running:
         out, err = ((self.folder / name).read_text() for name in ("1", "2"))
         shutil.rmtree(self.folder)
         ended = Ended(self.process.exitcode, out, err)
-        assert not timed_out, f"not ended after {timeout} s: {ended}"
+        assert not timed_out, f"still running after {timeout} s: {ended}"
         return ended
 
 
 def _main(script: str, args: list[str], folder: Path, prepare: tuple) -> None:
     os.chdir(ROOT)
-    multiprocessing.set_start_method(None, force=True)  # workers start as they do by default
+    multiprocessing.set_start_method(None, force=True)  # use the default for workers
     for number in (1, 2):
         file = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
@@ -148,7 +148,7 @@ def classify(*args, prepare: tuple = ()) -> Ended:
 
 
 def started(*args, **environment) -> Ended:
-    """Start a script as its users do, imports and all, for what a fork cannot show."""
+    """Run a script in a new interpreter, to test things that a fork cannot, such as imports."""
     done = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=ROOT,
@@ -162,12 +162,12 @@ def started(*args, **environment) -> Ended:
 
 
 def _restore_interrupt() -> None:
-    """Undo that a background job of a script starts with SIGINT ignored."""
+    """Restore the SIGINT handler, because shell scripts ignore SIGINT in background jobs."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def call(main, *args) -> Ended:
-    """Call the `main` of a program in this process, ten times as fast as starting it."""
+    """Call the `main` function of a program in this process; ten times as fast as `started`."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -179,12 +179,12 @@ def call(main, *args) -> Ended:
 
 
 def tiny(runs: Path, *more, epochs: int = 3, model: list[str] = VIT) -> list:
-    """Return the arguments of a short training with everything random in it."""
+    """Return the arguments of a short training run that uses all sources of randomness."""
     return [*SETTINGS, *model, "--runs", runs, "--trainer.max_epochs", epochs, *more]
 
 
 def run(runs: Path, *more, epochs: int = 2, model: list[str] = VIT, prepare: tuple = ()) -> Path:
-    """Train for a short time, successfully, and return the run directory."""
+    """Complete a short training run and return the run directory."""
     before = set(runs.glob("*/version_*"))
     ended = train(*tiny(runs, *more, epochs=epochs, model=model), prepare=prepare)
     assert ended.code == 0, ended
@@ -192,17 +192,17 @@ def run(runs: Path, *more, epochs: int = 2, model: list[str] = VIT, prepare: tup
     return created
 
 
-# For `prepare` ------------------------------------------------------------------------------------
+# Functions for `prepare` --------------------------------------------------------------------------
 
 
 def each(*calls: tuple) -> None:
-    """Call several functions, each with its arguments."""
+    """Call several functions with their arguments."""
     for function, *args in calls:
         function(*args)
 
 
 def at_step(step: int, action, *args) -> None:
-    """Call `action(*args)` in the process after this many steps."""
+    """Call `action(*args)` after the given number of training steps."""
     from src.training.stopping import StopOnSignal
 
     original = StopOnSignal.on_train_batch_end
@@ -222,17 +222,17 @@ def send(*signals: int) -> None:
 
 
 def stop_at(step: int, *signals: int) -> tuple:
-    """Return a `prepare` by which the process sends itself signals (SIGTERM) after some steps."""
+    """Return a `prepare` that sends signals (by default SIGTERM) to the process after a step."""
     return (at_step, step, send, *(signals or (signal.SIGTERM,)))
 
 
 def without(*modules: str) -> None:
-    """Make modules look as if they were not installed."""
+    """Hide modules, as if they were not installed."""
     sys.modules.update(dict.fromkeys(modules))
 
 
 def validate_as(*accuracies: float) -> None:
-    """Fix the validation accuracy of every epoch."""
+    """Replace the validation accuracy of every epoch by a given value."""
     from src.training.classifier import Classifier
 
     def on_validation_epoch_end(self) -> None:
@@ -245,7 +245,7 @@ def validate_as(*accuracies: float) -> None:
 
 
 def as_another_user(folder: Path) -> tuple:
-    """Return a `prepare` that drops root's privileges, with `folder` still readable."""
+    """Return a `prepare` that drops root privileges but keeps `folder` readable."""
     if os.getuid():
         return ()
     for parent in [folder, *folder.parents]:
@@ -264,7 +264,7 @@ def _become_nobody() -> None:
 
 
 def differences(a, b, path: str = "") -> list[str]:
-    """Return where two trees of values and tensors differ in any bit, except in seconds."""
+    """Return the paths at which two trees of values and tensors differ, ignoring durations."""
     if path.endswith("train_seconds"):
         return []
     if type(a) is not type(b):

@@ -1,4 +1,4 @@
-"""Vision Transformers of ours, torchvision's and timm's, and files of their weights."""
+"""Vision Transformers from this project, torchvision and timm, and files with their weights."""
 
 import pytest
 import torch
@@ -22,18 +22,18 @@ def dataset(image_size=24, patch_size=8, classes=7, channels=3) -> DatasetInfo:
 
 
 def vit(image_size=24, patch_size=8, classes=7, channels=3, **options) -> VisionTransformer:
-    """Return a freshly initialized network of ours, in training mode."""
+    """Return a newly initialized network of this project, in training mode."""
     images = dataset(image_size, patch_size, classes, channels)
     return VisionTransformer(ViTConfig(**options), images)
 
 
 def ours(**options) -> VisionTransformer:
-    """Return a small network of ours with random weights, in evaluation mode."""
+    """Return a small network of this project with random weights, in evaluation mode."""
     return randomize(vit(**SMALL | options)).eval()
 
 
 def randomize(module):
-    """Fill every parameter with random values: initial zeros and ones would hide mistakes."""
+    """Randomize all parameters, because initial zeros and ones would hide bugs."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             is_norm = parameter.ndim == 1 and name.endswith("weight")
@@ -44,7 +44,7 @@ def randomize(module):
 
 
 def patchify(images, patch_size):
-    """[B, C, H, W] -> [B, N, P*P*C] by loops over the grid, channel last."""
+    """Split images into patches with loops: [B, C, H, W] -> [B, N, P*P*C], channels last."""
     steps = range(0, images.shape[2], patch_size)
     patches = [
         images[:, :, y : y + patch_size, x : x + patch_size].permute(0, 2, 3, 1).flatten(1)
@@ -78,12 +78,12 @@ def assert_same_logits(network, other, patch_size, image_size, channels=3, batch
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(batch, channels, image_size, image_size, generator=generator)
     expected, actual = other(images), network(patchify(images, patch_size))
-    assert expected.std() > 0.1, "logits without spread would prove nothing"
+    assert expected.std() > 0.1, "the comparison needs logits that differ"
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
 def load_error(network, source):
-    """Return the one-line message of `load_encoder`, which must leave the network untouched."""
+    """Return the one-line error of `load_encoder`, which must leave the network unchanged."""
     from src.extras.weights.load_encoder import load_encoder
 
     before = {key: value.clone() for key, value in network.state_dict().items()}
