@@ -178,7 +178,7 @@ def temporary(tmp_path, monkeypatch):
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (png()[:45], "cannot be read"),
-        (png((9_000, 9_000), "1"), "declares 9000x9000 pixels"),
+        (png((9_000, 9_000), "1"), "has 9000x9000 pixels"),
     ],
 )
 def test_what_is_no_image_gets_a_reason_that_names_no_path(
