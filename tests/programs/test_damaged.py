@@ -310,7 +310,8 @@ def test_a_full_disk(tmp_path):
         made, filler = run(runs, epochs=1), runs / "filler"
         with open(filler, "wb", buffering=0) as file:
             file.write(bytes(2**20))  # fills the disk
-        os.truncate(filler, filler.stat().st_size - 60_000)  # too little for a checkpoint
+        # Leave too little space for a checkpoint.
+        os.truncate(filler, filler.stat().st_size - 60_000)
         step = last_step(made)
         error = train("--resume", made, *longer).error
         assert "best.ckpt: could not be written (No space left on device; 0.0" in error

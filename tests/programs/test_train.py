@@ -232,7 +232,7 @@ def test_every_kind_of_model_and_training(tmp_path, flags):
     assert results(made)["model"] == kind
     assert results(made)["images_seen"] == STEPS * 128
     assert checkpoint(made)["global_step"] == KINDS[flags]
-    assert_tested(made, "best", rel=0.02)  # bf16 rounds
+    assert_tested(made, "best", rel=0.02)  # bf16 is less precise
 
 
 def test_a_fast_dev_run_leaves_no_results(tmp_path):
