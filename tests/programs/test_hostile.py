@@ -19,7 +19,7 @@ from src.runs.checkpoint import Checkpoint, load
 from train import main
 
 PROBE = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
-NO_CODE = "only weights are opened, never code"
+NO_CODE = "only weights are loaded, never code"
 
 
 @pytest.fixture
