@@ -245,7 +245,8 @@ def extra(flag: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    # Set before PyTorch is imported: its waiting threads sleep, so that others can read files.
+    # Must be set before PyTorch is imported. Idle threads then sleep immediately, which frees the
+    # CPU for the threads that read files.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     with exit_on_input_error():
         main(sys.argv[1:])

@@ -68,7 +68,8 @@ def find_extras(
 
 
 if __name__ == "__main__":
-    # Set before PyTorch is imported: waiting threads spin briefly, then sleep (docs/ablation.md).
+    # Must be set before PyTorch is imported. Idle threads then spin only briefly before they sleep
+    # (docs/ablation.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     with exit_on_input_error():
         main(sys.argv[1:])

@@ -52,7 +52,7 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
     Args:
         run: the finished run.
         results: content of results.json.
-        runs: folder of all runs.
+        runs: parent directory of all runs.
         report: whether report.html was written.
     """
     epochs, folder = results["epochs"], shlex.quote(str(run.folder))

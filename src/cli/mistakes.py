@@ -71,7 +71,7 @@ def _unknown(key: str, classes: dict[str, str], known: set[str]) -> InputError:
 def refuse_nulls(group: str, chosen: Namespace) -> None:
     """Raise InputError for null values of arguments that require a value.
 
-    jsonargparse accepts null for every argument.
+    jsonargparse does not reject them.
     """
     name = chosen.class_path.rsplit(".", 1)[-1]
     for key, annotation in _arguments(GROUPS[group][name]).items():
@@ -114,7 +114,7 @@ def _class_keys(group: str, name: str) -> set[str]:
 
 
 def _arguments(kind: type) -> dict[str, Any]:
-    """Return the names and annotations of a constructor's arguments, including its **kwargs."""
+    """Return the names and types of a constructor's arguments, including those in **kwargs."""
     found = {}
     for parameter in inspect.signature(kind).parameters.values():
         if parameter.kind is not parameter.VAR_KEYWORD:

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def find_images(names: list[str]) -> list[str]:
-    """Expand folders to the images in them (recursively), and glob patterns to matching files.
+    """Expand folders recursively to image files, and glob patterns to matching files.
 
     Raises:
         InputError: a folder contains no images or cannot be listed, or a pattern matches nothing.
@@ -123,7 +123,7 @@ def _rows(
 
 
 def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
-    """Return a note if the most likely class has a low probability, otherwise no notes."""
+    """Return a list with a note if the top probability is low, otherwise an empty list."""
     highest = predictions[0]["probability"]
     if highest >= UNSURE:
         return []
@@ -136,7 +136,7 @@ def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
 def read_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[Result]:
-    """Map a function in threads, in order, at most `most` results ahead of the consumer."""
+    """Apply a function in threads; yield results in order, at most `most` ahead of the consumer."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results: deque[Future[Result]] = deque()
         try:
@@ -155,7 +155,7 @@ def with_progress(results: Iterable[Result], total: int) -> Iterator[Result]:
     if total <= BATCH or not sys.stderr.isatty():
         yield from results
         return
-    from rich.console import Console  # imported late: it takes 0.1 s
+    from rich.console import Console  # imported late, because it takes 0.1 s
     from rich.progress import Progress
 
     console = Console(stderr=True)

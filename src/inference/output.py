@@ -46,7 +46,7 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
     for rank in range(2, top_k + 1):
         columns += [f"class_{rank}", f"probability_{rank}"]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    # Python 3.11 does not quote a cell because of "\r".
+    # Python 3.11 does not quote cells just because they contain "\r".
     quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
     header = ["path", *columns, "target", "error", "notes"]
     for number, row in enumerate(rows):
@@ -62,7 +62,7 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
 
 
 def _without_formula(cell: Any) -> Any:
-    """Prefix text that a spreadsheet would run as a formula with a quote."""
+    """Prepend a quote to text that a spreadsheet would run as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 

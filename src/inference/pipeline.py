@@ -1,4 +1,4 @@
-"""One module from uint8 images to class probabilities, for prediction, export and the web page."""
+"""Module that maps uint8 images to probabilities, for prediction, export and the web page."""
 
 from collections.abc import Sequence
 

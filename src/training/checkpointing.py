@@ -26,8 +26,8 @@ class SaveCheckpoints(CheckpointCallback):
 
     Args:
         folder: directory for the checkpoints.
-        every_n_steps: number of steps after which last.ckpt is also written within an epoch, at the
-            next step from which the run can be resumed exactly; None for never.
+        every_n_steps: interval for also writing last.ckpt within an epoch; each write waits for a
+            step from which the run can be resumed exactly. None for no such writes.
         global_batch: number of training images per step over all devices.
         images: number of training and validation images.
     """
@@ -52,7 +52,7 @@ class SaveCheckpoints(CheckpointCallback):
 
     @property
     def chosen_path(self) -> Path:
-        """The checkpoint to test and predict with: best.ckpt, or last.ckpt without validation."""
+        """The checkpoint to test and predict with: best.ckpt, or last.ckpt if never validated."""
         return self.folder / ("last.ckpt" if self.best_epoch is None else "best.ckpt")
 
     @property

@@ -12,7 +12,7 @@ Lightning calls the hooks in this order (capitalized names are callbacks in this
             on_before_optimizer_step  Norms: log the gradient norm; then clip
             optimizer_step          update the weights, then their moving average
             on_train_batch_end      StopOnSignal; Norms: update norm; SaveCheckpoints: last.ckpt
-        validation_step ...         evaluate the averaged weights, or the weights without averaging
+        validation_step ...         evaluate `eval_net` and update the metrics
         on_train_epoch_end          log metrics; EpochLog; SaveCheckpoints: best.ckpt, last.ckpt
 
 Training steps never wait for the device, so the host can run ahead. Values are read back every
@@ -312,7 +312,7 @@ class ViT(Classifier):
         init_from: pretrained weights to start from: `torchvision:vit_b_16`, a torchvision or timm
             state dict (`.pth`, `.safetensors`), or a checkpoint or run of this program. The head is
             always initialized randomly.
-        freeze: parameters to freeze: `encoder` trains only the head.
+        freeze: `encoder` to train only the head, or `none`.
         settings: fields of `ViTHyperparameters`.
     """
 

@@ -39,7 +39,7 @@ class EpochLog(Checkpoint):
 class Norms(Callback):
     """Log the unclipped gradient norm, the weight norm, and the relative update size.
 
-    The norms are computed on the device, and only in logging steps.
+    The norms are computed on the device, and only on logging steps.
     """
 
     def __init__(self) -> None:

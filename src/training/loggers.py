@@ -1,4 +1,4 @@
-"""TensorBoard loggers: training curves in the run directory, validation curves in `val/` below it.
+"""TensorBoard loggers for training curves (run directory) and validation curves (`val/` in it).
 
 TensorBoard groups tags by prefix and plots the same tag of different runs in one chart. Validation
 is logged as a separate run, so that it shares charts with training.

@@ -51,8 +51,8 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 def muon_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the groups of `parameter_groups`, preceded by a `muon` group of the hidden matrices.
 
-    AdamW keeps the first and last matrices of a network (its input and output layers) and matrices
-    with a single row (sequence pooling).
+    AdamW still updates the first and last matrices of a network (its input and output layers) and
+    matrices with a single row (sequence pooling).
     """
     hidden = set()
     for member in network.networks if isinstance(network, Ensemble) else [network]:
@@ -125,7 +125,7 @@ class Muon(torch.optim.AdamW):
         momenta = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
         torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
-        updates = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov
+        updates = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov momentum
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         by_shape = defaultdict(list)
         for p, update in zip(parameters, updates, strict=True):

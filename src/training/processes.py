@@ -1,7 +1,7 @@
 """Start the processes of a distributed run, one per device, in a defined order.
 
 Lightning's own launcher starts the other processes with the command line of the first one. Under
-torchrun and SLURM, all processes start at the same time.
+torchrun and SLURM, all processes run the program from the beginning.
 """
 
 import os

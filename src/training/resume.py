@@ -66,7 +66,7 @@ def check_resume(
     """Check that the run can continue from the checkpoint and is not finished.
 
     Every process runs this check independently, before the process group is initialized. If
-    training is finished but testing is not, `trainer` is set to train no further. If testing is
+    training is finished but testing is not, configure `trainer` to skip training. If testing is
     also finished, print a message and exit with code 0.
 
     Raises:
@@ -217,7 +217,7 @@ def _structure(tree: Any) -> Any:
 def _why_finished(
     content: dict[str, Any], epochs: int, max_epochs: int, patience: int | None
 ) -> str | None:
-    """Return why training is finished and how to train longer; None if it is not finished."""
+    """Return why training is finished and how to continue it; None if it is not finished."""
     if epochs >= max_epochs:
         longer = f"--trainer.max_epochs {2 * epochs}"
         return f"It has trained for all {epochs} epochs; to train longer, add {longer}"

@@ -19,7 +19,8 @@ from src.training.checkpointing import SaveCheckpoints
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 if hasattr(signal, "SIGUSR1"):  # sent by SLURM before the time limit: `sbatch --signal=USR1@120`
     SIGNALS[signal.SIGUSR1] = "SIGUSR1"
-REASONS = {0: "max_time"} | {128 + number: name for number, name in SIGNALS.items()}  # by exit code
+# Reasons for stopping, by exit code
+REASONS = {0: "max_time"} | {128 + number: name for number, name in SIGNALS.items()}
 
 
 def early_stopping(patience: int) -> EarlyStopping:

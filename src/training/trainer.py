@@ -1,4 +1,4 @@
-"""Lightning's Trainer, extended by precision `auto` and set up for `train.py`."""
+"""Lightning's Trainer with precision `auto`, configured for `train.py`."""
 
 import contextlib
 import sys

@@ -40,7 +40,7 @@ def tree(text):
 
 @pytest.fixture(scope="module")
 def settings(config, tree, tmp_path_factory):
-    """The parsed config; ViT-B has only one block here, and no pretrained weights are loaded."""
+    """The parsed config, with ViT-B reduced to one block and without pretrained weights."""
     root = tmp_path_factory.mktemp("data")
     flags = f"--config {config} --data.root {root} --model.compile false".split()
     if tree["data"]["class_path"] == "FolderDataModule":
@@ -70,7 +70,7 @@ def test_every_key_has_a_comment(text):
 
 
 def test_no_key_stands_twice(text, tree):
-    """YAML silently keeps the last of several equal keys."""
+    """If a key is repeated, YAML silently keeps the last value."""
     assert len(re.findall(r"^ *\w+:", text, re.MULTILINE)) == count(tree)
 
 

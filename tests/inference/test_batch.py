@@ -43,7 +43,7 @@ IN_ORDER = "a.JPG b.png sub/1.Tiff sub/2.webp sub/deep/x.gif zub/10.png zub/9.pn
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A working directory with several files, seven of which are images that can be found."""
+    """A working directory with several files, seven of which `find_images` should find."""
     for name in FILES:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def classified(predictor, paths, top_k=1):
 
 
 def test_many_files_give_the_same_results_as_one_by_one(predictor, tmp_path):
-    """Classify over two batches of files; the largest come first, because they are slow to read."""
+    """Classify more than two batches of files; the largest files, which load slowly, come first."""
     paths = []
     for number in range(2 * BATCH + 9):
         size = max(8, 1600 - 200 * number)

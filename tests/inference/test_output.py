@@ -39,7 +39,7 @@ def rows_of_names() -> list[dict]:
         rows.append(row)
     rows[1]["target"] = "bird, large"
     rows[2]["notes"] = ["one, two", 'three "four"']
-    rows.insert(3, {"path": "broken.png", "error": "there is no such file; check the path, please"})
+    rows.insert(3, {"path": "broken.png", "error": "no such file; check the path, please"})
     return rows
 
 
@@ -142,14 +142,14 @@ def test_several_images_have_a_table(printed):
     rows = [
         {"path": "x.png", "predictions": predictions(0.9876, 0.01), "notes": ["look"]},
         {"path": "longer_name.png", "predictions": predictions(0.5, first=2)},
-        {"path": "gone.png", "error": "there is no such file"},
+        {"path": "gone.png", "error": "no such file"},
     ]
     out, err = printed(rows)
     assert out.splitlines() == [
         "file             class            probability  next",
         'x.png            cat                   98.76%  a "dog", or not 1.00%',
         "longer_name.png  bird, large           50.00%",
-        "gone.png         not read: there is no such file",
+        "gone.png         not read: no such file",
     ]
     assert err == "note: x.png: look\n"
 

@@ -162,7 +162,7 @@ def test_hyperparameters_must_fit_the_weights(checkpoint, tmp_path, group, key, 
     content["hyper_parameters"][group][key] = value
     path = tmp_path / "altered.ckpt"
     torch.save(content, path)
-    with pytest.raises(InputError, match="altered.ckpt: .*do not fit") as caught:
+    with pytest.raises(InputError, match="altered.ckpt: .*do not match") as caught:
         Predictor(path, "cpu")
     assert "\n" not in str(caught.value)
 

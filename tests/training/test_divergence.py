@@ -33,7 +33,7 @@ def test_a_loss_of_nan_stops_the_run(last, tmp_path):
     assert load(last)["global_step"] == 12
 
 
-@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # end and middle of an epoch
+@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # at the end of an epoch, and within
 def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
     arguments = tiny(tmp_path, "--checkpoint_every_n_steps=2")
     error = train(*arguments, prepare=(break_at, step, "moment")).error

@@ -1,7 +1,7 @@
 """Train, evaluate and predict with every config on a fake CUDA device.
 
-Fake tensors have no memory, but report a device. PyTorch rejects operands on different devices and
-with incompatible types, and `HostReads` records operations that would wait for the device.
+Fake tensors have no memory, but report a device. PyTorch rejects operands with different devices or
+incompatible types, and `HostReads` records operations that would wait for the device.
 Gradients are computed on the `meta` device, because autograd asks the CUDA driver for streams.
 """
 
@@ -49,7 +49,7 @@ def fake_cuda(monkeypatch):
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda, "is_bf16_supported", lambda *args: True),
         (torch, "Generator", CudaGenerator),
-        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # the original reads values
+        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # avoids reading values
     ]
     for owner, name, value in changes:
         monkeypatch.setattr(owner, name, value)

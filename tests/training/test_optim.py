@@ -177,7 +177,7 @@ SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        (0, 0.1 / 21),  # above 0
+        (0, 0.1 / 21),  # the first step
         (19, 0.1 * 20 / 21),
         (20, 0.1),  # the peak
         (40, 0.01 + 0.09 * (1 + math.cos(math.pi / 4)) / 2),

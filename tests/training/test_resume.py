@@ -127,7 +127,7 @@ def test_killed_between_two_checkpoints(uninterrupted, made, last, tmp_path):
     killed = train(*arguments, prepare=stop_at(17, signal.SIGKILL))
     assert killed.code == -signal.SIGKILL
     assert load(last)["global_step"] == 15
-    # --resume finds the newest run with a name without its path.
+    # --resume without a path resumes the newest run with the given name.
     assert train("--resume", "--runs", tmp_path, "--name", "digits").code == 0
     assert_equal_checkpoints(made, uninterrupted())
     assert metrics_of(made) == metrics_of(uninterrupted())

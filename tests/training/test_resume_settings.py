@@ -23,7 +23,7 @@ def copy(run, tmp_path):
 
 @pytest.fixture
 def finished(digits_run, tmp_path, monkeypatch):
-    """A copy of a finished two-epoch run; the working directory is the project's root."""
+    """A copy of a finished two-epoch run; the working directory is the project root."""
     monkeypatch.chdir(ROOT)
     return copy(digits_run, tmp_path)
 

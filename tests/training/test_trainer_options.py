@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Endless(IterableDataset):
-    """The digits as a dataset without a length."""
+    """An iterable dataset of digits, without a length."""
 
     def __iter__(self):
         return iter(digits().dataset)
