@@ -37,7 +37,7 @@ class DatasetInfo:
     Args:
         classes: class names in label order, or the number of classes.
         image_size: side length of the square images in pixels.
-        channels: number of channels: 1 for grayscale, 3 for color.
+        channels: number of channels, 1 for grayscale and 3 for color.
         mean: per-channel mean for normalization, on a scale from 0 to 1; 0 by default.
         std: per-channel standard deviation on the same scale; 1 by default.
         patch_size: side length of the patches in pixels; None if the data module serves images.
@@ -184,7 +184,7 @@ class CNNConfig:
     """Architecture of the convolutional baseline.
 
     Args:
-        dropout: dropout rate before the first linear layer; doubled before the second one.
+        dropout: dropout rate before the first linear layer; the second layer has twice the rate.
     """
 
     kind: ClassVar[str] = "cnn"

@@ -70,12 +70,12 @@ def state(trainer: Trainer) -> dict[str, Any]:
 
 
 def saved_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the training loop that is stored in a checkpoint."""
+    """Return the training loop state stored in a checkpoint."""
     return checkpoint["loops"]["fit_loop"]
 
 
 def saved_epochs(checkpoint: dict[str, Any]) -> int:
-    """Return the number of completed epochs that is stored in a checkpoint."""
+    """Return the number of completed epochs stored in a checkpoint."""
     return saved_state(checkpoint)["epoch_progress"]["current"]["processed"]
 
 

@@ -29,7 +29,7 @@ print(json.dumps([program.call(mains[script], *args) for script, *args in comman
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory) -> Path:
-    """A checkout without src/extras/, and with the image of a digit."""
+    """A checkout without src/extras/, plus an image of a digit."""
     folder = tmp_path_factory.mktemp("core")
     ignored = shutil.ignore_patterns("extras", "__pycache__")
     for name in ("src", "configs"):

@@ -66,7 +66,7 @@ def read_digits(split: str) -> tuple[Tensor, Tensor]:
     """Return scikit-learn's digits: uint8 [N, 1, 8, 8], int64 [N].
 
     13 people wrote the digits one after the other. The first 1,438 are training images and the last
-    359 are test images, so at most one person wrote digits in both.
+    359 are test images, so at most one person contributed to both.
     """
     from sklearn.datasets import load_digits  # takes half a second to import
 
@@ -80,7 +80,7 @@ def read_digits(split: str) -> tuple[Tensor, Tensor]:
 def read_torchvision(
     name: str, root: Path, split: str, download: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Read torchvision's files of a dataset under `root`; by default, download missing files.
+    """Read a dataset from torchvision's files under `root`; by default, download missing files.
 
     Returns:
         uint8 images [N, C, H, W] and int64 labels [N].
@@ -124,7 +124,7 @@ def read_torchvision(
 
 
 def _check_idx(place: Path, split: str) -> None:
-    """Reject IDX files with an unexpected size or shape; torchvision only asserts them."""
+    """Reject IDX files with an unexpected size or shape; torchvision only asserts this."""
     prefix, count = IDX_FILES[split]
     headers = {
         f"{prefix}-images-idx3-ubyte": (2051, count, 28, 28),

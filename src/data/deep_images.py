@@ -19,7 +19,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Decode a deep image to mode F with values from 0 to 255, or to RGBA if it is transparent.
+    """Decode an image to mode F with values from 0 to 255, or to RGBA if it is transparent.
 
     16-bit values are divided by the maximum declared in a TIFF tag or a PNG sBIT chunk, or by 65535
     if there is none, regardless of the brightest pixel. Floating-point values must be in the range
@@ -73,7 +73,7 @@ def _float_maximum(values: np.ndarray) -> float:
 
 
 def _tag(image: Image.Image, number: int) -> Any:
-    """Return the (first) value of a TIFF tag, or None if the file does not have the tag."""
+    """Return the first value of a TIFF tag, or None if the file does not have the tag."""
     value = getattr(image, "tag_v2", {}).get(number)
     return value[0] if isinstance(value, tuple) and value else value
 

@@ -100,7 +100,7 @@ def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[
         found = []
         for entry in _entries(folder / name):
             if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                # A dangling link raises an error later, when the image is read.
+                # A broken symlink raises an error later, when the image is read.
                 status = entry.stat(follow_symlinks=os.path.exists(entry))
                 found.append((f"{name}/{entry.name}", status.st_size, status.st_mtime_ns))
         if not found:

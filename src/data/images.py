@@ -138,7 +138,7 @@ def _open_regular(path: str | Path) -> BinaryIO:
 
 
 def _problem(path: str | Path, status: os.stat_result) -> str | None:
-    """Return the reason that this cannot be an image file, or None."""
+    """Return the reason this is not a valid image file, or None."""
     if stat.S_ISDIR(status.st_mode):
         return f"is a directory; pass image files, for example {path}/*.png"
     if not stat.S_ISREG(status.st_mode):
@@ -188,7 +188,7 @@ def _whole(image: Image.Image, side: int, keep_alpha: bool) -> Image.Image:
 
 
 def _decode(image: Image.Image) -> Image.Image:
-    """Decode to a mode that can be resized: L, RGB, RGBA, or F from 0 to 255 for deep images."""
+    """Decode to a resizable mode: L, RGB, RGBA, or F (0 to 255) for more than 8 bits."""
     if getattr(image, "default_image", False):
         image.seek(1)  # skip the fallback image of an animated PNG
     if is_deep(image):

@@ -319,7 +319,7 @@ class FolderDataModule(ImageDataModule):
 
     Images of any size and mode are turned upright, cropped to the center square and resized to
     `image_size`. Without `val/`, `val_fraction` of the training images is held out. Without
-    `test/`, the run ends without a test.
+    `test/`, there is no test after training.
 
     Args:
         image_size: side length in pixels to resize the images to.

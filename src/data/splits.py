@@ -36,7 +36,7 @@ def open_split(
         read_folder: function that reads `folder/<class>/*`.
 
     Raises:
-        InputError: the dataset is unknown, missing or damaged, or does not fit its description.
+        InputError: the dataset is unknown, missing or damaged, or does not match its description.
     """
     place = Path(root or dataset.root or "data")
     if dataset.module == OWN_IMAGES:

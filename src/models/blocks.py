@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drop a branch per sample."""
+    """Stochastic depth per sample (Huang et al. 2016, arXiv:1603.09382)."""
 
     def __init__(self, rate: float):
         super().__init__()

@@ -20,7 +20,7 @@ class ConvNet(nn.Module):
             raise InputError(f"the CNN needs images of at least 6x6 pixels, got {size}x{size}")
         if dataset.patch_size:
             raise InputError(
-                f"data.patch_size {dataset.patch_size}: a CNN reads whole images; use null"
+                f"data.patch_size {dataset.patch_size}: a CNN reads whole images; set it to null"
             )
         side = (size - 4) // 2
         self.layers = nn.Sequential(

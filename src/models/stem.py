@@ -37,7 +37,7 @@ class Whiten(nn.Module):
         self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 8 C, H, W]: the GELU of every filter output and of its negative."""
+        """[B, C, H, W] -> [B, 8 C, H, W]: the GELU of the filter outputs and of their negatives."""
         x = F.pad(self.norm(self.filters(x)), (0, 1, 0, 1))
         return F.gelu(torch.cat([x, -x], dim=1))
 

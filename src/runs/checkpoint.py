@@ -21,7 +21,7 @@ from src.config import (
 from src.errors import InputError, is_out_of_memory, one_line
 from src.models.build import build_network
 
-# Increase this number with every incompatible change of the checkpoint format.
+# Increase this number with every incompatible change to the checkpoint format.
 FORMAT = 2
 
 MAX_SIDE = 8192  # pixels; a checkpoint that declares larger images could exhaust memory
@@ -46,7 +46,7 @@ class Checkpoint:
 
     Attributes:
         path: checkpoint file.
-        content: entire content of the file, under Lightning's keys.
+        content: entire content of the file, with Lightning's keys.
         dataset: description of the training dataset.
         network: network architecture.
         training: training hyperparameters.
@@ -64,7 +64,7 @@ class Checkpoint:
 
         Raises:
             InputError: the file is missing, damaged (even a single flipped bit is detected), not a
-                checkpoint of this program, or has a different format version, or its weights do not
+                checkpoint of this program, or in a different format version; or its weights do not
                 match its hyperparameters.
         """
         path = Path(path)
@@ -132,7 +132,7 @@ class Checkpoint:
         tensors = len(weights) // ensemble
         for name in ("depth", "stem_layers"):
             if getattr(self.network, name, 0) > tensors:
-                raise InputError(f"{name} {getattr(self.network, name)} for {tensors} tensors")
+                raise InputError(f"{name} {getattr(self.network, name)}, but {tensors} tensors")
         if size > MAX_SIDE:
             raise InputError(f"images of {size} pixels; the limit is {MAX_SIDE}")
         widest = max(max(value.shape, default=1) for value in weights.values())

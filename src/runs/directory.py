@@ -77,7 +77,7 @@ def find_checkpoint(path: str | None, runs: Path = Path("data/runs"), flag: str 
     For a run directory, return best.ckpt if it exists and last.ckpt otherwise.
 
     Args:
-        path: checkpoint, run directory, or folder of all runs with a name; None for the newest run.
+        path: checkpoint, run directory, or `<runs>/<name>` folder; None for the newest run.
         flag: command line flag to mention in error messages.
     """
     run = newest_run(runs) if path is None else _newest_version(Path(path).expanduser())
@@ -95,8 +95,8 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     """Return the run directory and the checkpoint that `--resume` refers to.
 
     Args:
-        resume: checkpoint, run directory, or folder of all runs with a name; "" for the newest run
-            named `name`.
+        resume: checkpoint, run directory, or `<runs>/<name>` folder; "" for the newest run named
+            `name`.
     """
     if not resume:
         run = newest_run(runs, name)
@@ -138,8 +138,8 @@ def find_finished(path: str) -> Path:
     """Return the checkpoint to initialize a new training run from.
 
     Args:
-        path: checkpoint, run directory, or folder of all runs with a name, which stands for the
-            newest finished run.
+        path: checkpoint, run directory, or `<runs>/<name>` folder, which stands for the newest
+            finished run in it.
 
     Raises:
         InputError: no checkpoint was found; the message says which run to train or resume.
@@ -168,7 +168,7 @@ def _newest(folder: Path, pattern: str) -> Path | None:
 
 
 def _newest_version(path: Path) -> Path:
-    """Return the newest run in a folder of all runs with a name; return other paths unchanged."""
+    """Return the newest run in a `<runs>/<name>` folder; return other paths unchanged."""
     checkpoint = _newest(path, "version_*/checkpoints/last.ckpt")
     return checkpoint.parent.parent if checkpoint else path
 
@@ -182,5 +182,5 @@ def _folders_of_runs(runs: Path) -> str:
 def _refuse_folder_of_runs(path: Path, flag: str) -> None:
     if names := _folders_of_runs(path):
         raise InputError(
-            f"{path} contains runs with several names; pass one of these to {flag}: {names}"
+            f"{path} contains runs with different names; pass one of these to {flag}: {names}"
         )

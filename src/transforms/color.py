@@ -59,7 +59,7 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the given number of upper bits of each value, from 0 to 8."""
+    """Keep only the upper bits of each value; `bits` is their number, from 0 to 8."""
     mask = (256 - 2 ** (8 - bits)).round().to(torch.uint8)
     return images & _per_image(mask)
 
@@ -71,7 +71,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel linearly to the range from 0 to 255; keep constant channels."""
+    """Stretch each channel linearly to the range 0 to 255; constant channels are unchanged."""
     pixels = images.float()
     low = pixels.amin((2, 3), keepdim=True)
     span = pixels.amax((2, 3), keepdim=True) - low
@@ -81,7 +81,7 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Equalize the histogram of each channel with Pillow's lookup table."""
+    """Equalize the histogram of each channel with the same lookup table as Pillow."""
     flat = images.flatten(2)
     values = flat.long()
     counts = images.new_zeros(*images.shape[:2], 256, dtype=torch.int32)
@@ -94,7 +94,7 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a 3x3 blur: 0 gives the blur, 1 the original image. Keep border pixels."""
+    """Blend with a 3x3 blur: 0 gives the blur, 1 the original. Border pixels are unchanged."""
     pixels = images.float()
     inner = pixels[:, :, 1:-1, 1:-1]
     rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]

@@ -94,7 +94,7 @@ def box_mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, H: int, W
     """Return masks that are True inside one box per sample.
 
     Args:
-        top, left, height, width: boxes in pixels, [B] each; can extend beyond the image.
+        top, left, height, width: boxes in pixels, [B] each; they can extend beyond the image.
         H, W: size of the images.
 
     Returns:

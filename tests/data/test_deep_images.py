@@ -1,4 +1,4 @@
-"""Test images with more than 8 bits: the declared range counts, not the brightest pixel."""
+"""Test that high-bit-depth images are scaled by their declared range."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Test that untrusted images are read or rejected with a one-line error, in little memory."""
+"""Test that untrusted images are read or rejected with a one-line error, using little memory."""
 
 import errno
 import os

@@ -12,7 +12,7 @@ from src.models.blocks import Attention, Block, DropPath, SequencePool, sincos_p
 
 @torch.no_grad()
 def test_attention_is_scaled_by_the_width_of_a_head():
-    """Compute equations 5 to 8 with loops, using different numbers of tokens and channels."""
+    """Compute equations 5 to 8 with loops; head width, tokens and model width all differ."""
     width, heads, tokens = 24, 3, 5
     head_width = 8
     attention = Attention(width, heads).eval()

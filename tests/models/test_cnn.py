@@ -52,5 +52,5 @@ def test_shapes_and_gradients(image_size, channels, classes):
 def test_unsuitable_images_are_refused():
     with pytest.raises(InputError, match="needs images of at least 6x6 pixels, got 5x5"):
         cnn(image_size=5)
-    with pytest.raises(InputError, match="patch_size 4: a CNN reads whole images; use null"):
+    with pytest.raises(InputError, match="patch_size 4: a CNN reads whole images; set it to null"):
         cnn(patch_size=4)

@@ -55,7 +55,7 @@ class HostReads(TorchDispatchMode):
 
 
 class _MethodCalls(TorchFunctionMode):
-    """Record calls of tensor methods, which are not dispatched on the CPU."""
+    """Record calls to tensor methods, which are not dispatched on the CPU."""
 
     def __init__(self, reads: HostReads):
         super().__init__()

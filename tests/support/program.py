@@ -116,7 +116,7 @@ class Running:
 
 def _main(script: str, args: list[str], folder: Path, prepare: tuple) -> None:
     os.chdir(ROOT)
-    multiprocessing.set_start_method(None, force=True)  # use the default for workers
+    multiprocessing.set_start_method(None, force=True)  # workers use the default method
     for number in (1, 2):
         file = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
@@ -167,7 +167,7 @@ def _restore_interrupt() -> None:
 
 
 def call(main, *args) -> Ended:
-    """Call the `main` function of a program in this process; ten times as fast as `started`."""
+    """Call the `main` function of a program in this process, which saves startup time."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -222,7 +222,7 @@ def send(*signals: int) -> None:
 
 
 def stop_at(step: int, *signals: int) -> tuple:
-    """Return a `prepare` that sends signals (by default SIGTERM) to the process after a step."""
+    """Return a `prepare` that sends signals (default SIGTERM) to the process after `step` steps."""
     return (at_step, step, send, *(signals or (signal.SIGTERM,)))
 
 
@@ -232,7 +232,7 @@ def without(*modules: str) -> None:
 
 
 def validate_as(*accuracies: float) -> None:
-    """Replace the validation accuracy of every epoch by a given value."""
+    """Replace the validation accuracy of every epoch with a given value."""
     from src.training.classifier import Classifier
 
     def on_validation_epoch_end(self) -> None:
@@ -264,7 +264,7 @@ def _become_nobody() -> None:
 
 
 def differences(a, b, path: str = "") -> list[str]:
-    """Return the paths at which two trees of values and tensors differ, ignoring durations."""
+    """Return the paths at which two trees of values and tensors differ, except train_seconds."""
     if path.endswith("train_seconds"):
         return []
     if type(a) is not type(b):

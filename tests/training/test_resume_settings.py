@@ -141,7 +141,7 @@ def test_paths_of_a_run(digits_run, tmp_path, monkeypatch):
     for path in (".", "checkpoints", run.parent):
         assert find_run(str(path), tmp_path, "") == (run, last)
     assert find_run("checkpoints/best.ckpt", tmp_path, "") == (run, best)
-    message = "contains runs with several names; pass one of these to {}: {}$"
+    message = "contains runs with different names; pass one of these to {}: {}$"
     folder = str(run.parent.parent)
     with pytest.raises(InputError, match=message.format("--resume", run.parent)):
         find_run(folder, tmp_path, "")

@@ -67,7 +67,7 @@ def test_out_of_range_setting_is_rejected(setting, message):
 
 
 class MaximumDraw(Draw):
-    """Return the upper end of every range, which makes augmentation deterministic."""
+    """A `Draw` that returns the upper end of every range, without randomness."""
 
     def uniform(self, low, high):
         return torch.full((self.size,), float(high))

@@ -102,7 +102,7 @@ def test_geometric_operations_match_torchvision(name, policy):
         actual = resample(images, affine(draw, **entries))
         expected = torchvision_operation(policy, name, images, level, sign)
 
-        assert_close(actual, expected, rtol=0, atol=0.05)  # for values up to 255
+        assert_close(actual, expected, rtol=0, atol=0.05)  # values are up to 255
 
 
 def test_assignments_are_applied_in_order():
@@ -153,6 +153,6 @@ def test_other_operations_keep_colors(name):
 
 
 def test_trivialaugment_translates_by_at_most_the_image_size():
-    """Unlike torchvision, never translate small images by 32 pixels."""
+    """torchvision does not have this limit: it translates small images by up to 32 pixels."""
     assignment = assign("translate_x", "trivialaugment", 1, 1.0)
     assert affine_entries(assignment, 8, 8)["x0"].item() == -8
