@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from batches import trainer
@@ -39,9 +40,11 @@ def save(folder, name, mode, extension, number):
     """Save a textured image that depends on `number`."""
     size = (20 + 7 * number, 60 - 5 * number)
     image = Image.linear_gradient("L").resize(size).rotate(40 * number)
-    if mode != "I;16":
-        image = image.convert("RGB")
-    image.convert(mode).save(folder / f"{name}.{extension}")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    else:
+        image = image.convert("RGB").convert(mode)
+    image.save(folder / f"{name}.{extension}")
 
 
 @pytest.fixture
