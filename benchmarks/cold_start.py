@@ -1,10 +1,10 @@
-"""Measure the seconds from the shell to the answer, beside `import torch`, interleaved.
+"""Time the programs from the command line to their output, relative to `import torch`.
 
-    python -m benchmarks.cold_start          trains on the digits first; two minutes
+    python -m benchmarks.cold_start          trains a network on digits first; takes two minutes
     python -m benchmarks.cold_start --ckpt data/runs/mnist/version_0 --rounds 15
 
-Prints a table: median seconds of each command, and their ratio to `import torch`. The first round
-is not counted: after it, the files are in memory.
+Prints a table with the median seconds of each command and the ratio to `import torch`. The commands
+run in interleaved rounds. The first round is not counted, because it fills the file cache.
 """
 
 import functools
@@ -30,7 +30,7 @@ SHORT = ["--config", "configs/digits.yaml", "--trainer.max_epochs", "1", "--pict
 
 def main() -> None:
     parser = timing_parser(__doc__, rounds=9)
-    parser.add_argument("--ckpt", metavar="RUN", help="checkpoint or run that classifies")
+    parser.add_argument("--ckpt", metavar="RUN", help="run or checkpoint to classify with")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "digit.png")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def run(command: list[str]) -> float:
-    """Return the seconds that Python takes for a command."""
+    """Run `python` with the given arguments and return the elapsed seconds."""
     start = time.perf_counter()
     ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     seconds = time.perf_counter() - start

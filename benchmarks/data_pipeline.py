@@ -1,9 +1,10 @@
-"""Compare the augmentation of whole batches with a tutorial's, image by image, on one CPU core.
+"""Compare batched augmentation with a tutorial's per-image pipeline on one CPU core.
 
-    python -m benchmarks.data_pipeline --root data            a minute
+    python -m benchmarks.data_pipeline --root data            takes a minute
 
-Both flip, crop and resize, rotate, apply an automatic policy, normalize, and cut into patches; this
-project erases as well. Prints images per second, medians of interleaved rounds.
+Both pipelines flip, crop and resize, rotate, apply an augmentation policy, normalize, and cut
+images into patches; this project also applies random erasing. Prints median images per second over
+interleaved rounds.
 """
 
 import statistics
@@ -31,7 +32,7 @@ TUTORIAL = "PIL, one image at a time"
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--root", default="data", help="folder of the datasets")
+    parser.add_argument("--root", default="data", help="dataset folder")
     parser.add_argument("--images", type=positive, default=2000, help="images per round")
     parser.add_argument("--batch_size", type=positive, default=512)
     parser.add_argument("--rounds", type=positive, default=5)
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def read_images(root: str, count: int) -> Tensor:
-    """Return uint8 [count, C, H, W] of CIFAR-10, of all classes."""
+    """Return random CIFAR-10 training images, uint8 [count, C, H, W]."""
     train = open_split(DATASETS["cifar10"], "train", root=root)
     assert train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

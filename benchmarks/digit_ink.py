@@ -1,4 +1,4 @@
-"""Enlarge, rotate and move a digit of MNIST, or draw its center lines with a pen."""
+"""Enlarge, rotate and move an MNIST digit, or redraw its center lines with a pen."""
 
 import math
 
@@ -10,13 +10,13 @@ Color = int | tuple[int, ...]
 
 
 def affine(digit: np.ndarray, tall: float, angle: float, center: tuple[float, float]) -> Affine:
-    """Return the map from pixels of the photo to those of the digit.
+    """Return the affine map from photo coordinates to digit coordinates.
 
     Args:
         digit: uint8 [28, 28].
-        tall: longer side of the strokes in the photo; it is 20 pixels in MNIST.
+        tall: length of the digit's longer side in the photo, in pixels (20 in MNIST).
         angle: rotation in radians.
-        center: center of the strokes in the photo.
+        center: center of the digit in the photo, (x, y).
     """
     rows, columns = np.nonzero(digit > 60)
     middle_x = (columns.min() + columns.max() + 1) / 2
@@ -28,7 +28,7 @@ def affine(digit: np.ndarray, tall: float, angle: float, center: tuple[float, fl
 
 
 def enlarge(digit: np.ndarray, to_digit: Affine, size: tuple[int, int]) -> np.ndarray:
-    """Return the ink of a digit, 0 to 1, with edges sharper than those of 28 pixels."""
+    """Return the ink of an enlarged digit with sharpened edges, float [H, W] from 0 to 1."""
     smooth = Image.fromarray(digit).resize((224, 224), Image.Resampling.BICUBIC)
     matrix = tuple(8 * value for value in to_digit)
     bicubic = Image.Resampling.BICUBIC
@@ -39,7 +39,7 @@ def enlarge(digit: np.ndarray, to_digit: Affine, size: tuple[int, int]) -> np.nd
 def draw_center_lines(
     digit: np.ndarray, to_digit: Affine, size: tuple[int, int], pen: float
 ) -> np.ndarray:
-    """Return the ink of the center lines of a digit, drawn with a round pen of `pen` pixels."""
+    """Draw the center lines of a digit with a round pen of `pen` pixels; return the ink."""
     large = Image.fromarray(digit).resize((112, 112), Image.Resampling.BICUBIC)
     line = thin(np.pad(np.asarray(large) > 140, 1))[1:-1, 1:-1]
     matrix = np.vstack([np.reshape(to_digit, (2, 3)), [0, 0, 1]])
@@ -70,7 +70,7 @@ def dot(
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """Return lines of one pixel along the middle of strokes, bool [H, W] (Zhang and Suen 1984)."""
+    """Thin strokes to a one-pixel skeleton, bool [H, W] (Zhang and Suen 1984)."""
     mask = mask.copy()
     around = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
     while True:

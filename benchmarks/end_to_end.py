@@ -1,19 +1,20 @@
-"""Compare an epoch of `train.py` with bare loops, a tutorial's way and timm's way, interleaved.
+"""Compare the epoch time of `train.py` with bare PyTorch loops, a tutorial's code, and timm.
 
-    python -m benchmarks.end_to_end                     mnist and cifar10_cpu, hours
-    python -m benchmarks.end_to_end --images 6400 --rounds 3        20 minutes
+    python -m benchmarks.end_to_end                     mnist and cifar10_cpu; takes hours
+    python -m benchmarks.end_to_end --images 6400 --rounds 3        takes 20 minutes
     python -m benchmarks.end_to_end --configs mnist --precision 32-true --json out.json
 
-Prints a table: medians of the rounds, and the ratio to `train.py`. Other flags go to `train.py`,
-which runs without validation and test; its first epoch is not counted. The others are:
+Prints a table with medians over interleaved rounds and the ratio to `train.py`. Other flags are
+passed to `train.py`, which runs without validation and test; its first epoch is not counted. The
+other implementations are:
 
-- bare loop: PyTorch alone, with the same network, optimizer, batches and precision.
-- tutorial: one PIL image at a time through torchvision's transforms for the same augmentation, the
-  default DataLoader, heads as wide as the model (`benchmarks/peers.py`), AdamW.
-- timm: its dataset (PNG files), loader, optimizer and network, in a loop modeled on its train.py,
-  with the default augmentation of that, and without weight averaging.
+- bare loop: plain PyTorch with the same network, optimizer, batches and precision.
+- tutorial: torchvision transforms that apply the same augmentation to one PIL image at a time, the
+  default DataLoader, attention heads as wide as the model (`benchmarks/peers.py`), and AdamW.
+- timm: timm's dataset (PNG files), loader, optimizer and network in a loop modeled on its train.py,
+  with that script's default augmentation and without weight averaging.
 
-Both networks have as many tokens as ours, but plain patches where ours has a stem.
+The tutorial and timm networks have as many tokens as ours, but use plain patches instead of a stem.
 """
 
 import argparse
@@ -58,13 +59,13 @@ BARE, AUGMENTED = "bare loop", "bare loop, augmentation and averaging"
 
 
 class Task(NamedTuple):
-    """What is trained."""
+    """A training workload."""
 
     config: str
     flags: tuple[str, ...]
-    images: int | None  # per epoch; None for all
+    images: int | None  # number of images per epoch; None means all
     precision: str
-    folder: str  # for the files of timm's way
+    folder: str  # directory for the image files that timm reads
 
     def train_flags(self) -> list[str]:
         flags = ["--config", f"configs/{self.config}.yaml", "--trainer.accelerator", "cpu"]
@@ -74,12 +75,12 @@ class Task(NamedTuple):
 def main() -> None:
     parser = timing_parser(__doc__)
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=CONFIGS)
-    parser.add_argument("--images", type=positive, help="per epoch (default: all)")
-    parser.add_argument("--epochs", type=positive, default=2, help="of train.py in a round")
+    parser.add_argument("--images", type=positive, help="images per epoch (default: all)")
+    parser.add_argument("--epochs", type=positive, default=2, help="epochs of train.py per round")
     parser.add_argument("--precision", choices=DTYPES, default=automatic_precision("cpu"))
     options, flags = parser.parse_known_args()
     torch.set_num_threads(options.threads)
-    # As in train.py; a new process reads it.
+    # Same setting as in train.py; OpenMP reads it when a new process starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     pool = ProcessPoolExecutor(1, CONTEXT, torch.set_num_threads, (options.threads,))
     has_timm = peers.installed(["timm"])
@@ -103,7 +104,7 @@ def _run_in(pool: ProcessPoolExecutor, task: Task, way: str) -> float:
 def measure(
     task: Task, others: dict[str, Callable[[], float]], options: argparse.Namespace
 ) -> Rows:
-    """Return the rows of a recipe."""
+    """Time every implementation and return its table rows."""
     ours = functools.partial(train_py_epoch, task, options.epochs, options.threads)
     rows: Rows = {}
     batches, batch = epoch_size(task)
@@ -122,7 +123,7 @@ def measure(
 
 @functools.cache
 def read(task: Task) -> Settings:
-    """Return the settings of the recipe, with its training images read."""
+    """Return the settings of the recipe, with the training images loaded."""
     silence_lightning()
     settings = parse(task.train_flags())
     settings.data.setup("fit")
@@ -136,22 +137,22 @@ def train_images(task: Task) -> ImageSet:
 
 
 def epoch_size(task: Task) -> tuple[int, int]:
-    """Return the batches of an epoch, and the images of a batch."""
+    """Return the number of batches per epoch and the batch size."""
     batch, available = read(task).data.batch_size, len(train_images(task))
     images = min(task.images or available, available)
     if images < batch:
-        raise InputError(f"--images {images}: {task.config} has batches of {batch}; use more")
+        raise InputError(f"--images {images}: {task.config} has batch size {batch}; use more")
     return images // batch, batch
 
 
 def network_of(task: Task, way: str) -> nn.Module:
-    """Return the kind of network that a way trains."""
+    """Return a network of the kind that the implementation trains."""
     make = {"tutorial": peers.tutorial, "timm": peers.timm}.get(way)
     return make(similar_shape(task)) if make else read(task).model.net
 
 
 def similar_shape(task: Task) -> peers.Shape:
-    """Return the shape of our network, with plain patches that give as many tokens."""
+    """Return the shape of a plain ViT with as many tokens as our network."""
     model = read(task).model
     network, info, config = model.net, model.dataset, model.config
     assert isinstance(network, VisionTransformer)
@@ -160,11 +161,11 @@ def similar_shape(task: Task) -> peers.Shape:
     return peers.Shape(info.image_size, info.channels, patch, *config.sizes, mlp, classes)
 
 
-# One epoch of each way ----------------------------------------------------------------------------
+# One epoch of each implementation -----------------------------------------------------------------
 
 
 def train_py_epoch(task: Task, epochs: int, threads: int) -> float:
-    """Return the seconds of an epoch of `train.py`, the median of those after the first."""
+    """Return the median seconds per epoch of `train.py`, excluding the first epoch."""
     batches, batch = epoch_size(task)
     flags = [*task.train_flags(), "--trainer.max_epochs", str(1 + epochs)]
     for split, limit in (("train", batches), ("val", 0), ("test", 0)):
@@ -177,7 +178,7 @@ def train_py_epoch(task: Task, epochs: int, threads: int) -> float:
 
 
 def run_epoch(task: Task, way: str) -> float:
-    """Return the seconds of an epoch of another way, whose preparation is kept and not counted."""
+    """Time one epoch of the given implementation, excluding its (cached) setup."""
     run = prepare(task, way)
     start = time.perf_counter()
     run()
@@ -222,7 +223,7 @@ def tutorial_way(task: Task) -> Callable[[], None]:
 
 
 class Pictures(Dataset):
-    """PIL images made from an array, one per index, as torchvision's MNIST and CIFAR10."""
+    """Dataset that converts single images to PIL, like torchvision's MNIST and CIFAR10."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Image.Image], Tensor]):
         self.images = images.permute(0, 2, 3, 1).numpy()
@@ -238,7 +239,7 @@ class Pictures(Dataset):
 
 
 def torchvision_augmentation(data: ImageDataModule) -> transforms.Compose:
-    """Return torchvision's transforms for the augmentation of a recipe."""
+    """Return torchvision transforms equivalent to the recipe's augmentation."""
     a, info = data.augmentation, data.info
     steps: list[Any] = [transforms.RandomHorizontalFlip()] if a.flip else []
     if a.rotate or a.scale:
@@ -288,7 +289,7 @@ def write_images(task: Task, folder: Path) -> None:
 
 
 def some_images(task: Task) -> tuple[Tensor, Tensor]:
-    """Return the images of an epoch, of all classes, and their labels."""
+    """Return a random epoch of images and their labels."""
     images, (batches, batch) = train_images(task), epoch_size(task)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return images.__getitems__(order[: batches * batch])

@@ -1,9 +1,9 @@
-"""Compare a network with its exports: size of the file, largest difference of a logit, and speed.
+"""Compare a network with its exports: file size, largest logit difference, and speed.
 
     python -m benchmarks.export data/runs/mnist/version_0 data/runs/cifar10_cpu/version_0
 
-Prints a table per network, medians of interleaved rounds, in a minute. All of them classify the
-same images, normalization included.
+Prints a table of medians over interleaved rounds for each network; takes a minute. All formats
+classify the same images, and the time includes normalization.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories or checkpoints")
     parser.add_argument("--rounds", type=positive, default=15)
     parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--data", metavar="DIR", help="of the datasets (default: as in training)")
+    parser.add_argument("--data", metavar="DIR", help="dataset folder (default: as in training)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for run in options.runs:
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(checkpoint: Path, options: argparse.Namespace) -> None:
-    """Export a checkpoint to every format, measure them, and print the table."""
+    """Export a checkpoint to every format, measure each one, and print a table."""
     predictor = Predictor(checkpoint, "cpu")
     images, source = sample_images(predictor.dataset, IMAGES, options.data)
     size = checkpoint.stat().st_size / 2**20

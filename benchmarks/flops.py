@@ -1,12 +1,12 @@
-"""Count the flops of recipes, and the seconds that they take a GPU at a share of its peak.
+"""Count the FLOPs of recipes and estimate their training time at a fraction of a GPU's peak.
 
-    python -m benchmarks.flops                             the recipes for a GPU; seconds
+    python -m benchmarks.flops                             GPU recipes; takes seconds
     python -m benchmarks.flops --configs mnist cifar10_cpu --share 0.3
 
-Prints a table. `torch.utils.flop_counter` counts on the `meta` device: matrix products,
-convolutions and attention of the forward and backward pass, and the products of Muon's step; a
-multiplication with its addition are two flops. Norms, activations, augmentation and the average of
-the weights are not counted, but take time.
+Prints a table. `torch.utils.flop_counter` runs on the `meta` device and counts the matrix products,
+convolutions and attention of the forward and backward passes, plus Muon's matrix products. A
+multiply-add counts as two FLOPs. Norms, activations, augmentation and weight averaging also take
+time, but are not counted.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ RECIPES = (
     "cifar10_tutorial",
     "cifar10_best",
 )
-# Flags by which cifar10_finetune starts from a run of cifar100 instead of cifar100_cpu.
+# Flags that let cifar10_finetune start from a cifar100 run instead of a cifar100_cpu run.
 FROM_CIFAR100 = """
 --model.stem_layers 0
 --model.stem_width null
@@ -41,18 +41,18 @@ FROM_CIFAR100 = """
 --model.ema_decay 0
 --model.init_from
 """.split()
-# Peak of dense bf16 products accumulated in float32, flops per second, from NVIDIA's data sheets.
+# Peak FLOP/s of dense bf16 matrix products with float32 accumulation, from NVIDIA's data sheets.
 PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 COMPARED = ("H200", "A100", "RTX 4090")
 
 
 class Flops(NamedTuple):
-    """Flops of a training."""
+    """FLOPs of a training run."""
 
-    image: float  # forward and backward of one image
-    step: float  # the optimizer, whatever the batch
+    image: float  # forward and backward pass of one image
+    step: float  # optimizer step; independent of the batch size
     batch: int
-    images: int  # per epoch
+    images: int  # number of images per epoch
     epochs: int
 
     @property
@@ -61,17 +61,17 @@ class Flops(NamedTuple):
 
     @property
     def per_image(self) -> float:
-        """Flops of an image and of its share of a step."""
+        """FLOPs per image, including its share of the optimizer step."""
         return self.image + self.step / self.batch
 
 
 def count(config: str, images: int, *flags: str) -> Flops:
-    """Return the flops of training `configs/<config>.yaml`.
+    """Return the FLOPs of training with `configs/<config>.yaml`.
 
     Args:
         config: name of the config.
-        images: training images, including those held out for validation.
-        flags: more flags of `train.py`.
+        images: number of training images, including the held-out validation images.
+        flags: additional `train.py` flags.
     """
     start = [*FROM_CIFAR100, "null"] if config == "cifar10_finetune" else []
     config_flags = ["--config", f"configs/{config}.yaml", "--model.compile", "false"]
@@ -85,7 +85,7 @@ def count(config: str, images: int, *flags: str) -> Flops:
         with FlopCounterMode(display=False) as step, torch.no_grad():
             optimizer = model.configure_optimizers()
             for group in optimizer.param_groups:
-                if group.get("muon"):  # AdamW has no products
+                if group.get("muon"):  # AdamW has no matrix products
                     optimizer._muon_step(group)
     batches = round(images * (1 - data.val_fraction)) // data.batch_size
     return Flops(
@@ -98,15 +98,15 @@ def count(config: str, images: int, *flags: str) -> Flops:
 
 
 def peak_of(device: str) -> float | None:
-    """Return the peak of a device in flops per second; None if it is not in the table."""
+    """Return the peak FLOP/s of a device, or None if it is not in `PEAKS`."""
     return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--configs", nargs="+", default=RECIPES, help="names of configs")
-    parser.add_argument("--images", type=positive, default=50_000, help="training images")
-    parser.add_argument("--share", type=float, default=0.4, help="of the peak that a step reaches")
+    parser.add_argument("--configs", nargs="+", default=RECIPES, help="config names")
+    parser.add_argument("--images", type=positive, default=50_000, help="number of training images")
+    parser.add_argument("--share", type=float, default=0.4, help="assumed fraction of the peak")
     options = parser.parse_args()
     silence_lightning()
     rows: Rows = {}

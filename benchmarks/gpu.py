@@ -1,13 +1,13 @@
-"""Measure everything that needs a GPU, most valuable rows first, and write it to docs/gpu.md.
+"""Run every benchmark that needs a GPU, most important first, and write a table to docs/gpu.md.
 
-    python -m benchmarks.gpu                               all rows; hours
-    python -m benchmarks.gpu --rows speed cifar10_fast     some of them
-    python -m benchmarks.gpu --hours 1.5                   what fits into this time
-    python -m benchmarks.gpu --dry-run                     on the CPU, with tiny limits; minutes
+    python -m benchmarks.gpu                               all rows (takes hours)
+    python -m benchmarks.gpu --rows speed cifar10_fast     only these rows
+    python -m benchmarks.gpu --hours 1.5                   as many rows as fit in 1.5 hours
+    python -m benchmarks.gpu --dry-run                     on the CPU, scaled down (takes minutes)
 
-Prints the table that it writes between the markers of the page; rows that are not measured are left
-out. It can be stopped at any time and continues when it is started again: runs in `data/gpu` are
-resumed, and finished rows are kept in `data/gpu/figures.json`.
+Prints the table and writes it between the markers in docs/gpu.md, without the rows that are not yet
+measured. You can stop it at any time and run it again to continue: it resumes the runs in
+`data/gpu` and keeps finished rows in `data/gpu/figures.json`.
 """
 
 import argparse
@@ -54,7 +54,7 @@ COLUMNS = (
     "versions",
     "date",
 )
-GOALS = {  # the trainings, and the validation accuracies whose time is reported
+GOALS = {  # configs, and the validation accuracies to report the time to
     "cifar10_fast": (0.94, 0.95),
     "cifar10": (0.95,),
     "cifar100": (0.75,),
@@ -62,9 +62,9 @@ GOALS = {  # the trainings, and the validation accuracies whose time is reported
     "cifar10_tutorial": (0.83,),
     "cifar10_best": (0.97,),
 }
-SPEEDS = [config for config in GOALS if config != "cifar10_finetune"]  # it has cifar100's network
+SPEEDS = [config for config in GOALS if config != "cifar10_finetune"]  # same network as cifar100
 VIT_TI = Shape(image_size=32, channels=3, patch_size=4, width=192, depth=12, heads=3)
-PEERS = {  # library, and whether it is compiled
+PEERS = {  # label: (library, whether the network is compiled)
     "ours, compiled": ("ours", True),
     "ours, eager": ("ours", False),
     "timm, eager": ("timm", False),
@@ -95,15 +95,15 @@ def main() -> None:
     parser = make_parser(__doc__)
     every = ["speed", *GOALS]
     parser.add_argument("--rows", nargs="+", choices=every, default=every, metavar="ROW")
-    parser.add_argument("--hours", type=float, default=math.inf, help="stop after this time")
-    parser.add_argument("--root", default="data", help="folder of the datasets")
-    parser.add_argument("--runs", type=Path, help="default: data/gpu, or data/gpu_dry_run")
+    parser.add_argument("--hours", type=float, default=math.inf, help="time limit in hours")
+    parser.add_argument("--root", default="data", help="dataset folder")
+    parser.add_argument("--runs", type=Path, help="run folder (default: data/gpu[_dry_run])")
     parser.add_argument(
-        "--dry-run", action="store_true", help="on the CPU; writes its page to the folder of runs"
+        "--dry-run", action="store_true", help="test on the CPU; write the page to the run folder"
     )
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here; --dry-run tests the benchmark on the CPU")
+        raise InputError("no CUDA device found; use --dry-run to test the benchmark on the CPU")
     if options.dry_run:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # compilation takes a minute
     silence_lightning()
@@ -114,11 +114,11 @@ def main() -> None:
     bench.write()
     print(bench.table(), f"\nWritten to {bench.page}", sep="\n")
     if bench.seconds_left() <= 0:
-        print("The time is over; the same command continues")
+        print("Time limit reached; run the same command again to continue")
 
 
 class Bench:
-    """The measured rows; each one is written at once."""
+    """Measure table rows and save each one immediately."""
 
     def __init__(self, options: argparse.Namespace):
         self.dry_run = options.dry_run
@@ -137,7 +137,7 @@ class Bench:
     # Speeds ---------------------------------------------------------------------------------------
 
     def speeds(self) -> None:
-        """Measure bare steps of each recipe, the recipe in `train.py`, and ViT-Ti elsewhere."""
+        """Measure each recipe as bare steps and in `train.py`, and ViT-Ti in other libraries."""
         seconds = 0.0 if self.dry_run else 5.0
         for config in SPEEDS:
             flags = ["--config", f"configs/{config}.yaml", *(TINY if self.dry_run else [])]
@@ -154,7 +154,7 @@ class Bench:
                 self.add(row, {"images/s": f"{speed:,.0f}", "GPU GiB": memory})
 
     def train_py_speed(self, config: str) -> Row:
-        """Return the median speed of a short training, without the epoch that compiles."""
+        """Return the median speed of a short run, excluding the first epoch, which compiles."""
         name, batches = f"speed_{config}", "3" if self.dry_run else "150"
         shutil.rmtree(self.runs / name, ignore_errors=True)
         short = [*self.limits(), *SPEED_ONLY, "--trainer.limit_train_batches", batches]
@@ -165,28 +165,28 @@ class Bench:
         return self.speed_cells(config, statistics.median(speeds), memory)
 
     def speed_cells(self, config: str, speed: float, memory: float | None) -> Row:
-        """Return the cells that follow from images per second."""
+        """Return the speed, utilization and memory cells of a row."""
         peak = None if self.dry_run else peak_of(torch.cuda.get_device_name())
         share = "-"
         if peak:
             share = f"{speed * count(config, 50_000).per_image / peak:.2f}"
         return {"images/s": f"{speed:,.0f}", "share of peak": share, "GPU GiB": memory}
 
-    # Trainings ------------------------------------------------------------------------------------
+    # Training runs --------------------------------------------------------------------------------
 
     def training(self, config: str) -> None:
-        """Start or resume a training, and add its rows, or how far it has come."""
+        """Start or resume a training run, and add its results or its progress to the table."""
         run, source = self.runs / config / "version_0", self.runs / "cifar100" / "version_0"
         if "accuracy" in self.figures.get(config, {}):
             return
         fine_tuning = config == "cifar10_finetune"
         if fine_tuning and not read_results(source):
-            print("cifar10_finetune starts from cifar100, which is not finished")
+            print("Skipped cifar10_finetune, because it needs a finished cifar100 run")
             return
         if (run / "checkpoints" / "last.ckpt").is_file():
             self.train("--resume", str(run), *self.max_time())
         else:
-            shutil.rmtree(run.parent, ignore_errors=True)  # stopped before its first checkpoint
+            shutil.rmtree(run.parent, ignore_errors=True)  # run without a checkpoint
             start = [*FROM_CIFAR100, str(source)] if fine_tuning else []
             flags = [*start, *self.limits(), *self.max_time()]
             self.train("--config", f"configs/{config}.yaml", *flags)
@@ -199,7 +199,7 @@ class Bench:
     def training_rows(self, config: str, run: Path) -> Rows:
         """Return the results of a finished run, and the time to each goal.
 
-        Time is counted in epochs of median length; compiling has a row of its own.
+        Times are multiples of the median epoch time; compilation has a separate row.
         """
         results, metrics = read_results(run), read_metrics(run)
         batch = results["images_seen"] / int(metrics[-1]["step"])
@@ -230,7 +230,7 @@ class Bench:
         return rows
 
     def max_time(self) -> list[str]:
-        """Return the flags that stop a training when the time is over."""
+        """Return the flags that stop a training run at the time limit."""
         if math.isinf(self.end):
             return []
         seconds = max(1, int(self.seconds_left()))
@@ -240,14 +240,14 @@ class Bench:
         return ["--data.root", self.root, *(TINY + SHORT if self.dry_run else [])]
 
     def train(self, *flags: str) -> None:
-        """Run `train.py` in a new process; exit with its code if it fails."""
+        """Run `train.py` in a new process; exit with its exit code on failure."""
         if code := in_process(run_train, [*flags, "--runs", str(self.runs)]):
             raise SystemExit(code)
 
     # The page -------------------------------------------------------------------------------------
 
     def add(self, row: str, cells: Row) -> None:
-        """Add a row, with device, versions and date, and write everything."""
+        """Add a row with the device, library versions and date, and save the table."""
         libraries = ["torch", *(name for name in ("timm", "torchvision") if name in row)]
         versions = [f"{name} {importlib.metadata.version(name)}" for name in libraries]
         self.figures[row] = cells | {
@@ -258,7 +258,7 @@ class Bench:
         self.write()
 
     def write(self) -> None:
-        """Write the figures, and the table between the markers of the page."""
+        """Save the numbers as JSON, and write the table to the page between its markers."""
         write_atomically(self.state, (json.dumps(self.figures, indent=2) + "\n").encode())
         text = self.page.read_text() if self.page.is_file() else BEGIN + END
         before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -273,7 +273,7 @@ class Bench:
 
 
 def row_names() -> list[str]:
-    """Return the rows of the table in order."""
+    """Return the row names in table order."""
     rows = []
     for config in SPEEDS:
         rows += [f"{config}, bare steps", f"{config}, train.py"]
@@ -285,7 +285,7 @@ def row_names() -> list[str]:
 
 
 def in_process(function: Callable, *arguments: Any) -> Any:
-    """Return a function's result from a new process, which frees its memory and dies with us."""
+    """Call a function in a new process, which frees its memory and dies with its parent."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["src.cli.parser", "src.training.test", __name__])
     with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
@@ -298,13 +298,13 @@ def _end_with_parent() -> None:
 
     def watch() -> None:
         wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)  # safe at any instant: checkpoints are atomic
+        os.kill(os.getpid(), signal.SIGKILL)  # safe at any time: checkpoints are atomic
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def run_train(flags: list[str]) -> int:
-    """Run `python train.py` with these flags, and return its exit code."""
+    """Run `train.py` with these flags and return its exit code."""
     try:
         with exit_on_input_error():
             train(flags)

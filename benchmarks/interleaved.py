@@ -1,4 +1,4 @@
-"""Measure contenders interleaved, so that other load on the machine affects all of them alike."""
+"""Time benchmarks in interleaved rounds, so that background load affects all of them alike."""
 
 import datetime
 import importlib.metadata
@@ -21,20 +21,19 @@ Result = TypeVar("Result")
 
 
 def timing_parser(description: str | None, rounds: int = 5) -> ArgumentParser:
-    """Return a parser with the options of every benchmark of speed."""
+    """Return a parser with the options that all speed benchmarks share."""
     parser = make_parser(description)
-    parser.add_argument(
-        "--rounds", type=positive, default=rounds, help="measured rounds; medians count"
-    )
+    parser.add_argument("--rounds", type=positive, default=rounds, help="number of measured rounds")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times of all rounds")
     return parser
 
 
 def interleave(contenders: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
-    """Call every contender once per round, and return its results.
+    """Call every function once per round and return the results of each.
 
-    A first, additional round warms up and is not counted. Each round starts with another contender.
+    An additional warm-up round comes first and is not counted. Each round starts with a different
+    function.
     """
     results: dict[str, list[Result]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -48,16 +47,16 @@ def interleave(contenders: dict[str, Callable[[], Result]], rounds: int) -> dict
 
 
 def median_ratio(values: list[float], others: list[float]) -> float:
-    """Return the median of the ratios within a round."""
+    """Return the median over rounds of the ratio of two measurements."""
     return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
 class Timed:
-    """A contender that repeats a step and returns the seconds of one.
+    """Time a step by repeating it. A call returns the mean seconds per step.
 
     Args:
-        step: the step.
-        seconds: time that a call takes, roughly.
+        step: function to time.
+        seconds: approximate duration of a call.
         device: "cpu" or "cuda".
     """
 
@@ -68,7 +67,7 @@ class Timed:
         self.steps = 0
 
     def __call__(self) -> float:
-        self.step()  # warms up the caches after another contender
+        self.step()  # warms up the caches
         if not self.steps:
             once = time_step(self.step, 1, self.device)
             self.steps = max(1, round(self.seconds / once))
@@ -76,7 +75,7 @@ class Timed:
 
 
 def time_step(step: Callable[[], object], steps: int, device: str) -> float:
-    """Return the mean seconds of a step."""
+    """Return the mean seconds per step."""
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(steps):
@@ -91,7 +90,7 @@ def _synchronize(device: str) -> None:
 
 
 def header(*packages: str, device: str = "cpu") -> str:
-    """Return date, machine, threads, and the versions of Python, PyTorch and the packages."""
+    """Return the date, machine, thread count, and versions of Python, PyTorch and `packages`."""
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [f"{package} {importlib.metadata.version(package)}" for package in packages]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,14 +1,14 @@
-"""Kill a training again and again, resume it each time, and compare it with an undisturbed one.
+"""Kill and resume a training run repeatedly, and compare it with an uninterrupted run.
 
     python -m benchmarks.kill_harness                            40 kills; two minutes on one core
     python -m benchmarks.kill_harness --kills 200 --seed 1
-    python -m benchmarks.kill_harness --processes 2              as torchrun starts them
+    python -m benchmarks.kill_harness --processes 2              two processes, as with torchrun
 
-SIGKILL comes at a random instant: while the process reads, builds, trains, validates or writes;
-every third time at the first half-written checkpoint after that instant. The training on
-scikit-learn's digits writes a checkpoint after every step. After every kill, `last.ckpt` must load.
-In the end weights, optimizer state and metrics must equal those of the undisturbed run, bit for
-bit. Prints the number of kills; exit code 1 if something differs.
+SIGKILL is sent at random times, so that it hits start-up, training, validation and checkpoint
+writes. Every third kill waits for the next half-written checkpoint. Training uses scikit-learn's
+digits and writes a checkpoint after every step. After each kill, `last.ckpt` must load. The final
+weights, optimizer state and metrics must be bit-identical to those of the uninterrupted run. Prints
+the number of kills; exits with code 1 if anything differs.
 """
 
 import multiprocessing
@@ -45,7 +45,7 @@ FLAGS = """
 --trainer.accelerator cpu
 --name killed
 """.split()
-LONGEST = 2.0  # seconds until a kill, at most; reading and building take about 0.5
+LONGEST = 2.0  # maximum seconds until a kill; start-up takes about 0.5
 CHECKPOINTS = "killed/*/checkpoints"
 
 
@@ -53,8 +53,8 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--kills", type=positive, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=positive, default=1, help="train together on the CPU")
-    parser.add_argument("--epochs", type=positive, default=12, help="per run; of eleven steps each")
+    parser.add_argument("--processes", type=positive, default=1, help="number of CPU processes")
+    parser.add_argument("--epochs", type=positive, default=12, help="11-step epochs per run")
     options = parser.parse_args()
     flags = [*FLAGS, "--trainer.max_epochs", str(options.epochs)]
     flags += ["--trainer.devices", str(options.processes)]
@@ -82,7 +82,7 @@ def check(holds: bool, message: str) -> None:
 
 
 class Program:
-    """`train.py`, started by one or several processes, with its runs in one folder."""
+    """Start `train.py` in one or more processes, with a separate folder for its runs."""
 
     def __init__(self, runs: Path, processes: int):
         self.runs = runs
@@ -94,15 +94,15 @@ class Program:
         runs.mkdir()
 
     def run(self, flags: list[str], seconds: float = 0.0, in_write: bool = False) -> int:
-        """Run until the end, or kill all processes after some time.
+        """Run to the end, or kill all processes after the given time.
 
         Args:
-            flags: of `train.py`.
-            seconds: time until the kill; 0 for none.
-            in_write: wait after that time until a checkpoint is half written.
+            flags: `train.py` flags.
+            seconds: time until the kill; 0 disables it.
+            in_write: after that time, wait until a checkpoint is half written.
 
         Returns:
-            The exit code of the first process; negative for a signal.
+            The exit code of the first process; negative if a signal killed it.
         """
         port = _free_port()
         started = []
@@ -114,7 +114,7 @@ class Program:
             process.start()
         started[0].join(seconds or None)
         if in_write and seconds:
-            before = self.half_written()  # by earlier kills
+            before = self.half_written()  # files left by earlier kills
             while started[0].is_alive() and not self.half_written() - before:
                 time.sleep(0.0002)
         for process in started:
@@ -130,7 +130,7 @@ class Program:
         return next(self.runs.glob(f"{CHECKPOINTS}/last.ckpt"), None)
 
     def outcome(self) -> dict[str, object]:
-        """Return the leaves of both checkpoints of the only run, and of its metrics."""
+        """Return the run's checkpoints (best and last) and metrics, flattened to {path: value}."""
         (run,) = self.runs.glob("killed/version_*")
         metrics = [row | {"images_per_second": ""} for row in read_metrics(run)]
         checkpoints = [load(run / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt")]
@@ -144,7 +144,7 @@ class Program:
 def kill_until_finished(
     program: Program, flags: list[str], kills: int, rng: random.Random, counts: Counter[str]
 ) -> None:
-    """Train, kill and resume until a process ends by itself, or `kills` are counted."""
+    """Train, kill and resume until a process finishes or `kills` is reached."""
     while True:
         last = program.last_checkpoint()
         start = ["--resume", str(last.parents[1])] if last else flags
@@ -159,7 +159,7 @@ def kill_until_finished(
         check(code == -signal.SIGKILL, program.log())
         last = program.last_checkpoint()
         half_written = program.half_written()
-        check(len(half_written) <= 1, "a half-written checkpoint of an earlier kill is still there")
+        check(len(half_written) <= 1, "a half-written checkpoint from an earlier kill still exists")
         if half_written - before:
             counts["during a checkpoint write"] += 1
         else:
@@ -171,7 +171,7 @@ def kill_until_finished(
 
 
 def torchrun_environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """Return what torchrun sets in each of several processes."""
+    """Return the environment variables that torchrun sets for a process."""
     if count == 1:
         return {}
     return {
@@ -194,7 +194,7 @@ def _free_port() -> int:
 
 def _train(flags: list[str], log: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # workers start as they do by default
+    multiprocessing.set_start_method(None, force=True)  # default for data loader workers
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     train(flags)

@@ -1,10 +1,10 @@
-"""Measure memory and speed of a folder of images that is larger than its memory budget.
+"""Measure the memory and speed of reading an image folder that exceeds its memory budget.
 
-    python -m benchmarks.large_folder                            20,000 images: 3 minutes
+    python -m benchmarks.large_folder                            20,000 images; takes 3 minutes
     python -m benchmarks.large_folder --images 2000
 
-Writes JPEG files of 256x256 into a temporary folder and reads them through `FolderDataModule`, in a
-new process per row. Prints a table: seconds of the start, peak memory, images per second.
+Writes 256x256 JPEG files to a temporary folder and reads them with `FolderDataModule`, in a new
+process per row. Prints a table of start-up time, peak memory and images per second.
 """
 
 import multiprocessing
@@ -47,13 +47,13 @@ def main() -> None:
 
 
 def in_new_process(function: Callable, *arguments: Any) -> Any:
-    """Return the result of a function that is called in a new process."""
+    """Call a function in a new process and return its result."""
     with ProcessPoolExecutor(1, CONTEXT) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Write smooth random JPEG files of ten classes, as hard to decode as small photos."""
+    """Write smooth random JPEG images, as slow to decode as small photos, in ten class folders."""
     random = np.random.default_rng(0)
     for index in range(count):
         small = Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8))
@@ -63,10 +63,10 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def read_once(folder: str, budget: float, workers: int) -> tuple[float, float, float, float]:
-    """Start, then read all training images once in random order.
+    """Set up the data module, then read all training images once in random order.
 
     Returns:
-        Seconds of the start, peak memory after it and after the pass in MiB, images per second.
+        Start-up seconds, peak MiB after start-up, peak MiB after the epoch, images per second.
     """
     clock = time.perf_counter()
     module = FolderDataModule(
@@ -86,8 +86,8 @@ def read_once(folder: str, budget: float, workers: int) -> tuple[float, float, f
 
 
 def peak_memory() -> float:
-    """Return the peak memory of this process or of its largest worker, in MiB."""
-    # Linux: ru_maxrss starts with the peak of the process that started this one.
+    """Return the peak memory in MiB of this process or its largest worker."""
+    # On Linux, ru_maxrss is inherited from the parent process, so read VmHWM instead.
     status = Path("/proc/self/status")
     unit = 2**20 if sys.platform == "darwin" else 2**10
     if status.is_file():

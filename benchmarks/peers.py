@@ -1,8 +1,9 @@
-"""The same Vision Transformer in several libraries, with class token and learned positions.
+"""The same Vision Transformer from several libraries, with a class token and learned positions.
 
-They differ in details. This project computes the last block only for the class token, which is all
-that the head reads. vit-pytorch has no biases for queries, keys and values, and norms around the
-embedding. The tutorial's network is larger: every head is as wide as the model.
+The networks differ in details. This project computes the last block only for the class token,
+because the head reads no other tokens. vit-pytorch has no query, key and value biases, and adds
+norms before and after the patch embedding. The tutorial's network is larger, because every head is
+as wide as the model.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ from src.models.vit import VisionTransformer
 
 
 class Shape(NamedTuple):
-    """Sizes that all of them share."""
+    """Model dimensions, the same for every library."""
 
     image_size: int
     channels: int
@@ -31,7 +32,7 @@ class Shape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Patches, and the class token."""
+        """Number of tokens: the patches and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
     @property
@@ -77,7 +78,7 @@ def torchvision(s: Shape) -> nn.Module:
 
     sizes = (s.image_size, s.patch_size, s.depth, s.heads, s.width, s.hidden)
     network = VisionTransformer(*sizes, num_classes=s.classes)
-    if s.channels != 3:  # the class has no argument for it
+    if s.channels != 3:  # the class has no argument for the number of channels
         network.conv_proj = nn.Conv2d(s.channels, s.width, s.patch_size, s.patch_size)
     return network
 
@@ -116,7 +117,7 @@ def transformers(s: Shape) -> nn.Module:
 
 
 class Logits(nn.Module):
-    """Return the logits of a network of Hugging Face, as the other networks do."""
+    """Wrap a Hugging Face network so that it returns only the logits."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -127,7 +128,7 @@ class Logits(nn.Module):
 
 
 class Plain(nn.Module):
-    """Embedding, class token, positions, blocks, norm and head, as most tutorials write them."""
+    """A Vision Transformer as most tutorials write it, with the given transformer blocks."""
 
     def __init__(self, s: Shape, blocks: nn.Module):
         super().__init__()
@@ -164,7 +165,7 @@ def tutorial(s: Shape) -> nn.Module:
 
 
 class TutorialHead(nn.Module):
-    """One head, as wide as the model, that computes its attention weights in full."""
+    """An attention head as wide as the model, with explicit attention weights."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -177,7 +178,7 @@ class TutorialHead(nn.Module):
 
 
 class TutorialBlock(nn.Module):
-    """Heads computed one after the other, and a projection of all of them back to the width."""
+    """A transformer block that computes its heads one after another, then projects them."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -205,7 +206,7 @@ PACKAGES = ("timm", "torchvision", "vit-pytorch", "transformers")
 
 
 def installed(names: list[str]) -> list[str]:
-    """Return the peers that can be measured here, and print which cannot."""
+    """Return the installed peers, and print the missing ones."""
     packages = [name for name in names if name in PACKAGES]
     missing = [name for name in packages if not importlib.util.find_spec(name.replace("-", "_"))]
     if missing:
@@ -215,5 +216,5 @@ def installed(names: list[str]) -> list[str]:
 
 
 def parameters(network: nn.Module) -> int:
-    """Return the number of parameters."""
+    """Return the number of parameters of a network."""
     return sum(p.numel() for p in network.parameters())

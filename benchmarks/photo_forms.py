@@ -1,4 +1,4 @@
-"""Pictures of digits in boxes, across a margin line, and by a thick marker."""
+"""Photos of digits in boxes, across a margin line, and drawn with a thick marker."""
 
 import math
 
@@ -9,11 +9,11 @@ from benchmarks.digit_ink import affine, enlarge
 from benchmarks.photographer import expose, uneven_light
 
 Rng = np.random.Generator
-Shot = tuple[Image.Image, int | None]  # the picture, and the JPEG quality to save it with
+Shot = tuple[Image.Image, int | None]  # image and JPEG quality (None: PNG)
 
 
 def blank_sheet(rng: Rng) -> tuple[int, int, np.ndarray]:
-    """Return height, width, and the color of paper in uneven light, [H, W, 3]."""
+    """Return the height, the width, and an image of blank, unevenly lit paper, [H, W, 3]."""
     height, width = (int(side) for side in rng.integers(300, 641, 2))
     color = rng.uniform(0.8, 1) * rng.uniform(0.94, 1, 3)
     return height, width, uneven_light(height, width, rng)[..., None] * color
@@ -27,7 +27,7 @@ def write(sheet: np.ndarray, ink: np.ndarray, rng: Rng, most: float = 0.3) -> np
 def _draw_boxes(
     size: tuple[int, int], count: int, side: float, gap: float, angle: float, thickness: float
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Return the ink of a row of boxes in the middle of the picture, and their centers."""
+    """Return the ink of a centered row of boxes, and the center of each box."""
     width, height = size
     canvas = Image.new("L", (4 * width, 4 * height))
     draw = ImageDraw.Draw(canvas)
@@ -50,7 +50,7 @@ def _draw_boxes(
 
 
 def boxes(count: int, digit: np.ndarray, rng: Rng) -> Shot:
-    """A digit in one of `count` boxes, which touch each other in half of the photos."""
+    """Draw a digit in one of `count` boxes; in half of the photos, the boxes touch."""
     height, width, sheet = blank_sheet(rng)
     most = min(0.8 * height, 0.94 * width / count)
     side = most * rng.uniform(0.75, 1)
@@ -66,7 +66,7 @@ def boxes(count: int, digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def margin(digit: np.ndarray, rng: Rng) -> Shot:
-    """A digit written across the line along the margin of a page."""
+    """Draw a digit across the margin line of a page."""
     height, width, sheet = blank_sheet(rng)
     tall = rng.uniform(0.3, 0.65) * min(height, width)
     room = tall * 0.62
@@ -84,7 +84,7 @@ def margin(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def marker(digit: np.ndarray, rng: Rng) -> Shot:
-    """A thick digit that fills the picture and touches its border."""
+    """Draw a thick digit that fills the image and touches its border."""
     rows, columns = np.nonzero(digit > 60)
     tall = rng.uniform(260, 560)
     scale = tall / 20

@@ -1,6 +1,6 @@
-"""Pictures of digits other than ink on plain paper, for `benchmarks/photos.py`.
+"""All kinds of synthetic digit images for `benchmarks/photos.py`.
 
-Each function draws one kind from a digit, uint8 [28, 28], and a random generator.
+Each function draws one kind of image from a digit, uint8 [28, 28], and a random generator.
 """
 
 import math
@@ -20,28 +20,28 @@ from benchmarks.photographer import (
     to_image,
 )
 
-# Red, green and blue
+# RGB colors
 INKS = np.array([[0, 0, 0], [0.9, 0.1, 0.1], [0.1, 0.2, 0.8]])
 BRIGHT_INKS = np.array([[1, 1, 1], [0.9, 0.9, 0.3], [0.5, 0.8, 1]])
 MARKERS = np.array([[0.75, 0.1, 0.15], [0.1, 0.2, 0.65], [0.1, 0.5, 0.2]])
 
 
 def photograph(digit: np.ndarray, kind: str, rng: Rng) -> tuple[bytes, str]:
-    """Return the bytes of an image file of one of `KINDS`, and its extension."""
+    """Draw an image of one of `KINDS`; return its encoded bytes and file extension."""
     image, quality = KINDS[kind](digit, rng)
     return encode(image, quality)
 
 
-# Pictures of the dataset's size
+# Images of the dataset's size
 
 
 def gray_paper(brightness: int, digit: np.ndarray, rng: Rng) -> Shot:
-    """28 x 28, dark on paper of uniform brightness."""
+    """Draw a dark 28x28 digit on paper of uniform brightness."""
     return to_image(brightness / 255 * (1 - digit / 255)), None
 
 
 def shifted(digit: np.ndarray, rng: Rng) -> Shot:
-    """28 x 28, white on black, moved by 2 to 4 pixels in both directions."""
+    """Shift a white-on-black 28x28 digit by 2 to 4 pixels along both axes."""
     steps = rng.integers(2, 5, 2) * rng.choice([-1, 1], 2)
     return Image.fromarray(np.roll(digit, steps, (0, 1))), None
 
@@ -50,7 +50,7 @@ def shifted(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def _drawing(digit: np.ndarray, rng: Rng) -> np.ndarray:
-    """Return ink without noise, as a drawing program makes it, float [H, W]."""
+    """Return noise-free ink, as drawn in a paint program, float [H, W]."""
     width, height = (int(side) for side in rng.integers(240, 641, 2))
     tall = rng.uniform(0.4, 0.7) * min(height, width)
     place = width / 2 + rng.uniform(-0.1, 0.1) * width, height / 2 + 0.05 * height
@@ -61,7 +61,7 @@ def _drawing(digit: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def transparent(digit: np.ndarray, rng: Rng) -> Shot:
-    """White strokes on a transparent picture."""
+    """Draw white strokes on a transparent background."""
     ink = _drawing(digit, rng)
     pixels = np.full((*ink.shape, 4), 255, np.uint8)
     pixels[..., 3] = (255 * ink).round()
@@ -71,14 +71,14 @@ def transparent(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def paint(digit: np.ndarray, rng: Rng) -> Shot:
-    """Black or colored strokes on white."""
+    """Draw black or colored strokes on a white background."""
     ink = _drawing(digit, rng)[..., None]
     color = rng.choice(INKS)
     return to_image(1 - ink * (1 - color)), None
 
 
 def dark_app(digit: np.ndarray, rng: Rng) -> Shot:
-    """Light strokes on the dark canvas of a drawing program with a toolbar."""
+    """Draw light strokes on the dark canvas of a paint program, with a toolbar."""
     ink = _drawing(digit, rng)[..., None]
     ground = rng.uniform(10, 50) / 255
     color = rng.choice(BRIGHT_INKS)
@@ -106,7 +106,7 @@ def dark_app(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def lined(digit: np.ndarray, rng: Rng) -> Shot:
-    """Ruled paper, with lines from border to border."""
+    """Draw a digit on ruled paper."""
     height, width, sheet = blank_sheet(rng)
     step = height * rng.uniform(1 / 14, 1 / 7)
     y = np.arange(height)[:, None] + np.arange(width) * rng.uniform(-0.03, 0.03)
@@ -127,14 +127,14 @@ def _write_on_sheet(
 
 
 def tiny(digit: np.ndarray, rng: Rng) -> Shot:
-    """A digit of 6% of the height of a large photo."""
+    """Draw a digit that takes up 6% of the height of a large photo."""
     sheet = np.full((640, 480, 3), rng.uniform(0.8, 1))
     image, quality = _write_on_sheet(digit, sheet, rng, 0.06 * 640)
     return image, quality
 
 
 def pencil(digit: np.ndarray, rng: Rng) -> Shot:
-    """Thin gray strokes."""
+    """Draw thin gray strokes."""
     height, width, sheet = blank_sheet(rng)
     tall = rng.uniform(0.4, 0.65) * min(height, width)
     to_digit = affine(digit, tall, math.radians(rng.uniform(-8, 8)), (width / 2, height / 2))
@@ -143,7 +143,7 @@ def pencil(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def whiteboard(digit: np.ndarray, rng: Rng) -> Shot:
-    """A colored pen on a board that reflects a lamp."""
+    """Draw a digit in color on a whiteboard with the reflection of a lamp."""
     height, width, sheet = blank_sheet(rng)
     y, x = np.mgrid[:height, :width]
     lamp = rng.uniform(0, 1, 2) * (height, width)
@@ -157,7 +157,7 @@ def whiteboard(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def sticky_note(digit: np.ndarray, rng: Rng) -> Shot:
-    """A yellow note on a dark table."""
+    """Draw a digit on a yellow sticky note on a dark table."""
     height, width, light = blank_sheet(rng)
     picture = light * rng.uniform(0.15, 0.5, 3)
     side = int(0.85 * min(height, width))
@@ -173,20 +173,20 @@ def sticky_note(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def fax(digit: np.ndarray, rng: Rng) -> Shot:
-    """Black and white, with 1% of the pixels flipped."""
+    """Draw a binary image in which 1% of the pixels are flipped."""
     pixels = _drawing(digit, rng) > 0.5
     flipped = pixels ^ (rng.random(pixels.shape) < 0.01)
     return Image.fromarray(~flipped), None
 
 
 def low_quality(digit: np.ndarray, rng: Rng) -> Shot:
-    """A blurred JPEG of quality 10."""
+    """Draw a blurred photo, saved as JPEG with quality 10."""
     image, _ = photograph_paper("plain", digit, rng)
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(1, 3))), 10
 
 
 def tilted(digit: np.ndarray, rng: Rng) -> Shot:
-    """A page seen at an angle."""
+    """Draw a page photographed at an angle."""
     image, quality = photograph_paper("plain", digit, rng)
     width, height = image.size
     inset = rng.uniform(0.05, 0.2, 2) * width

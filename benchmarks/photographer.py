@@ -1,7 +1,7 @@
 """Render digits as photos of ink on paper, for `benchmarks/photos.py`.
 
-A photo has sides of 240 to 640 pixels. The digit is off the center and rotated by up to 10 degrees,
-with uneven light, blur and noise. Every second photo is a JPEG.
+Photos are 240 to 640 pixels on a side, with an off-center digit rotated by up to 10 degrees, uneven
+lighting, blur and noise. Half of them are JPEG files.
 """
 
 import io
@@ -18,14 +18,15 @@ PAPER_KINDS = ("plain", "squared", "shadow", "colored", "pen", "thin pen", "ligh
 def photograph_paper(
     kind: str, digit: np.ndarray, rng: np.random.Generator
 ) -> tuple[Image.Image, int | None]:
-    """Return a photo of a digit, uint8 [28, 28], and the JPEG quality to save it with.
+    """Return a photo of a digit, and the JPEG quality to save it with (None: PNG).
 
     Args:
-        kind: "plain"; on "squared" paper; with the edge of a "shadow"; on "colored" paper; with a
-            "pen" of a fortieth of the photo's height or a "thin pen" of a fortieth of the digit's;
-            a "light" pen on black; with "clutter" at the border.
-        digit: light on black.
-        rng: everything random is drawn from it.
+        kind: kind of photo: "plain"; "squared" (graph paper); "shadow" (the edge of a shadow);
+            "colored" (colored paper); "pen" (as wide as 2.5% of the photo's height); "thin pen"
+            (as wide as 2.5% of the digit's longer side); "light" (light pen on black paper);
+            "clutter" (objects at the border).
+        digit: light digit on black, uint8 [28, 28].
+        rng: source of all randomness.
     """
     height, width = (int(side) for side in rng.integers(240, 641, 2))
     ink = place_ink(digit, height, width, kind, rng)[..., None]
@@ -49,7 +50,7 @@ def photograph_paper(
 
 
 def expose(picture: np.ndarray, rng: np.random.Generator) -> tuple[Image.Image, int | None]:
-    """Blur a picture [H, W, 3] from 0 to 1, add noise, and draw a JPEG quality or None."""
+    """Add blur and noise to [H, W, 3] in 0 to 1; return it with a JPEG quality (None: PNG)."""
     height, width, _ = picture.shape
     image = to_image(picture)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2)))
@@ -68,7 +69,7 @@ def to_image(picture: np.ndarray) -> Image.Image:
 
 
 def _paper_color(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Return the reflectance of the paper in red, green and blue."""
+    """Return the RGB reflectance of the paper."""
     if kind != "colored":
         return rng.uniform(0.78, 1) * rng.uniform(0.94, 1, 3)
     strong = rng.uniform(0.75, 1)
@@ -79,10 +80,10 @@ def _paper_color(kind: str, rng: np.random.Generator) -> np.ndarray:
 def place_ink(
     digit: np.ndarray, height: int, width: int, kind: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return ink from 0 to 1, float [height, width]: the digit enlarged, rotated and moved."""
+    """Enlarge, rotate and move a digit; return its ink, float [height, width] from 0 to 1."""
     tall = rng.uniform(0.3, 0.7) * min(height, width)
     angle = math.radians(rng.uniform(-10, 10))
-    room = tall * 0.62  # from the middle of the digit to the border, so that none of it is cut off
+    room = tall * 0.62  # distance from center to border that keeps the digit inside the photo
     x, y = (rng.uniform(min(room, n / 2), max(room, n - room, n / 2)) for n in (width, height))
     to_digit = affine(digit, tall, angle, (x, y))
     if kind == "pen":
@@ -93,13 +94,13 @@ def place_ink(
 
 
 def _coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return y and x of all pixels, each from -1 to 1."""
+    """Return the y and x coordinates of all pixels, from -1 to 1."""
     y, x = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
     return np.meshgrid(y, x, indexing="ij")
 
 
 def uneven_light(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return light that falls off to one side and to the corners."""
+    """Return illumination that falls off toward one side and toward the corners."""
     y, x = _coordinates(height, width)
     angle = rng.uniform(0, 2 * math.pi)
     slope = rng.uniform(0, 0.3) * (x * math.cos(angle) + y * math.sin(angle))
@@ -108,7 +109,7 @@ def uneven_light(height: int, width: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _shadow(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the light beside a shadow; its edge is near the middle, sharp or soft."""
+    """Return illumination with a shadow whose edge is near the center and sharp or soft."""
     y, x = _coordinates(height, width)
     angle = rng.uniform(0, 2 * math.pi)
     offset = x * math.cos(angle) + y * math.sin(angle) - rng.uniform(-0.4, 0.4)
@@ -118,7 +119,7 @@ def _shadow(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _squares(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the lines of squared paper, 0 to 1, slightly rotated."""
+    """Return the slightly rotated lines of graph paper, float from 0 to 1."""
     y, x = np.mgrid[:height, :width]
     step = min(height, width) * rng.uniform(1 / 22, 1 / 9)
     thickness = rng.uniform(1, 2.2)
@@ -132,7 +133,7 @@ def _squares(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add the table beside the paper, specks on it, and an object that lies on its edge."""
+    """Add specks on the paper, the table beside it, and an object across its edge."""
     height, width, _ = picture.shape
     image = to_image(picture)
     draw = ImageDraw.Draw(image)
@@ -151,7 +152,7 @@ def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def encode(image: Image.Image, quality: int | None) -> tuple[bytes, str]:
-    """Return the bytes of a JPEG file, or of a PNG without quality, and the extension."""
+    """Encode as JPEG, or as PNG if `quality` is None; return the bytes and the extension."""
     file = io.BytesIO()
     if quality is None:
         image.save(file, "PNG", compress_level=1)

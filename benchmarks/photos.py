@@ -1,13 +1,14 @@
-"""Render test digits of MNIST as pictures of many kinds, and count how many a network reads.
+"""Render MNIST test digits as many kinds of images and count a network's correct predictions.
 
     python -m benchmarks.photos data/runs/mnist/version_0
     python -m benchmarks.photos data/runs/mnist/version_0 --kinds "one box" margin --count 50
-    python -m benchmarks.photos data/runs/mnist/version_0 --split val --seeds 10    to tune on
-    python -m benchmarks.photos data/runs/mnist/version_0 --count 20 --keep photos  to look at
+    python -m benchmarks.photos data/runs/mnist/version_0 --split val --seeds 10    for tuning
+    python -m benchmarks.photos data/runs/mnist/version_0 --count 20 --keep photos  for viewing
 
-Prints a line per kind: for each seed how many of `--count` pictures were read right, then over all
-seeds how many were refused, and how many were read wrong with a probability above 90%. `photos.md`
-has the results. `photographer.py` describes the kinds of ink on paper, `photo_kinds.py` all others.
+Prints a table row per kind: the number of images per seed, the number of correct predictions for
+each seed, and, over all seeds, the number of rejected images and of wrong predictions with a
+probability above 90%. `docs/photos.md` has the results. `photographer.py` documents the kinds of
+ink on paper, and `photo_kinds.py` all other kinds.
 """
 
 import tempfile
@@ -26,14 +27,14 @@ from src.extras.paper.reader import digit_reader
 from src.inference.predictor import Predictor, PreparedImage
 from src.runs.directory import find_checkpoint
 
-SURE = 0.9  # a wrong answer above this probability misleads
+SURE = 0.9  # a wrong prediction above this probability is misleading
 
 Read = Callable[[str], PreparedImage]
 
 
 @dataclass
 class Count:
-    """How the pictures of one kind and seed were read."""
+    """Prediction counts for the images of one kind and seed."""
 
     right: int = 0
     refused: int = 0
@@ -42,20 +43,20 @@ class Count:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("run", help="directory of a finished run on MNIST, or a checkpoint")
+    parser.add_argument("run", help="run directory or checkpoint trained on MNIST")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--count", type=positive, default=200, help="pictures per kind and seed")
+    parser.add_argument("--count", type=positive, default=200, help="images per kind and seed")
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--data", default="data", help="folder of the datasets")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="write the pictures to DIR")
+    parser.add_argument("--data", default="data", help="dataset folder")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the images in DIR")
     options = parser.parse_args()
 
     predictor = Predictor(find_checkpoint(options.run), "cpu")
     read = digit_reader(predictor.dataset)
     if read is None:
-        raise InputError(f"{options.run}: not trained on MNIST; name a run on MNIST")
-    data = MNISTDataModule(root=options.data, val_fraction=0.05)  # as in configs/mnist.yaml
+        raise InputError(f"{options.run}: not trained on MNIST; pass a run trained on MNIST")
+    data = MNISTDataModule(root=options.data, val_fraction=0.05)  # see configs/mnist.yaml
     data.prepare_data()
     digits = data.sets[options.split]
     assert digits is not None  # MNIST has both splits
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def render(digits: ImageSet, kind: str, seed: int, count: int, folder: Path) -> None:
-    """Write pictures of random digits to files whose names start with the label."""
+    """Draw random digits and write them to files whose names start with the label."""
     order = np.random.default_rng(seed).permutation(len(digits))[:count]
     images = digits.images[order, 0].numpy()
     labels = digits.labels[order].tolist()
@@ -93,7 +94,7 @@ def render(digits: ImageSet, kind: str, seed: int, count: int, folder: Path) -> 
 
 
 def count_folder(predictor: Predictor, read: Read, folder: Path) -> Count:
-    """Read the pictures of a folder, and prefix the names of those that are read wrong."""
+    """Classify the images in a folder, and rename the files with wrong predictions."""
     count = Count()
     for path in sorted(folder.iterdir()):
         label = int(path.name[0])

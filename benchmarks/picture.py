@@ -1,13 +1,14 @@
-"""Draw the picture of a finished run, or what an augmentation does to images.
+"""Draw a summary of a finished run, or examples of augmented images.
 
-    python -m benchmarks.picture training data/runs/mnist/version_0     a few seconds each
+    python -m benchmarks.picture training data/runs/mnist/version_0
     python -m benchmarks.picture augmentation --output augmented.png --config configs/cifar10.yaml
     python -m benchmarks.picture augmentation --output one.png --same --data.augment.rotate 45
 
-`training` draws the README's picture: training curves, test images, and the most confident
-mistakes. `augmentation` draws 64 augmented training images, or one of them 64 times (--same), with
-the config and flags of `train.py`. A person should still recognize them; TrivialAugment alone moves
-some out of sight. Both print the file they write.
+`training` draws the figure in the README: training curves, test images, and the most confident
+wrong predictions. `augmentation` draws 64 augmented training images, or 64 augmentations of one
+image (--same), with the config and flags of `train.py`. People should still recognize the images,
+except for a few that TrivialAugment moves out of view. Both take a few seconds and print the path
+of the output file.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 from src.runs.results import read_metrics
 
-SIDE = 8  # images along each edge of the picture of an augmentation
-MAGNIFY = 3  # pixels on the screen per pixel
+SIDE = 8  # images per row and per column of the augmentation grid
+MAGNIFY = 3  # scale factor of the augmented images
 MISTAKES = 12
 
 
@@ -44,14 +45,14 @@ def main() -> None:
     training = commands.add_parser("training")
     training.add_argument("run", help="directory of a finished run")
     training.add_argument("--output", type=Path, default="docs/images/training.png")
-    training.add_argument("--data", help="folder of the datasets (default: as in training)")
+    training.add_argument("--data", help="dataset folder (default: as in training)")
     augmentation = commands.add_parser("augmentation")
     augmentation.add_argument("--output", type=Path, required=True, help="PNG file to write")
-    augmentation.add_argument("--same", action="store_true", help="one image in all places")
+    augmentation.add_argument("--same", action="store_true", help="repeat one image in every cell")
     options, flags = parser.parse_known_args()
     output = options.output
     if output.suffix != ".png" or not output.absolute().parent.is_dir():
-        raise InputError(f"--output {output}: name a .png file in an existing folder")
+        raise InputError(f"--output {output}: not a .png file in an existing folder; pass one")
     if options.command == "training":
         draw_training(options)
     else:
@@ -63,7 +64,7 @@ def draw_training(options: argparse.Namespace) -> None:
     predictor = Predictor(find_checkpoint(options.run, flag="RUN"), "cpu")
     test = open_split(predictor.dataset, "test", root=options.data)
     if test is None:
-        raise InputError(f"{options.run}: its dataset has no test images; choose another run")
+        raise InputError(f"{options.run}: its dataset has no test images; pass a different run")
     batches = torch.arange(len(test)).split(500)
     probabilities = [predictor.probabilities(test.__getitems__(batch)[0]) for batch in batches]
     confidence, predicted = torch.cat(probabilities).max(dim=1)
@@ -87,7 +88,7 @@ def draw_curves(figure: FigureBase, run: Path) -> None:
     axes = figure.subplots()
     rows = read_metrics(run)
     for key, label in (("train_accuracy", "training (augmented)"), ("val_accuracy", "validation")):
-        validated = [row for row in rows if row[key]]  # not all runs validate
+        validated = [row for row in rows if row[key]]  # not every run has validation
         if validated:
             epochs = [int(row["epoch"]) + 1 for row in validated]
             axes.plot(epochs, [float(row[key]) for row in validated], marker=".", label=label)
@@ -103,7 +104,7 @@ def draw_images(
     indices: Iterable[int],
     predicted: Tensor,
 ) -> None:
-    """Draw a 3 x 4 grid of images with their predicted classes; mistakes in red."""
+    """Draw a 3x4 grid of images with their predicted classes, wrong ones in red."""
     every = figure.subplots(3, 4).flat
     for axes in every:
         axes.axis("off")
@@ -129,7 +130,7 @@ def draw_augmentation(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def grid(images: Tensor) -> np.ndarray:
-    """float [SIDE**2, C, H, W] in 0 to 1 -> uint8 [height, width, C], with white lines between."""
+    """Tile images [SIDE**2, C, H, W] in 0 to 1 to uint8 [height, width, C] with white lines."""
     pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
     pixels = pixels.repeat_interleave(MAGNIFY, 2).repeat_interleave(MAGNIFY, 3)
     pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2), value=255)

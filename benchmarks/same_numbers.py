@@ -1,11 +1,11 @@
-"""Compare what two checkouts train, bit for bit: weights, optimizer states and metrics.
+"""Check that two checkouts train bit-identical weights, optimizer states and metrics.
 
     python -m benchmarks.same_numbers ../before .                    ten minutes on one CPU core
-    python -m benchmarks.same_numbers ../before . --only digits sgd  some of the trainings
+    python -m benchmarks.same_numbers ../before . --only digits sgd  selected training runs
 
 A change that only moves or renames code must pass. Each checkout trains with its own `train.py` and
-configs, seed 0, on the CPU; both read the same datasets. Other flags go to all trainings. Prints a
-table with a row per training; exit code 1 if something differs.
+configs on the CPU with seed 0; both read the same datasets. Other flags are passed to all training
+runs. Prints a table with a row per training run; exits with code 1 if anything differs.
 """
 
 import os
@@ -36,27 +36,27 @@ TRAININGS = {
     "cnn": f"{SHORT} --model CNN --data.patch_size null",
     "mnist": f"--config configs/mnist.yaml --trainer.limit_train_batches 200 {PART}",
     "cifar10_cpu": f"--config configs/cifar10_cpu.yaml --trainer.limit_train_batches 20 {PART}",
-    # RandAugment, erasing, MixUp and CutMix, drop path, and Muon
+    # covers RandAugment, erasing, MixUp, CutMix, drop path and Muon
     "cifar10": (
         "--config configs/cifar10.yaml --model.compile false --data.batch_size 64 "
         f"--trainer.limit_train_batches 20 {PART}"
     ),
 }
-RENAMED = {"averaged.": "ema."}  # prefixes of weights in older checkouts, and now
+RENAMED = {"averaged.": "ema."}  # weight name prefixes: {old: new}
 RESULTS = ("val_accuracy", "test_accuracy", "test_loss", "images_seen", "parameters")
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("old", type=Path, help="folder of a checkout")
-    parser.add_argument("new", type=Path, help="folder of another one")
+    parser.add_argument("old", type=Path, help="path of the first checkout")
+    parser.add_argument("new", type=Path, help="path of the second checkout")
     parser.add_argument("--only", nargs="+", choices=TRAININGS, default=list(TRAININGS))
-    parser.add_argument("--data", type=Path, help="folder of the datasets (default: NEW/data)")
-    parser.add_argument("--threads", type=positive, default=1, help="of each training")
+    parser.add_argument("--data", type=Path, help="dataset folder (default: NEW/data)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads per training run")
     options, more = parser.parse_known_args()
     for checkout in (options.old, options.new):
         if not (checkout / "train.py").is_file():
-            raise InputError(f"{checkout}: has no train.py; name the folder of a checkout")
+            raise InputError(f"{checkout}: no train.py here; pass the path of a checkout")
 
     data = (options.data or options.new / "data").resolve()
     common = ["--data.root", str(data), "--trainer.accelerator", "cpu", "--seed_everything", "0"]
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def outcome(checkout: Path, flags: list[str], runs: str, threads: int) -> dict[str, object]:
-    """Train in a checkout, and return the tensors and values of its end by their names."""
+    """Train in a checkout; return the final tensors and values as {name: value}."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     results = train(*flags, runs=runs, cwd=checkout, env=environment)
     run = Path(results["run"])
@@ -102,7 +102,7 @@ def outcome(checkout: Path, flags: list[str], runs: str, threads: int) -> dict[s
 
 
 def leaves(tree: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the leaves of a tree: {"a": [1, 2]} -> ("a.0", 1), ("a.1", 2)"""
+    """Yield the leaves of a tree, for example {"a": [1, 2]} -> ("a.0", 1), ("a.1", 2)."""
     if isinstance(tree, list | tuple):
         tree = dict(enumerate(tree))
     if not isinstance(tree, dict):
@@ -113,7 +113,7 @@ def leaves(tree: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
-    """Return the names under which bits differ, and those that only one of the two has."""
+    """Return the names whose values differ or that exist on only one side."""
     both = old.keys() & new.keys()
     return [name for name in old | new if name not in both or not same_bits(old[name], new[name])]
 

@@ -1,13 +1,13 @@
-"""Measure how a training step grows with images, tokens, width and depth, and what memory does.
+"""Measure how step time and memory scale with batch size, tokens, width and depth.
 
-    python -m benchmarks.scaling                                 20 minutes
+    python -m benchmarks.scaling                                 takes 20 minutes
     python -m benchmarks.scaling --precision bf16-mixed --json out.json
 
-A row is a network and a batch in a new process: milliseconds of a training step (median over all
-rounds), and peak memory beyond that after the imports. One of the four grows, the others stay as in
-`BASE`. Prints a table; the exponent of each growth over its last three values, by least squares in
-logarithms; and the peak memory of whole trainings by epochs, and of reading a folder larger than
-its `data.memory_budget` by its images.
+Each row is one network and batch size, measured in a new process: the median time of a training
+step, and the peak memory above the level after the imports. One variable changes at a time; the
+others keep their values from `BASE`. Also prints scaling exponents (least-squares fit of logarithms
+over the last three values), the peak memory of training runs by number of epochs, and the peak
+memory of reading folders larger than `data.memory_budget` by number of images.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from train import main as train
 BASE = {"images": 16, "tokens": 64, "width": 192, "depth": 4}
 GROWTH = {
     "images": (8, 16, 32, 64, 128),
-    "tokens": (16, 64, 144, 256, 576, 1024),  # squares
+    "tokens": (16, 64, 144, 256, 576, 1024),  # square numbers
     "width": (96, 192, 384, 768),
     "depth": (2, 4, 8, 16),
 }
-HEAD, MLP_RATIO, PATCH = 48, 4, 4  # width of a head
+HEAD, MLP_RATIO, PATCH = 48, 4, 4  # HEAD is the width of each head
 COLUMNS = ("ms_per_step", "peak_MiB", "MiB_beyond_the_imports")
 TINY = """
 --config configs/digits.yaml
@@ -61,10 +61,10 @@ def main() -> None:
     }
     rows = measure(points, options)
     lines = [header(), *(exponent(variable, rows) for variable in options.grow)]
-    # A block multiplies each token by (4 + 2 MLP_RATIO) width^2 weights, and by 2 T width keys and
-    # values.
+    # Multiplications per token and block: (4 + 2 MLP_RATIO) width^2 with the weights, and
+    # 2 T width with the keys and values.
     half = (2 + MLP_RATIO) * BASE["width"]
-    lines.append(f"the quadratic part of attention is half of the products at {half:,} tokens")
+    lines.append(f"at {half:,} tokens, half of the multiplications are quadratic in tokens")
     base = ", ".join(f"{name} {value}" for name, value in BASE.items())
     lines.append(f"{options.precision}; unless a row says otherwise: {base}")
     for epochs in options.epochs:
@@ -81,19 +81,19 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = timing_parser(__doc__)
     parser.add_argument("--grow", nargs="*", choices=GROWTH, default=list(GROWTH))
-    parser.add_argument("--points", type=int, choices=range(2, 7), default=6, help="of each")
-    parser.add_argument("--steps", type=positive, default=5, help="per row and round")
+    parser.add_argument("--points", type=int, choices=range(2, 7), default=6, help="values of each")
+    parser.add_argument("--steps", type=positive, default=5, help="steps per row and round")
     parser.add_argument("--precision", choices=DTYPES, default="32-true")
     parser.add_argument("--epochs", type=positive, nargs="*", default=[1, 3])
     parser.add_argument(
-        "--folder", type=positive, nargs="*", default=[2000, 4000, 8000], help="images in it"
+        "--folder", type=positive, nargs="*", default=[2000, 4000, 8000], help="images per folder"
     )
     parser.add_argument("--budget", type=float, default=0.125, help="data.memory_budget in GiB")
     return parser.parse_args()
 
 
 def measure(points: dict[str, dict[str, int]], options: argparse.Namespace) -> Rows:
-    """Return the row of each network and batch."""
+    """Return one table row per network and batch size."""
     seconds: dict[str, list[float]] = {name: [] for name in points}
     memory: dict[str, list[tuple[float, float]]] = {name: [] for name in points}
     how = (options.steps, options.precision, options.threads)
@@ -117,7 +117,7 @@ def measure(points: dict[str, dict[str, int]], options: argparse.Namespace) -> R
 def _train_steps(
     point: dict[str, int], steps: int, precision: str, threads: int
 ) -> tuple[list[float], float, float]:
-    """Return the seconds of each step, and the peak memory before and after, in MiB."""
+    """Return the seconds of each step, and the peak MiB before and after all steps."""
     torch.set_num_threads(threads)
     before = peak_memory()
     side, width, batch = math.isqrt(point["tokens"]), point["width"], point["images"]
@@ -131,11 +131,11 @@ def _train_steps(
         start = time.perf_counter()
         train_step(network, optimizer, images, labels, precision)
         times.append(time.perf_counter() - start)
-    return times[2:], before, peak_memory()  # the first two warm up
+    return times[2:], before, peak_memory()  # the first two are warm-up
 
 
 def exponent(variable: str, rows: Rows) -> str:
-    """Return time and memory as powers of a variable, over its last three values."""
+    """Fit time and memory as powers of a variable over its last three values."""
     values = [int(name.split()[1]) for name in rows if name.split()[0] == variable][-3:]
     powers = []
     for column in ("ms_per_step", "MiB_beyond_the_imports"):
@@ -147,7 +147,7 @@ def exponent(variable: str, rows: Rows) -> str:
 
 
 def memory_of(function: Callable[..., float], *arguments: Any) -> Row:
-    """Return the row of a function that returns its peak memory."""
+    """Call a function that returns its peak memory, and return the table row."""
     return {"peak_MiB": in_new_process(function, *arguments)}
 
 

@@ -1,4 +1,4 @@
-"""Train recipes with several seeds, and compare them with changed flags.
+"""Train recipes with several seeds, and compare them with modified settings.
 
     python -m benchmarks.seeds --config configs/mnist.yaml --seeds 0 1 2
     python -m benchmarks.seeds --config configs/mnist_patch7.yaml configs/mnist_cnn.yaml --seeds 0
@@ -7,16 +7,16 @@
     python -m benchmarks.seeds --config configs/mnist.yaml --ablation --trainer.max_epochs 2
     python -m benchmarks.seeds --config configs/folder.yaml --images 50 200 500
 
-Prints a table with a row per config and change: test accuracy (validation accuracy where nothing
-is tested), its mean and standard deviation over the seeds, and the training time. It takes as long
-as the trainings. Flags that are not listed below go to all trainings.
+Prints a table with a row per config and change: the test accuracy of each seed (validation accuracy
+if there is no test), its mean and standard deviation, and the training time. Flags that are not
+listed below are passed to all training runs.
 
---ablation compares the recipe with the changes of `ABLATIONS`; it holds out a twentieth of the
-training images, unless --data.val_fraction says otherwise, and leaves the test images unused.
---images trains on class folders with that many images each, cut out of CIFAR-100.
+--ablation compares the recipe with the changes in `ABLATIONS`. It holds out 5% of the training
+images (unless --data.val_fraction is set) and does not use the test images. --images trains on
+class folders with the given number of CIFAR-100 images per class.
 
-The runs are `data/runs/<config>_<change>_seed<n>/`. A finished run is not trained again, a stopped
-one is resumed, one with other settings is refused.
+Runs are stored in `data/runs/<config>_<change>_seed<n>/`. Finished runs are skipped, interrupted
+runs are resumed, and a run with different settings is an error.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from src.runs.results import read_results
 
 ABLATIONS = {
     "mnist": {
-        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 4e-3",  # needs a lower rate
+        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 4e-3",  # lower learning rate
         "no weight averaging": "--model.ema_decay 0",
         "no augmentation": (
             "--data.augment.translate 0 --data.augment.rotate 0 --data.augment.scale 0"
@@ -72,9 +72,9 @@ class Variant(NamedTuple):
     """A row of the table."""
 
     config: str
-    name: str  # of its runs, before the seed
+    name: str  # run name without the seed
     flags: list[str]
-    images: str = ""  # folder and classes that its images are cut out of
+    images: str = ""  # source folder and classes of the images
 
 
 def main() -> None:
@@ -88,31 +88,31 @@ def main() -> None:
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = make_parser(__doc__)
-    parser.add_argument("--config", nargs="+", required=True, help="YAML files of recipes")
+    parser.add_argument("--config", nargs="+", required=True, help="recipe YAML files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", default="data/runs", help="folder of the runs")
+    parser.add_argument("--runs", default="data/runs", help="run folder")
     parser.add_argument(
-        "--compare", action="append", default=[], help="flags of another row, in one string"
+        "--compare", action="append", default=[], help="flags of an additional row, as one string"
     )
-    parser.add_argument("--ablation", action="store_true", help="one row for each known change")
+    parser.add_argument("--ablation", action="store_true", help="add a row per change in ABLATIONS")
     parser.add_argument("--images", type=positive, nargs="+", help="training images per class")
-    parser.add_argument("--classes", nargs="+", default=FIVE, help="of the folder --source")
-    parser.add_argument("--source", default="data/cifar100", help="{train,test}/<class>/*")
+    parser.add_argument("--classes", nargs="+", default=FIVE, help="class folders in --source")
+    parser.add_argument("--source", default="data/cifar100", help="{train,test}/<class>/* folder")
     options, flags = parser.parse_known_args()
     for flag in ("--seed_everything", "--name", "--resume"):
         if any(given.split("=")[0] == flag for given in flags):
-            raise InputError(f"{flag} follows from --config and --seeds; leave it out")
+            raise InputError(f"{flag} is set from --config and --seeds; remove it")
     for config in options.config:
         if not Path(config).is_file():
             raise InputError(f"--config {config}: no such file; see configs/")
         if options.ablation and Path(config).stem not in ABLATIONS:
             known = ", ".join(f"configs/{name}.yaml" for name in ABLATIONS)
-            raise InputError(f"--ablation has no changes for {config}; use {known}, or --compare")
+            raise InputError(f"--ablation: none defined for {config}; use {known}, or --compare")
     return options, flags
 
 
 def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant]:
-    """Return the rows of the table by their labels."""
+    """Return the table rows as {label: variant}."""
     found = {}
     for config in options.config:
         stem = Path(config).stem
@@ -145,8 +145,8 @@ def link(source: Path, target: Path, classes: list[str], images: int) -> None:
             files = sorted((source / split / name).glob("*"))[:most]
             if len(files) < (most or 1):
                 raise InputError(
-                    f"{source / split / name}: {len(files)} images are too few; change --classes "
-                    "or --images"
+                    f"{source / split / name}: only {len(files)} images; change --classes or "
+                    "--images"
                 )
             folder = target / split / name
             folder.mkdir(parents=True)
@@ -155,10 +155,10 @@ def link(source: Path, target: Path, classes: list[str], images: int) -> None:
 
 
 def finish(variant: Variant, seed: int, runs: str) -> Path:
-    """Return the finished run of a variant and seed; start or resume it if needed.
+    """Return the finished run of a variant and seed, after starting or resuming it if needed.
 
     Raises:
-        InputError: the training failed and has printed why, or the run has other settings.
+        InputError: training failed (and printed the reason), or the run has different settings.
     """
     name = f"{variant.name}_seed{seed}"
     config = yaml.safe_load(Path(variant.config).read_text())
@@ -166,34 +166,31 @@ def finish(variant: Variant, seed: int, runs: str) -> Path:
     kept = Path(runs, name, "asked.json")
     try:
         run, _ = find_run("", Path(runs), name)
-    except InputError:  # there is none yet
+    except InputError:  # no run yet
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(asked))
         start = ["--config", variant.config, "--seed_everything", str(seed), *variant.flags]
         run_train_py("--name", name, "--runs", runs, *start)
     else:
         if not kept.is_file() or json.loads(kept.read_text()) != asked:
-            raise InputError(
-                f"{run}: has another config or other flags; remove it, or use another --runs"
-            )
+            raise InputError(f"{run}: has a different config or flags; remove it, or change --runs")
         if not read_results(run):
             run_train_py("--name", name, "--runs", runs, "--resume")
     return find_run("", Path(runs), name)[0]
 
 
 def summary(results: list[dict[str, Any]]) -> Row:
-    """Return the row of the finished runs of a variant.
+    """Return the table row of a variant from the results of its runs.
 
     Raises:
-        InputError: nothing was tested or validated.
+        InputError: there was no test and no validation.
     """
     tested = results[0]["test_accuracy"] is not None
     metric = "test_accuracy" if tested else "val_accuracy"
     accuracies = [result[metric] for result in results]
     if None in accuracies:
         raise InputError(
-            "no accuracy: leave out --trainer.limit_test_batches, or set --data.val_fraction "
-            "above 0"
+            "no accuracy: remove --trainer.limit_test_batches, or set --data.val_fraction above 0"
         )
     seconds = [f"{result['train_seconds']:.0f}" for result in results]
     speeds = [f"{result['images_per_second']:,.0f}" for result in results]

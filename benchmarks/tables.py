@@ -12,7 +12,7 @@ Rows = dict[str, Row]
 
 
 def make_parser(description: str | None) -> ArgumentParser:
-    """Return a parser whose help starts with the docstring of a benchmark."""
+    """Return a parser whose help text starts with the docstring of a benchmark."""
     return ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -21,7 +21,7 @@ def make_parser(description: str | None) -> ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """Parse a whole number above 0, for argparse."""
+    """Parse a positive integer for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
@@ -29,7 +29,7 @@ def positive(text: str) -> int:
 
 
 def table(rows: Rows, columns: tuple[str, ...]) -> str:
-    """Return a Markdown table; a row without a column has an empty cell there."""
+    """Return a Markdown table, with empty cells for missing values."""
     lines = [_line("", [column.replace("_", " ") for column in columns])]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, row in rows.items():
@@ -49,13 +49,13 @@ def _format(value: object) -> str:
 
 
 def write(lines: list[str], rows: Rows, columns: tuple[str, ...], path: Path | None) -> None:
-    """Print lines and a table.
+    """Print lines of text and a table, and optionally write them to a JSON file.
 
     Args:
-        lines: printed above the table.
-        rows: of the table, by name; may have more values than those in `columns`.
-        columns: values to print.
-        path: JSON file that receives the lines, and all values of the rows.
+        lines: lines to print above the table.
+        rows: table rows by name; can have more values than `columns`.
+        columns: names of the values to print.
+        path: JSON file for the lines and all values of the rows, or None.
     """
     print("\n".join(lines), table(rows, columns), sep="\n\n")
     if path:

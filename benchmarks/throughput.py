@@ -1,16 +1,16 @@
-"""Compare the training speed of one Vision Transformer in several libraries, interleaved.
+"""Compare the training speed of the same Vision Transformer in several libraries.
 
-    python -m benchmarks.throughput                              all sizes, half an hour
-    python -m benchmarks.throughput --sizes Ti --seconds 0.2     a few minutes
-    python -m benchmarks.throughput --sizes Ti S --compile       also all of them compiled
+    python -m benchmarks.throughput                              all sizes; takes half an hour
+    python -m benchmarks.throughput --sizes Ti --seconds 0.2     takes a few minutes
+    python -m benchmarks.throughput --sizes Ti S --compile       also compiled networks
     python -m benchmarks.throughput --device cuda --precision bf16-mixed --batch 512
     python -m benchmarks.throughput --peers timm torchvision --json out.json
 
-Prints a table with a row per network: parameters, counted flops, images per second (medians), their
-ratio to this project, and the share of the peak. A step is forward, loss, backward, clipping and
-fused AdamW on one random batch that stays on the device. The peak is that of the fastest of some
-large matrix products on this device at this precision. Without --precision it measures 32 bit, and
-bf16 where the device has it.
+Prints a table with a row per network: parameters, counted FLOPs, images per second (medians over
+interleaved rounds), their ratio to this project, and the fraction of the peak. A step consists of
+forward, loss, backward, clipping and fused AdamW on one random batch that stays on the device. The
+peak is the speed of the fastest of several large matrix products on the same device and in the same
+precision. By default, 32 bit is measured, and also bf16 if the device supports it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.tables import Rows, positive, write
 from src.errors import InputError, exit_on_input_error
 from src.training.precision import cpu_has_bf16
 
-SIZES = {  # and images per batch
+SIZES = {  # name: (shape, batch size)
     "mnist-tiny": (Shape(28, 1, 7, width=96, depth=4, heads=4, mlp_ratio=2), 128),
     "32px": (Shape(32, 3, 4, width=192, depth=6, heads=3, mlp_ratio=2), 64),
     "Ti": (Shape(32, 3, 4, width=192, depth=12, heads=3), 64),
@@ -41,19 +41,19 @@ PRODUCTS = {
     "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 1024), (8192, 768, 3072)),
     "cuda": ((4096, 4096, 4096), (8192, 8192, 8192)),
 }
-CLIP = 1.0  # as in the recipes
+CLIP = 1.0  # gradient clipping norm, same as in the recipes
 ROUNDS = 5
 COLUMNS = ("parameters", "MFLOP_per_image", "images/s", "of_ours", "of_peak")
 
 
 class Setting(NamedTuple):
-    """How the networks are measured."""
+    """Measurement settings."""
 
     device: str
     precision: str
     compiled: bool
     batch: int
-    seconds: float  # per round and network, roughly
+    seconds: float  # approximate time per round and network
 
 
 def main() -> None:
@@ -89,17 +89,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=DTYPES)
     parser.add_argument("--compile", action="store_true", help="also measure compiled networks")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=positive, help="images per batch, for all sizes")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per round and network, roughly")
+    parser.add_argument("--batch", type=positive, help="batch size for all sizes")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="approximate time per round and network"
+    )
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: there is no CUDA device here; use --device cpu")
+        raise InputError("--device cuda: no CUDA device found; use --device cpu")
     return options
 
 
 def measure(peers: list[str], shape: Shape, setting: Setting, rounds: int, peak: float) -> Rows:
-    """Return the row of each peer."""
-    torch.compiler.reset()  # it gives up on code that it has compiled too often
+    """Measure all peers and return a table row for each."""
+    torch.compiler.reset()  # start below the recompilation limit
     contenders = {peer: Contender(peer, shape, setting) for peer in peers}
     found = interleave(contenders, rounds)
     rows: Rows = {}
@@ -117,7 +119,7 @@ def measure(peers: list[str], shape: Shape, setting: Setting, rounds: int, peak:
 
 
 class Contender:
-    """A network whose gradients and moments exist only in its own turn, so that large ones fit."""
+    """A network that allocates gradients and optimizer state only while it is being timed."""
 
     def __init__(self, peer: str, shape: Shape, setting: Setting):
         torch.manual_seed(0)
@@ -132,7 +134,7 @@ class Contender:
         self.turn = Timed(self._step, setting.seconds, device)
 
     def __call__(self) -> float:
-        """Return images per second."""
+        """Return the number of images per second."""
         seconds = self.turn()
         self.optimizer.zero_grad()
         self.optimizer.state.clear()
@@ -144,14 +146,14 @@ class Contender:
 
 
 def measure_speed(peer: str, shape: Shape, setting: Setting) -> tuple[float, float | None]:
-    """Return images per second in training, a median, and the GPU memory in GiB."""
+    """Return the median training speed in images per second, and the peak GPU memory in GiB."""
     contender = Contender(peer, shape, setting)
     speeds = [contender() for _ in range(1 + ROUNDS)]
     return statistics.median(speeds[1:]), gpu_memory(setting.device)
 
 
 def gpu_memory(device: str) -> float | None:
-    """Return the peak memory of a CUDA device in GiB; None elsewhere."""
+    """Return the peak memory of a CUDA device in GiB, or None for other devices."""
     return round(torch.cuda.max_memory_allocated() / 2**30, 1) if device == "cuda" else None
 
 
@@ -163,7 +165,7 @@ def train_step(
     precision: str,
     label_smoothing: float = 0.0,
 ) -> None:
-    """Forward, loss, backward, clipping and optimizer."""
+    """Run forward, loss, backward, gradient clipping and the optimizer."""
     optimizer.zero_grad()
     bf16 = precision == "bf16-mixed"
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
@@ -175,21 +177,21 @@ def train_step(
 
 @torch.no_grad()
 def measure_peak(device: str, dtype: torch.dtype) -> float:
-    """Return flops per second of the fastest matrix product; each is a median of seven."""
+    """Return the FLOP/s of the fastest matrix product (each timed as a median of seven)."""
     speeds = []
     for m, k, n in PRODUCTS[device]:
         a = torch.randn(m, k, dtype=dtype, device=device)
         b = torch.randn(k, n, dtype=dtype, device=device)
         product = functools.partial(torch.matmul, a, b)
         times = [time_step(product, 1, device) for _ in range(9)]
-        speeds.append(2 * m * k * n / statistics.median(times[2:]))  # the first two warm up
+        speeds.append(2 * m * k * n / statistics.median(times[2:]))  # the first two are warm-up
     return max(speeds)
 
 
 @functools.cache
 def count(peer: str, shape: Shape) -> float:
-    """Return the flops of an image, forward and backward."""
-    # Not created on the meta device: older versions of timm read values meanwhile.
+    """Return the FLOPs of the forward and backward pass for one image."""
+    # Not created on the meta device, because older versions of timm read values in __init__.
     network = PEERS[peer](shape).train().to("meta")
     size = (1, shape.channels, shape.image_size, shape.image_size)
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""Run `train.py` from a benchmark."""
+"""Run `train.py` from the benchmarks."""
 
 import subprocess
 import sys
@@ -11,22 +11,22 @@ from src.runs.results import read_results
 
 
 def run_train_py(*flags: str, **process: Any) -> None:
-    """Run `python train.py *flags`, with its output on stderr.
+    """Run `python train.py` with `flags`, and redirect its output to stderr.
 
     Args:
         flags: of `train.py`.
         process: more arguments of `subprocess.Popen`.
 
     Raises:
-        InputError: the training failed; it has printed why.
-        KeyboardInterrupt: Ctrl-C stopped the training, which has written its last checkpoint.
+        InputError: training failed; the reason has been printed.
+        KeyboardInterrupt: Ctrl-C stopped training, after the last checkpoint was written.
     """
     command = [sys.executable, "train.py", *flags]
     training = subprocess.Popen(command, stdout=sys.stderr, **process)
     try:
         code = training.wait()
     except KeyboardInterrupt:
-        training.wait()  # it got the Ctrl-C, too
+        training.wait()  # the child process also received Ctrl-C
         raise
     if code == 130:
         raise KeyboardInterrupt
@@ -37,11 +37,11 @@ def run_train_py(*flags: str, **process: Any) -> None:
 
 
 def train(*flags: str, runs: str | None = None, **process: Any) -> dict[str, Any]:
-    """Train, and return the content of results.json, with the run directory as `run`.
+    """Train, and return the contents of results.json plus the run directory as `run`.
 
     Args:
         flags: of `train.py`.
-        runs: folder of the runs; a temporary one by default.
+        runs: run folder; by default, a temporary folder.
         process: more arguments of `subprocess.Popen`.
     """
     runs = runs or tempfile.mkdtemp(prefix="benchmark-")

@@ -1,14 +1,14 @@
-"""Measure a training step of a recipe, by precision and by optimizer, interleaved.
+"""Time the training step of recipes by precision and by optimizer.
 
-    python -m benchmarks.training_step                             three recipes, 10 minutes
-    python -m benchmarks.training_step --configs mnist --rounds 3  less than a minute
-    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.training_step     as on a CPU without bf16; slower
+    python -m benchmarks.training_step                             three recipes; takes 10 minutes
+    python -m benchmarks.training_step --configs mnist --rounds 3  takes less than a minute
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.training_step     simulates a CPU without bf16
 
-Prints a table. The first rows of a recipe are bare steps in 32 bit and in bf16 on one batch of
-random images: forward, loss, backward, clipping, optimizer, and the average of the weights. The
-other rows are the optimizer alone, with fixed gradients: the recipe's own, PyTorch's Muon (which
-takes no convolutions, with fused AdamW for the rest), and fused AdamW for everything; their share
-is that of the 32-bit step.
+Prints a table of medians over interleaved rounds. The first two rows of a recipe are bare steps in
+32 bit and in bf16 on one batch of random images: forward, loss, backward, clipping, optimizer and
+weight averaging. The other rows time only the optimizer, with fixed gradients: the recipe's
+optimizer, PyTorch's Muon (which does not support convolutions, so fused AdamW updates the rest),
+and fused AdamW for all parameters. Their time is also given as a fraction of the 32-bit step.
 """
 
 import argparse
@@ -27,15 +27,17 @@ from src.errors import exit_on_input_error
 from src.training.build import Settings
 
 CONFIGS = ("mnist", "mnist_best", "cifar10_cpu")
-LR = 1e-6  # so low that the network stays what it is
+LR = 1e-6  # low enough to leave the network practically unchanged
 COLUMNS = ("milliseconds", "images/s", "of_the_first_row", "of_the_step")
 
 
 def main() -> None:
     parser = timing_parser(__doc__, rounds=9)
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="names of configs")
-    parser.add_argument("--batch", type=positive, help="images per batch (default: the recipe's)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="per round and row, roughly")
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="config names")
+    parser.add_argument("--batch", type=positive, help="batch size (default: the recipe's)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="approximate time per round and row"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     silence_lightning()
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def measure(config: str, options: argparse.Namespace) -> Rows:
-    """Return the rows of a recipe."""
+    """Measure a recipe and return its table rows."""
     flags = ["--config", f"configs/{config}.yaml", "--trainer.accelerator", "cpu"]
     if options.batch:
         flags += ["--data.batch_size", str(options.batch)]
@@ -96,7 +98,7 @@ def recipe_step(settings: Settings, device: str, precision: str) -> Callable[[],
 
 
 def measure_recipe(flags: list[str], device: str, seconds: float) -> tuple[float, float | None]:
-    """Return images per second of a recipe's bare step, and its GPU memory in GiB."""
+    """Return the speed of a recipe's bare step in images per second, and its peak GPU GiB."""
     silence_lightning()
     settings = parse(flags)
     precision = "bf16-mixed" if device == "cuda" else "32-true"
@@ -106,7 +108,7 @@ def measure_recipe(flags: list[str], device: str, seconds: float) -> tuple[float
 
 
 def optimizers(settings: Settings) -> dict[str, list[torch.optim.Optimizer]]:
-    """Return the contenders, each of one optimizer or two."""
+    """Return the optimizers to compare as {name: [optimizer, ...]}."""
     trainable = [p for p in settings.model.net.parameters() if p.requires_grad]
     own = settings.model.configure_optimizers()
     for group in own.param_groups:
@@ -115,7 +117,7 @@ def optimizers(settings: Settings) -> dict[str, list[torch.optim.Optimizer]]:
     matrices = {p: None for p in hidden if p.ndim == 2}
     others = [p for p in trainable if p not in matrices]
     contenders = {"its own optimizer": [own]}
-    if matrices and hasattr(torch.optim, "Muon"):  # from PyTorch 2.9 on
+    if matrices and hasattr(torch.optim, "Muon"):  # PyTorch 2.9 or newer
         muon = torch.optim.Muon([*matrices], lr=LR)
         adamw = torch.optim.AdamW(others, lr=LR, fused=True)
         contenders["torch.optim.Muon, fused AdamW"] = [muon, adamw]
@@ -125,7 +127,7 @@ def optimizers(settings: Settings) -> dict[str, list[torch.optim.Optimizer]]:
 def _with_gradients(
     network: nn.Module, contender: list[torch.optim.Optimizer]
 ) -> Callable[[], None]:
-    """Return a step of the optimizers. It sets the gradients anew, because our Muon drops them."""
+    """Return an optimizer step that first sets the gradients, because our Muon frees them."""
     gradients = {p: torch.randn_like(p) for p in network.parameters() if p.requires_grad}
 
     def step() -> None:

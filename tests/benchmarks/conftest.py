@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the benchmarks."""
+"""Fixtures for the benchmark tests."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ from src.data.datasets import DATASETS
 
 @pytest.fixture(autouse=True)
 def forked_trainings(monkeypatch, tmp_path):
-    """Fork the test server for `python train.py`, without a report; put its runs in `tmp_path`."""
+    """Run `python train.py` as a fork of the test server, without report, in `tmp_path`."""
 
     def start(command, stdout, cwd=ROOT, env=None):
         pictures = [] if "--pictures" in command else ["--pictures", "false"]
@@ -37,7 +37,7 @@ def forked_trainings(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def threads():
-    """Restore the number of threads that a benchmark sets for this process."""
+    """Restore the number of threads after each benchmark."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -45,7 +45,7 @@ def threads():
 
 @pytest.fixture
 def bench(monkeypatch, capsys):
-    """Run a benchmark with flags in this process, and return what it prints."""
+    """Return a function that runs a benchmark in this process and returns its output."""
 
     def run(name, flags):
         monkeypatch.setattr(sys, "argv", [name, *shlex.split(flags)])
@@ -58,7 +58,7 @@ def bench(monkeypatch, capsys):
 
 @pytest.fixture
 def cifar10(tmp_path):
-    """A folder of datasets in which CIFAR-10 is a few images of one color each."""
+    """Dataset folder with a tiny CIFAR-10 of single-color images."""
     classes = DATASETS["cifar10"].classes
     class_folders(tmp_path / "cifar10", classes, (32, 32), "webp", train=7, test=2)
     return tmp_path

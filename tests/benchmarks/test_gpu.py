@@ -1,4 +1,4 @@
-"""The benchmark for GPUs works on the CPU; killed and started again, it writes the whole table."""
+"""Test the GPU benchmark on the CPU: interruption, time limit, and the table in the docs."""
 
 import multiprocessing
 import time
@@ -33,14 +33,14 @@ def bench(runs, hours=1.0):
 
 
 def fork() -> None:
-    """For `prepare`: make trainings forks of the program, without a second import of PyTorch."""
+    """Fork training runs from the program, so that they do not import PyTorch again."""
     context = multiprocessing.get_context("fork")
     context.set_forkserver_preload = lambda modules: None
     multiprocessing.get_context = lambda method: context
 
 
 def rows(page):
-    """Return the table of the page: {row: {column: cell}}."""
+    """Return the table on the page as {row: {column: cell}}."""
     lines = [line for line in page.read_text().splitlines() if line.startswith("|")]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return {name: dict(zip(COLUMNS, cells, strict=True)) for name, *cells in table}
@@ -72,16 +72,16 @@ def test_gpu_continues_after_a_kill(root, tmp_path):
     assert "cifar10" not in table, "only measured rows are written"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_gpu_without_one():
     error = start("--rows speed").end().error
-    assert error.startswith("error: there is no CUDA device here; --dry-run tests")
+    assert error.startswith("error: no CUDA device found; use --dry-run")
 
 
 def test_gpu_without_time(tmp_path):
     ended = start(f"--dry-run --runs {tmp_path} --hours 0").end()
     assert ended.code == 0
-    assert "The time is over" in ended.out
+    assert "Time limit reached" in ended.out
     assert "Not measured yet." in (tmp_path / "gpu.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of digit pictures: every kind shows its digit, and the counts match the files."""
+"""Test that every kind of synthetic photo shows its digit, and that counts match the files."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The benchmarks of speed print complete and consistent tables. No test looks at a time."""
+"""Test that the speed benchmarks print complete, consistent tables. Times are not checked."""
 
 import json
 from types import SimpleNamespace
@@ -82,7 +82,7 @@ def test_peers_have_the_parameters_of_ours_except_known_ones(name, channels):
     norms = 2 * channels * shape.patch_size**2 + 2 * width
     wide_head = 3 * (width**2 + width) + width**2
     more = {
-        "vit-pytorch": norms - depth * 3 * width,  # no biases of queries, keys and values
+        "vit-pytorch": norms - depth * 3 * width,  # no query, key and value biases
         "tutorial": depth * (shape.heads - 1) * wide_head,
     }
     network = PEERS[name](shape)
@@ -95,7 +95,7 @@ def test_throughput_counts_flops_as_by_hand():
     width, tokens = SHAPE.width, SHAPE.tokens
     block = tokens * (4 * width**2 + 2 * width * SHAPE.hidden + 2 * tokens * width)
     embedding = (tokens - 1) * 16 * width
-    products = 3 * (SHAPE.depth * block + 10 * width) + 2 * embedding  # no gradient of pixels
+    products = 3 * (SHAPE.depth * block + 10 * width) + 2 * embedding  # the pixels need no gradient
     assert flops["encoder"] == 2 * products
     assert flops["ours"] < flops["encoder"] < flops["tutorial"]
 
@@ -187,7 +187,7 @@ def test_scaling(bench, monkeypatch):
     assert list(table)[4].startswith("folder of 70 images, 0.001 GiB of ")
     assert all(float(cells[1].replace(",", "")) > 10 for cells in table.values())
     assert "tokens, 16 to 144: time ~ tokens^" in out
-    assert "half of the products at 288 tokens" in out
+    assert "at 288 tokens, half of the multiplications" in out
 
 
 def test_scaling_finds_exponents():
@@ -197,7 +197,7 @@ def test_scaling_finds_exponents():
     assert line == "tokens, 4 to 64: time ~ tokens^2.00, memory ~ tokens^1.00"
 
 
-# Programs, data and pictures ----------------------------------------------------------------------
+# Programs, data and images ------------------------------------------------------------------------
 
 
 def test_cold_start(bench, digits_run, monkeypatch):

@@ -1,4 +1,4 @@
-"""The benchmarks that run whole trainings print their tables, or say what is wrong."""
+"""Test the output and error messages of the benchmarks that run complete training runs."""
 
 import json
 import os
@@ -47,7 +47,7 @@ FOLDER = """
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_gives_the_command(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
-    ignored = warnings.catch_warnings(action="ignore")  # another test has imported it
+    ignored = warnings.catch_warnings(action="ignore")  # a different test imports the module
     with pytest.raises(SystemExit) as end, ignored:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
     assert end.value.code == 0
@@ -75,11 +75,11 @@ def test_seeds(bench, tmp_path):
     assert float(mean) == pytest.approx((first + second) / 2, abs=1e-4)
     assert float(deviation) == pytest.approx(abs(first - second) / 2**0.5, abs=1e-4)
     assert bench("seeds", flags) == out, "finished runs are not trained again"
-    with pytest.raises(InputError, match="digits_seed0.version_0: has another config or other"):
+    with pytest.raises(InputError, match="digits_seed0.version_0: has a different config or"):
         bench("seeds", f"{flags} --model.depth 2")
-    with pytest.raises(InputError, match="--seed_everything follows from --config and --seeds"):
+    with pytest.raises(InputError, match="--seed_everything is set from --config and --seeds"):
         bench("seeds", f"{flags} --seed_everything=3")
-    with pytest.raises(InputError, match="--ablation has no changes for configs/digits.yaml"):
+    with pytest.raises(InputError, match="--ablation: none defined for configs/digits.yaml"):
         bench("seeds", f"{flags} --ablation")
 
 
@@ -103,7 +103,7 @@ def test_seeds_compares_numbers_of_images(bench, tmp_path):
     ]
     images_seen = [cells[4] for cells in table.values()]
     assert images_seen[0] == images_seen[1] != images_seen[2]
-    with pytest.raises(InputError, match="train/cat: 6 images are too few; change --classes"):
+    with pytest.raises(InputError, match="train/cat: only 6 images; change --classes"):
         bench("seeds", f"{flags} --images 7")
 
 
@@ -121,7 +121,7 @@ def test_ctrl_c_waits_for_the_training(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-# The same numbers ---------------------------------------------------------------------------------
+# Identical numbers --------------------------------------------------------------------------------
 
 
 def test_same_numbers_of_one_checkout(bench):
