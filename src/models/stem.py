@@ -11,10 +11,11 @@ class Whiten(nn.Module):
     """Fixed 2x2 filters whose outputs are nearly uncorrelated and have variance 1.
 
     Neighboring pixels and color channels are strongly correlated, but their sums and differences
-    are not. The filters apply the four Haar patterns to brightness and two opponent colors (or to
-    each channel, unless there are three). Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a
-    Single GPU", arXiv:2404.00498, computes frozen whitening filters from the training images.
-    These filters come close to that on photos and need no data; batch norm scales the variance.
+    are not. The filters apply the four Haar patterns to luminance and two opponent-color channels
+    (to each channel separately if the input is not RGB). Jordan 2024, "94% on CIFAR-10 in 3.29
+    Seconds on a Single GPU", arXiv:2404.00498, computes frozen whitening filters from the training
+    images. The filters here approximate those on photos and need no data; batch norm scales the
+    variance.
     """
 
     def __init__(self, channels: int):

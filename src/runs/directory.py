@@ -158,9 +158,10 @@ def find_finished(path: str) -> Path:
     config = Path("configs", f"{folder.name}.yaml")
     if config.is_file():
         raise InputError(
-            f"{path}: no trained run; train it first: python train.py --config {config}"
+            f"{path}: no checkpoint found; train a model first with "
+            f"python train.py --config {config}"
         )
-    raise InputError(f"{path}: no trained run; check the path")
+    raise InputError(f"{path}: no checkpoint found; check the path")
 
 
 def _newest(folder: Path, pattern: str) -> Path | None:

@@ -27,7 +27,7 @@ class SaveCheckpoints(CheckpointCallback):
     Args:
         folder: directory for the checkpoints.
         every_n_steps: interval for also writing last.ckpt within an epoch; each write waits for a
-            step from which the run can be resumed exactly. None for no such writes.
+            step from which the run can be resumed exactly. None disables these extra writes.
         global_batch: number of training images per step over all devices.
         images: number of training and validation images.
     """

@@ -58,7 +58,7 @@ def printed(capsys):
     return run
 
 
-# For programs -------------------------------------------------------------------------------------
+# Machine-readable output: CSV and JSON ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS[3:4] * 2])
@@ -120,7 +120,7 @@ def test_csv_quotes_only_what_it_must(printed):
     assert out == "path,class,probability,target,error,notes\nx y.png,cat,0.5,,,\n"
 
 
-# For people ---------------------------------------------------------------------------------------
+# Human-readable output ----------------------------------------------------------------------------
 
 
 def test_one_image_has_bars(printed):

@@ -41,7 +41,7 @@ def test_best_checkpoint_is_preferred(tmp_path):
 
 def test_the_newest_finished_run_of_a_name_is_found(tmp_path):
     name = tmp_path / "cifar100_cpu"
-    with pytest.raises(InputError, match="no trained run; train it first: .* configs/cifar100_cpu"):
+    with pytest.raises(InputError, match="no checkpoint found; train .* configs/cifar100_cpu"):
         find_finished(str(name))
     runs = [create_run(tmp_path, name.name) for _ in range(3)]
     checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
@@ -56,7 +56,7 @@ def test_the_newest_finished_run_of_a_name_is_found(tmp_path):
 
 
 def test_an_unknown_run_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no trained run; check the path"):
+    with pytest.raises(InputError, match="nowhere: no checkpoint found; check the path"):
         find_finished(str(tmp_path / "nowhere"))
 
 

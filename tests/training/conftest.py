@@ -19,11 +19,11 @@ def quiet(monkeypatch, tmp_path):
 
 @pytest.fixture
 def made(tmp_path):
-    """The run directory of `program.tiny(tmp_path)`."""
+    """Path of the run directory that `program.tiny(tmp_path)` creates."""
     return tmp_path / "digits" / "version_0"
 
 
 @pytest.fixture
 def last(made):
-    """last.ckpt in the run directory `made`."""
+    """Path of last.ckpt in the run directory."""
     return made / "checkpoints" / "last.ckpt"

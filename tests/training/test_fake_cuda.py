@@ -1,7 +1,7 @@
 """Train, evaluate and predict with every config on a fake CUDA device.
 
-Fake tensors have no memory, but report a device. PyTorch rejects operands with different devices or
-incompatible types, and `HostReads` records operations that would wait for the device.
+Fake tensors have no storage, but report a device. PyTorch rejects operands with different devices
+or incompatible types, and `HostReads` records operations that would wait for the device.
 Gradients are computed on the `meta` device, because autograd asks the CUDA driver for streams.
 """
 
