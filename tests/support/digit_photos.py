@@ -1,4 +1,4 @@
-"""Helpers for testing photographed digits."""
+"""Helpers for tests of digit extraction from photos."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ each_digit: Callable = pytest.mark.parametrize(
 
 
 def extract(photo: Image.Image, invert: Invert = "auto") -> ExtractedDigit:
-    """Extract a digit in MNIST format."""
+    """Extract a digit from a photo and convert it to MNIST format."""
     return extract_digit(photo, 28, MNIST_STROKES, invert)
 
 
@@ -29,7 +29,7 @@ def image_of(photo: Image.Image, invert: Invert = "auto") -> np.ndarray:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation coefficient of two images, which ignores contrast."""
+    """Return the correlation coefficient of two images, which is independent of contrast."""
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 

@@ -1,4 +1,4 @@
-"""Class folders of images on disk, and synthetic digit drawings."""
+"""Create class folders of images and synthetic digit drawings for tests."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,8 +30,8 @@ def class_folders(
     Args:
         root: folder to create.
         classes: names of the class folders.
-        size: width and height of the images. Each image has a single color:
-            (20 * class, 20 * index, 1 in `test` and 0 elsewhere).
+        size: width and height of the images. Each image has one uniform color:
+            (20 * class, 20 * index, 1 in `test` and 0 in other splits).
         ending: file name extension, which determines the format.
         counts: number of images per class for each split.
     """

@@ -1,15 +1,15 @@
 """Parse the head of an HTTP request, and decide whether to serve it.
 
-Requests can come from a different web site that is open in the user's browser. Any site can send
-cross-site requests without reading the responses. A site that points its own DNS name at this
-computer ("DNS rebinding") can also read the responses.
+Requests can come from another website open in the user's browser. Any site can send cross-site
+requests, but it cannot read the responses. A site that points its own DNS name at this computer
+("DNS rebinding") can also read the responses.
 """
 
 import re
 import socket
 from collections.abc import Container
 
-MAX_UPLOAD = 20 * 2**20  # bytes; enough for a photo of 50 megapixels
+MAX_UPLOAD = 20 * 2**20  # bytes; enough for a 50-megapixel photo
 SAME = "same-origin"
 UPLOAD = "/classify"
 UPLOAD_TYPE = "application/octet-stream"  # cross-site requests need CORS, which is never granted

@@ -1,25 +1,27 @@
-"""Connected components of a mask, and the grouping of components into digits."""
+"""Find the connected components of a mask, and group them into digits."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-MIN_SIDE = 0.02  # of the shorter side of the photo; smaller components are ignored
-MAX_GAP = 0.12  # of the size of a digit: the gap to a component that belongs to it
-# The gap to a component that may also be something else: the edge of the table, the next digit.
+# Minimum size of a component, as a fraction of the shorter side of the photo.
+MIN_SIDE = 0.02
+# Maximum gap between parts of one digit, as a fraction of the size of the digit.
+MAX_GAP = 0.12
+# The same for parts that may be something else, such as a table edge or the next digit.
 MAX_DOUBTFUL_GAP = 0.05
-
-BORDER_GAP = 0.05  # of the shorter side of the photo: the gap from a toolbar to the border
+# Maximum gap between a toolbar and the border, as a fraction of the shorter side of the photo.
+BORDER_GAP = 0.05
 
 
 @dataclass(frozen=True)
 class Components:
-    """The connected components (8 neighbors) of a mask.
+    """The 8-connected components of a mask.
 
     Args:
-        runs: runs of True in the rows of the mask, int [R, 3]: row, start, end.
-        labels: component of each run, int [R].
-        boxes: bounding boxes of the components, int [P, 4]: left, top, right, bottom.
+        runs: horizontal runs of True as (row, start, end), int [R, 3].
+        labels: component index of each run, int [R].
+        boxes: bounding boxes of the components as (left, top, right, bottom), int [P, 4].
         shape: height and width of the mask.
     """
 
@@ -29,7 +31,7 @@ class Components:
     shape: tuple[int, int]
 
     def mask(self, components: list[int]) -> np.ndarray:
-        """Return the mask of some of the components, bool [H, W]."""
+        """Return a mask of the given components, bool [H, W]."""
         height, width = self.shape
         rows, starts, ends = self.runs[np.isin(self.labels, components)].T
         steps = np.zeros((height, width + 1), np.int8)
@@ -38,7 +40,7 @@ class Components:
         return steps.cumsum(axis=1)[:, :-1] > 0
 
     def count(self, area: np.ndarray) -> np.ndarray:
-        """Return how many pixels of each component lie in an area, bool [H, W] -> [P]."""
+        """Count the pixels of each component inside an area, bool [H, W] -> [P]."""
         rows, starts, ends = self.runs.T
         before = np.pad(area.cumsum(axis=1), ((0, 0), (1, 0)))
         pixels = before[rows, ends] - before[rows, starts]
@@ -64,7 +66,7 @@ def find_components(mask: np.ndarray) -> Components:
 
 
 def _join_runs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, height: int) -> list[int]:
-    """Return a representative of each run's component, by union-find over neighboring rows."""
+    """Return the root of each run, by union-find over adjacent rows."""
     parents = list(range(len(rows)))
 
     def root(run: int) -> int:
@@ -90,12 +92,12 @@ def _join_runs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, height: i
 
 
 def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int], int]:
-    """Group components into digits: each is the largest remaining component and those near it.
+    """Group components into digits: repeatedly take the largest one and its neighbors.
 
-    A component at the border of the photo is the digit only if there is nothing else.
+    A component at the border of the photo is used only if there are no other components.
 
     Args:
-        boxes: int [P, 4].
+        boxes: bounding boxes of the components, int [P, 4].
         shape: height and width of the photo.
 
     Returns:
@@ -123,12 +125,12 @@ def largest_digit(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[list[int],
 def _grow_digit(
     rest: np.ndarray, boxes: np.ndarray, cut: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split components into those of one digit, grown from the first, and the others.
+    """Grow a digit from the first component; return the digit and the remaining components.
 
     Args:
-        rest: indices of components, int [R].
-        boxes: boxes of all components, int [P, 4].
-        cut: which of them are at the border, bool [P].
+        rest: component indices, int [R].
+        boxes: bounding boxes of all components, int [P, 4].
+        cut: True for components at the border, bool [P].
     """
     digit, rest = rest[:1], rest[1:]
     while True:
@@ -140,7 +142,7 @@ def _grow_digit(
 
 
 def _is_near(digit: np.ndarray, others: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    """Return which components belong to a digit, bool [R], by their boxes [R, 4]."""
+    """Decide from their boxes [R, 4] which components belong to a digit, bool [R]."""
     left, top, right, bottom = enclosing_box(digit)
     side = max(right - left, bottom - top)
     x_gaps = np.maximum(others[:, 0] - right, left - others[:, 2])
@@ -155,7 +157,7 @@ def _is_near(digit: np.ndarray, others: np.ndarray, cut: np.ndarray) -> np.ndarr
 
 
 def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return which boxes [P, 4] reach the border of the photo, bool [P]."""
+    """Return a mask of the boxes [P, 4] that touch the border of the photo, bool [P]."""
     height, width = shape
     at_start = (boxes[:, :2] == 0).any(axis=1)
     at_end = (boxes[:, 2:] == (width, height)).any(axis=1)
@@ -163,7 +165,7 @@ def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def lies_along_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return which boxes [P, 4] are long and close to the border, as toolbars are, bool [P]."""
+    """Return a mask of long boxes [P, 4] close to the border, such as toolbars, bool [P]."""
     height, width = shape
     x_gaps = np.minimum(boxes[:, 0], width - boxes[:, 2])
     y_gaps = np.minimum(boxes[:, 1], height - boxes[:, 3])
@@ -176,7 +178,7 @@ def lies_along_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def enclosing_box(boxes: np.ndarray) -> np.ndarray:
-    """Return the bounding box of at least one box, int [P, 4] -> [4]."""
+    """Return the bounding box of one or more boxes, int [P, 4] -> [4]."""
     low = boxes[:, :2].min(axis=0)
     high = boxes[:, 2:].max(axis=0)
     return np.concatenate([low, high])

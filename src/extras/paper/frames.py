@@ -1,4 +1,4 @@
-"""Find thin rectangular frames, such as the boxes of a form, and read what is inside."""
+"""Find thin rectangular frames, such as the boxes of a form."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -6,28 +6,31 @@ from PIL import Image, ImageDraw
 from src.extras.paper.components import Components, find_components, touches_border
 from src.extras.paper.windows import sliding
 
-MIN_INK = 0.3  # lines may be paler than the digit
-MIN_SIDE = 0.08  # of the shorter side of the photo; smaller cells are holes of a digit
-MAX_WALL = 0.06  # of the shorter side of the cell; thicker walls are strokes
-WALL_BLUR = 8  # pixels that blur adds to a wall
-MAX_CELLS = 40  # more are the squares of squared paper
-AREA_RATIO = (0.87, 1.08)  # of the polygon to the cell; an ellipse has 0.64
-MAX_COSINE = 0.3  # of the angles, which perspective changes
-INSET = 0.03  # of the cell's sides: the soft edge of the lines
+MIN_INK = 0.3  # low, because frames can be paler than the digit
+# Minimum side of a cell, as a fraction of the shorter side of the photo. Smaller ones are holes of
+# a digit.
+MIN_SIDE = 0.08
+# Maximum wall thickness, as a fraction of the shorter side of the cell. Thicker ones are strokes.
+MAX_WALL = 0.06
+WALL_BLUR = 8  # extra wall thickness caused by blur, in pixels
+MAX_CELLS = 40  # more than this is graph paper
+AREA_RATIO = (0.87, 1.08)  # area of the polygon over area of the cell; an ellipse has 0.64
+MAX_COSINE = 0.3  # maximum cosine of the corner angles, which are not exactly 90 degrees
+INSET = 0.03  # width of the soft line edges, as a fraction of the shorter side of the cell
 
 
 def find_frames(ink: np.ndarray) -> list[np.ndarray]:
     """Return the corners of all thin rectangular frames.
 
-    The inside of a frame is a component of the paper: a cell. Its outermost points in the four
-    diagonal directions are its corners. The hole of a digit does not fill its corners, or has
-    thick walls.
+    The inside of a frame is a connected component of the paper, called a cell. The corners are its
+    outermost points in the four diagonal directions. The hole of a digit is not rectangular, or it
+    has thick walls.
 
     Args:
         ink: float32 [H, W], 0 to 1.
 
     Returns:
-        For each frame x and y of its corners, clockwise from the top left, float [4, 2].
+        The corners of each frame as (x, y), clockwise from the top left, float [4, 2].
     """
     lines = sliding(np.pad(ink > MIN_INK, 1), 3, np.maximum)
     paper = find_components(~lines)
@@ -46,7 +49,7 @@ def find_frames(ink: np.ndarray) -> list[np.ndarray]:
 
 
 def _corners_of(paper: Components, cell: np.intp) -> np.ndarray | None:
-    """Return the corners of a cell, or None if it is not a rectangle in about upright position."""
+    """Return the corners of a cell, or None if it is not a roughly upright rectangle."""
     rows, starts, ends = paper.runs[paper.labels == cell].T
     x = np.concatenate([starts, ends - 1])
     y = np.concatenate([rows, rows])
@@ -64,7 +67,7 @@ def _corners_of(paper: Components, cell: np.intp) -> np.ndarray | None:
     right = np.zeros(paper.shape[0], int)
     np.minimum.at(left, rows, starts)
     np.maximum.at(right, rows, ends)
-    pixels = (right - left).clip(0).sum()  # a digit that touches the frame counts as inside
+    pixels = (right - left).clip(0).sum()  # includes a digit that touches the frame
     low, high = AREA_RATIO
     return corners if low < _count_pixels(corners) / pixels < high else None
 
@@ -81,7 +84,7 @@ def _has_right_angles(corners: np.ndarray, shorter: int) -> bool:
 
 
 def _count_pixels(corners: np.ndarray) -> float:
-    """Return how many pixels a polygon covers, by the shoelace formula and Pick's theorem."""
+    """Count the pixels of a polygon, using the shoelace formula and Pick's theorem."""
     following = np.roll(corners, -1, axis=0)
     x, y = corners.T
     next_x, next_y = following.T
@@ -91,7 +94,7 @@ def _count_pixels(corners: np.ndarray) -> float:
 
 
 def _has_thin_walls(corners: np.ndarray, lines: np.ndarray) -> bool:
-    """Return whether most of the walls around a cell end at a small distance from it."""
+    """Return whether most of the walls around a cell are thin."""
     height, width = lines.shape
     thickest = round(MAX_WALL * _shorter_side(corners)) + WALL_BLUR
     rings = [_outline(_grow(corners, distance)) for distance in range(1, thickest + 1)]
@@ -110,20 +113,20 @@ def _outline(corners: np.ndarray) -> np.ndarray:
 
 
 def _grow(corners: np.ndarray, pixels: float) -> np.ndarray:
-    """Move the sides of a cell outwards."""
+    """Move the sides of a cell outward."""
     center = corners.mean(axis=0)
     factor = 1 + 2 * pixels / _shorter_side(corners)
     return center + (corners - center) * factor
 
 
 def inside_of(frames: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Return the area inside of all frames, without the soft edge of their lines, bool [H, W]."""
+    """Return a mask of the area inside the frames, excluding soft line edges, bool [H, W]."""
     cells = [_grow(corners, -INSET * _shorter_side(corners)) for corners in frames]
     return _fill(cells, shape)
 
 
 def outside_of(frames: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Return the area outside of all frames, without their lines, bool [H, W]."""
+    """Return a mask of the area outside the frames, excluding their lines, bool [H, W]."""
     cells = [_grow(corners, MAX_WALL * _shorter_side(corners) + WALL_BLUR) for corners in frames]
     return ~_fill(cells, shape)
 

@@ -1,4 +1,4 @@
-"""Find the ink in a photo in any light: its channel, its polarity, and how much there is."""
+"""Find ink in photos: choose a color channel, detect the polarity, and estimate the amount."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -6,21 +6,22 @@ from PIL import Image, ImageFilter
 from src.extras.paper.components import find_components
 from src.extras.paper.windows import closing, sliding
 
-# Largest width of a stroke, as a fraction of the shorter side of the photo. Shadows are wider.
+# Maximum stroke width, as a fraction of the shorter side of the photo. Shadows are wider.
 WINDOW = 1 / 3
-# Windows in which to compare dark and light details: thin strokes enclose no bays in a small
-# window, and broad ones only show in a large one.
+# Window sizes for comparing dark and light details. Thin strokes enclose no bays in a small window,
+# and thick strokes are only detected in a large one.
 POLARITY_WINDOWS = (1 / 3, 1 / 5, 1 / 8)
-MIN_CONTRAST = 0.06  # of the paper's brightness; below it nothing is ink
-POLARITY_CONTRAST = 0.4  # of the strongest strokes; thin frames are weaker than a pen
-POLARITY_SIZE = 240  # longer side of the reduced photo in which contrasts are compared
+MIN_CONTRAST = 0.06  # minimum contrast of ink, as a fraction of the paper brightness
+# Minimum contrast relative to the strongest strokes. Thin frames have less contrast than a pen.
+POLARITY_CONTRAST = 0.4
+POLARITY_SIZE = 240  # longer side of the downscaled photo in which contrasts are compared
 LOG_TABLE = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astype(np.uint8)
 
 
 def ink_channel(photo: Image.Image) -> np.ndarray:
     """Return the gray values of a photo, or one of its color channels, uint8 [H, W].
 
-    A colored pen on paper of the same brightness shows only in red, green or blue.
+    Ink with the same brightness as the paper is only visible in a color channel.
     """
     gray = photo.convert("L")
     if photo.mode == "RGB":
@@ -32,17 +33,17 @@ def ink_channel(photo: Image.Image) -> np.ndarray:
 
 
 def stroke_contrast(gray: np.ndarray) -> float:
-    """Return the contrast of the strongest strokes, dark or light, in steps of brightness."""
+    """Return the contrast of the strongest strokes, dark or light, in gray levels."""
     window = window_size(gray)
     return max(peak(closing(x, window) - x) for x in (gray, 255 - gray))
 
 
 def is_dark_on_light(gray: np.ndarray) -> bool:
-    """Return whether the strokes of a photo, uint8 [H, W], are its dark details.
+    """Return whether the strokes of a photo, uint8 [H, W], are dark on light.
 
-    Strokes reach around their holes and bays. They also have an edge all around, whereas a bay is
-    open to the paper. The logarithm gives strokes in the shadow the contrast of those in the light.
-    The square root limits the weight of a single window, in which a whole note may be a detail.
+    Strokes extend around their holes and bays. They have edges on all sides, whereas a bay is open
+    to the paper. The logarithm equalizes the contrast of strokes in shadow and in light. The square
+    root limits the weight of each window, because a whole note can look like a detail in one.
     """
     photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
     least = POLARITY_CONTRAST * stroke_contrast(photo)
@@ -57,7 +58,7 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
 
 
 def _stroke_score(photo: np.ndarray, window: int, least: float, edges: np.ndarray) -> float:
-    """Score how much the dark details narrower than `window` look like strokes."""
+    """Score the similarity of dark details narrower than `window` to strokes."""
     mask = closing(photo, window) - photo > least
     return _extent(mask) * _edge_fraction(mask, edges) ** 5
 
@@ -69,13 +70,13 @@ def _reduce(photo: Image.Image) -> np.ndarray:
 
 
 def _extent(mask: np.ndarray) -> float:
-    """Return height plus width of the largest component of a mask, in pixels."""
+    """Return the height plus the width of the largest component of a mask, in pixels."""
     left, top, right, bottom = find_components(mask).boxes.T
     return float((right - left + bottom - top).max(initial=0))
 
 
 def _edge_fraction(mask: np.ndarray, edges: np.ndarray) -> float:
-    """Return the fraction of a mask's boundary that lies on edges of the photo."""
+    """Return the fraction of the mask boundary that lies on edges in the photo."""
     padded = np.pad(mask, 1)
     above = padded[:-2, 1:-1]
     below = padded[2:, 1:-1]
@@ -88,8 +89,8 @@ def _edge_fraction(mask: np.ndarray, edges: np.ndarray) -> float:
 def find_ink(gray: np.ndarray) -> np.ndarray:
     """Return the amount of ink in dark strokes on light paper.
 
-    The paper is estimated by filling dark details from around them. The light falls on paper and
-    ink alike, so their quotient depends on the ink alone.
+    The paper brightness is estimated by filling dark details from their surroundings. Paper and ink
+    receive the same light, so the ratio of their brightness depends only on the ink.
 
     Args:
         gray: uint8 [H, W].
@@ -101,7 +102,7 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
     smooth = np.maximum(np.asarray(blurred), 1)
     paper = closing(smooth, window_size(smooth))
     contrast = 1 - smooth / paper.astype(np.float32)
-    is_paper = contrast <= peak(contrast) / 2  # a marker may cover more than half of the photo
+    is_paper = contrast <= peak(contrast) / 2  # a thick marker can cover most of the photo
     contrast -= np.median(contrast[is_paper])
     noise = _noise(contrast)
     level = peak(contrast)
@@ -111,9 +112,9 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
 
 
 def _noise(contrast: np.ndarray) -> float:
-    """Return the standard deviation of noise, from pixels too far apart to be blurred together.
+    """Estimate the standard deviation of the noise from differences of distant pixels.
 
-    The median of their differences hardly depends on how much ink there is.
+    Blur correlates adjacent pixels. The median is robust to the amount of ink.
     """
     distance = max(1, contrast.shape[1] // 20)
     differences = np.abs(contrast[:, distance:] - contrast[:, :-distance])
@@ -125,7 +126,7 @@ def window_size(gray: np.ndarray) -> int:
 
 
 def peak(contrast: np.ndarray) -> float:
-    """Return the value that one in 2,000 pixels reaches: a small digit has few pixels."""
+    """Return the 99.95th percentile; a small digit has few pixels."""
     values = contrast.ravel()
     count = max(1, len(values) // 2000)
     return float(np.partition(values, -count)[-count])

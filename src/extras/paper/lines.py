@@ -1,19 +1,21 @@
-"""Remove ruled lines that run from border to border, and keep the strokes that cross them."""
+"""Remove ruled lines that span the photo, and keep the strokes that cross them."""
 
 import numpy as np
 
-MIN_INK = 0.3  # lines may be paler than the digit
+MIN_INK = 0.3  # low, because lines can be paler than the digit
 MAX_SLOPE = 0.12
-MIN_COVERAGE = 0.9  # of the photo's height by one line
-MAX_THICKNESS = 0.03  # of the shorter side of the photo, besides the blur
-BLUR = 2  # pixels
+MIN_COVERAGE = 0.9  # minimum fraction of the photo height that a line covers
+# Maximum thickness without blur, as a fraction of the shorter side of the photo.
+MAX_THICKNESS = 0.03
+BLUR = 2  # extra thickness caused by blur, in pixels
 MAX_LINES = 40
-SAMPLED_ROWS = 100  # in which lines are searched
-MAX_DENSITY = 0.3  # of all pixels: more ink is a marker or noise, and would take seconds
+SAMPLED_ROWS = 100  # number of rows used to search for lines
+# Maximum fraction of pixels with ink. More is a thick marker or noise, and would take seconds.
+MAX_DENSITY = 0.3
 
 
 def remove_ruled_lines(ink: np.ndarray) -> np.ndarray | None:
-    """Return the ink without thin straight lines from border to border, or None without such lines.
+    """Remove thin straight lines that span the photo; return None if there are none.
 
     Args:
         ink: float32 [H, W], 0 to 1.
@@ -42,24 +44,24 @@ def _remove_upright_lines(ink: np.ndarray) -> np.ndarray:
         typical = np.median(thickness[thickness > 0])
         if typical > thickest:
             break
-        # Where a stroke crosses the line, the run is longer.
+        # The run is longer at places where a stroke crosses the line.
         is_line = (thickness > 0) & (thickness <= 1.5 * typical + BLUR)
         is_near = (columns >= left - BLUR) & (columns < right + BLUR)
         erased = is_line & is_near
         ink[erased] = 0
         mask[erased] = False
-        mask[rows, line] = False  # so that the same line is not found again
+        mask[rows, line] = False  # prevents finding the same line again
     return ink
 
 
 def _find_upright_line(mask: np.ndarray) -> np.ndarray | None:
-    """Find the straight line from top to bottom with a small slope that covers the most.
+    """Find the nearly vertical line from top to bottom that covers the most ink.
 
     Args:
         mask: bool [H, W].
 
     Returns:
-        Its column in every row, int [H, 1]; None if no line covers enough.
+        The column of the line in every row, int [H, 1]; None if no line covers enough ink.
     """
     height, width = mask.shape
     wide = mask.copy()
@@ -89,7 +91,7 @@ def _find_upright_line(mask: np.ndarray) -> np.ndarray | None:
 
 
 def _runs_at(mask: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return start and end of the run of True at a line in each row, int [H, 1]; 0 if none."""
+    """Return the start and end of the run on a line in each row, int [H, 1]; 0 if none."""
     width = mask.shape[1]
     columns = np.arange(width)
     is_hit = mask & (np.abs(columns - line) <= BLUR)

@@ -1,8 +1,8 @@
-"""Extract one digit from a photo and return it as an image of the dataset.
+"""Extract one digit from a photo and convert it to the format of the dataset.
 
-photo -> ink (`ink.py`), without frames (`frames.py`) and ruled lines (`lines.py`) -> connected
-components of one digit, without specks and other digits (`components.py`) -> scaled and centered as
-in the dataset (`render.py`).
+The steps are: find the ink (`ink.py`), remove frames (`frames.py`) and ruled lines (`lines.py`),
+select the connected components of one digit (`components.py`), and scale and center the digit as in
+the dataset (`render.py`).
 """
 
 from collections.abc import Iterator
@@ -23,24 +23,27 @@ from src.extras.paper.strokes import Strokes
 Invert = Literal["auto", "yes", "no"]
 Box = tuple[float, float, float, float]
 
-MIN_SIDE = 280  # of the longer side of a photo, in pixels; smaller ones are enlarged
-MAX_SIDE = 640  # larger ones are reduced
-MAX_BLACK = 8  # brightness of a black background, with the noise of a JPEG
-MAX_OFFSET = 1.5  # pixels off the center: more than in any image of the datasets
-# Ink of a digit relative to that of the frame or line around it; below it is noise or a residue.
+# Photos whose longer side is outside this range are resized.
+MIN_SIDE = 280
+MAX_SIDE = 640
+MAX_BLACK = 8  # maximum brightness of a black background, including JPEG noise
+# Maximum offset from the center, in pixels. No dataset image has a larger one.
+MAX_OFFSET = 1.5
+# Minimum ink of a digit relative to the frame or line around it. Less ink is noise or residue.
 MIN_RELATIVE_INK = 0.35
-MAX_OUTSIDE = 0.15  # of the lines of empty frames, that lie outside of them
+# Maximum fraction of the lines of empty frames that lies outside the frames.
+MAX_OUTSIDE = 0.15
 
 
 @dataclass(frozen=True)
 class ExtractedDigit:
-    """A digit in the form of the dataset.
+    """A digit in the format of the dataset.
 
     Args:
-        image: uint8 [S, S], light on black.
-        box: left, top, right and bottom of the digit, as fractions of the photo's sides; None if
-            the photo was an image of the dataset already.
-        digits: number of digits in the photo; `image` shows the largest.
+        image: light digit on black, uint8 [S, S].
+        box: bounding box of the digit (left, top, right, bottom), as fractions of the photo width
+            and height; None if the photo already looked like a dataset image.
+        digits: number of digits in the photo; `image` contains the largest.
     """
 
     image: np.ndarray
@@ -51,16 +54,16 @@ class ExtractedDigit:
 def extract_digit(
     photo: Image.Image, image_size: int, strokes: Strokes, invert: Invert = "auto"
 ) -> ExtractedDigit:
-    """Extract the largest digit; return an image that looks like the dataset unchanged.
+    """Extract the largest digit; leave photos that look like dataset images unchanged.
 
     Args:
-        photo: mode L, RGB or RGBA, any size.
-        image_size: side S of the dataset's images.
-        strokes: scale and position of the strokes in them.
-        invert: whether the strokes are dark on light; "auto" finds out.
+        photo: photo of any size in mode L, RGB or RGBA.
+        image_size: side length S of the dataset images.
+        strokes: scale and position of the strokes in the dataset images.
+        invert: whether the strokes are dark on light; "auto" detects the polarity.
 
     Raises:
-        InputError: there are no strokes; the message does not name the file.
+        InputError: no strokes were found; the message does not include the file name.
     """
     photo = _flatten(photo)
     prepared = _as_dataset_image(photo, image_size, strokes, invert)
@@ -82,12 +85,12 @@ def extract_digit(
 
 @dataclass(frozen=True)
 class _FoundDigit:
-    """The place of a digit in a photo.
+    """The location of a digit in a photo.
 
     Args:
-        ink: float32 [H, W], 0 to 1.
-        mask: bool [H, W], where the digit is.
-        box: as in `ExtractedDigit`.
+        ink: amount of ink, 0 to 1, float32 [H, W].
+        mask: mask of the digit, bool [H, W].
+        box: bounding box, as in `ExtractedDigit`.
         digits: number of digits in the photo.
     """
 
@@ -98,7 +101,7 @@ class _FoundDigit:
 
 
 def _find_digit(gray: np.ndarray) -> _FoundDigit | None:
-    """Find the largest digit, dark on light, uint8 [H, W]."""
+    """Find the largest dark digit in a light image, uint8 [H, W]."""
     for ink in _without_frames_and_lines(find_ink(gray)):
         components = find_components(ink > 0.5)
         digit, count = largest_digit(components.boxes, ink.shape)
@@ -109,7 +112,7 @@ def _find_digit(gray: np.ndarray) -> _FoundDigit | None:
 
 
 def _is_paper_in_frames(found: _FoundDigit, gray: np.ndarray) -> bool:
-    """Return whether light strokes are the paper inside of dark frames, uint8 [H, W]."""
+    """Return whether the light strokes found are actually paper inside dark frames."""
     frames = find_frames(find_ink(gray))
     if not frames:
         return False
@@ -118,7 +121,7 @@ def _is_paper_in_frames(found: _FoundDigit, gray: np.ndarray) -> bool:
 
 
 def _flatten(photo: Image.Image) -> Image.Image:
-    """Lay a picture on white, or on black if it is mostly transparent with light strokes."""
+    """Composite a photo onto white, or onto black if it is mostly transparent and light."""
     if photo.mode != "RGBA":
         return photo
     alpha = np.asarray(photo.getchannel("A")).astype(float)
@@ -148,9 +151,9 @@ def _enlarge(gray: np.ndarray) -> np.ndarray:
 
 
 def _without_frames_and_lines(ink: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the places in which to look for a digit, best first, as ink [H, W] from 0 to 1.
+    """Yield the ink of the regions to search for a digit, 0 to 1, [H, W], most likely first.
 
-    They are the inside of frames, then the outside without ruled lines, then all of the outside.
+    The regions are the inside of frames, the outside without ruled lines, and the whole outside.
     """
     frames = find_frames(ink)
     if frames:
@@ -165,7 +168,7 @@ def _without_frames_and_lines(ink: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _continue_outside(mask: np.ndarray, outside: np.ndarray) -> bool:
-    """Return whether empty frames are the loops of a digit, whose strokes go on outside."""
+    """Return whether empty frames are loops of a digit, whose strokes continue outside."""
     components = find_components(mask)
     total = components.count(np.ones_like(mask))
     beyond = components.count(outside)
@@ -189,7 +192,7 @@ def _as_fractions(box: np.ndarray, shape: tuple[int, int]) -> Box:
 def _as_dataset_image(
     photo: Image.Image, image_size: int, strokes: Strokes, invert: Invert
 ) -> np.ndarray | None:
-    """Return a photo that looks like an image of the dataset, light on black, else None."""
+    """Return a photo that looks like a dataset image as light on black; None for others."""
     if photo.size != (image_size, image_size):
         return None
     gray = np.asarray(photo.convert("L"))
@@ -201,5 +204,5 @@ def _as_dataset_image(
 
 
 def _border(gray: np.ndarray) -> np.ndarray:
-    """Return the pixels of the border, each corner twice."""
+    """Return the border pixels; corners are included twice."""
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])

@@ -1,4 +1,4 @@
-"""Read image files for networks trained on light strokes on black, photos of paper included."""
+"""Read image files, including photos of paper, for networks trained on light strokes on black."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ from src.inference.predictor import PreparedImage
 def digit_reader(
     dataset: DatasetInfo, invert: Invert = "auto"
 ) -> Callable[[str], PreparedImage] | None:
-    """Return a function that reads an image file as an image of the dataset.
+    """Return a function that converts an image file to the format of the dataset.
 
     Args:
-        dataset: the network's dataset.
-        invert: whether the strokes are dark on light; "auto" finds out.
+        dataset: dataset that the network was trained on.
+        invert: whether the strokes are dark on light; "auto" detects the polarity.
 
     Returns:
-        None if the network was not trained on light strokes on black. Else a function from a path
-        to a `PreparedImage`. It raises InputError naming the file if that cannot be read or has no
-        strokes.
+        A function that maps a path to a `PreparedImage`, or None if the network was not trained on
+        light strokes on black. The function raises InputError with the path if the file cannot be
+        read or has no strokes.
     """
     strokes = strokes_of(dataset)
     if strokes is None:

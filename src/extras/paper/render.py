@@ -1,4 +1,4 @@
-"""Scale and center the ink of one digit as the dataset did."""
+"""Scale and center the ink of one digit as in the dataset."""
 
 import numpy as np
 from PIL import Image
@@ -6,20 +6,20 @@ from PIL import Image
 from src.extras.paper.strokes import Strokes
 from src.extras.paper.windows import dilate, sliding
 
-OVERSAMPLING = 8  # pixels per pixel of the dataset while a digit is scaled and centered
+OVERSAMPLING = 8  # canvas pixels per dataset pixel while a digit is scaled and centered
 
 
 def render_digit(ink: np.ndarray, mask: np.ndarray, size: int, strokes: Strokes) -> np.ndarray:
-    """Return one digit as an image of the dataset; broaden the strokes of a thin pen.
+    """Convert one digit to the format of the dataset, and thicken thin strokes.
 
     Args:
-        ink: float32 [H, W], 0 to 1.
-        mask: bool [H, W], where the digit is.
-        size: side S of the dataset's images.
-        strokes: scale and position of the strokes in them.
+        ink: amount of ink, 0 to 1, float32 [H, W].
+        mask: mask of the digit, bool [H, W].
+        size: side length S of the dataset images.
+        strokes: scale and position of the strokes in the dataset images.
 
     Returns:
-        uint8 [S, S], light on black.
+        The digit, light on black, uint8 [S, S].
     """
     columns = np.flatnonzero(mask.any(axis=0))
     rows = np.flatnonzero(mask.any(axis=1))
@@ -28,8 +28,8 @@ def render_digit(ink: np.ndarray, mask: np.ndarray, size: int, strokes: Strokes)
     longer = (high - low).max()
     photo = _cut_out(ink, mask, longer)
 
-    side = 2 * size + strokes.side  # of a canvas with room on all sides, in pixels of the dataset
-    length = side * longer / strokes.side  # the same in pixels of the photo
+    side = 2 * size + strokes.side  # canvas side with margins, in dataset pixels
+    length = side * longer / strokes.side  # canvas side in photo pixels
     corner = (low + high) / 2 - length / 2
     canvas = _crop_and_average(photo, corner, length, OVERSAMPLING * side)
 
@@ -44,14 +44,14 @@ def render_digit(ink: np.ndarray, mask: np.ndarray, size: int, strokes: Strokes)
 
 
 def _cut_out(ink: np.ndarray, mask: np.ndarray, longer: int) -> np.ndarray:
-    """Return the ink at and next to a digit, uint8 [H, W].
+    """Return the ink of a digit and its immediate surroundings, uint8 [H, W].
 
     Args:
-        ink: float32 [H, W], 0 to 1.
-        mask: bool [H, W], where the digit is.
+        ink: amount of ink, 0 to 1, float32 [H, W].
+        mask: mask of the digit, bool [H, W].
         longer: longer side of the digit, in pixels.
     """
-    margin = round(0.02 * longer) + 1  # includes the soft edge of strokes, but not marks nearby
+    margin = round(0.02 * longer) + 1  # includes soft stroke edges, but no nearby marks
     padded = np.pad(mask, margin)
     near = sliding(padded, 2 * margin + 1, np.maximum)
     digit = np.where(near, ink, 0)
@@ -61,13 +61,13 @@ def _cut_out(ink: np.ndarray, mask: np.ndarray, longer: int) -> np.ndarray:
 def _crop_and_average(
     pixels: np.ndarray, corner: np.ndarray, length: float, size: int
 ) -> np.ndarray:
-    """Average a square to `size` x `size` pixels; outside of the image it is black.
+    """Downscale a square region to `size` x `size` pixels; pixels outside the image are black.
 
     Args:
-        pixels: uint8 [H, W].
-        corner: left and top of the square, in fractional pixels.
-        length: its side.
-        size: side of the result.
+        pixels: grayscale image, uint8 [H, W].
+        corner: top-left corner (x, y) of the square; may be fractional.
+        length: side length of the square.
+        size: side length of the output.
     """
     x, y = np.floor(corner).astype(int).tolist()
     right = x + int(length) + 2
@@ -79,7 +79,7 @@ def _crop_and_average(
 
 
 def center_of_mass(image: np.ndarray) -> np.ndarray:
-    """Return x and y of the center of mass of an image [H, W], in pixels from its corner."""
+    """Return the center of mass (x, y) of an image [H, W], in pixels from the top left."""
     height, width = image.shape
     mass = image / max(1, image.sum())
     columns = np.arange(width) + 0.5
@@ -90,17 +90,17 @@ def center_of_mass(image: np.ndarray) -> np.ndarray:
 
 
 def center_of_image(size: int, strokes: Strokes) -> float:
-    """Return where the strokes are centered, in pixels from the left and top.
+    """Return the center of the strokes, in pixels from the left and from the top.
 
-    MNIST has its center of mass in the middle of pixel 14 of 28, not between 13 and 14.
+    For MNIST, it is 14.5 (the middle of pixel 14), although the center of the image is 14.0.
     """
     return (size + 1) / 2 if strokes.center == "mass" else size / 2
 
 
 def pen_width(ink: np.ndarray) -> float:
-    """Return the average width of the strokes of uint8 [H, W], in pixels.
+    """Return the average stroke width of an image, uint8 [H, W], in pixels.
 
-    It is twice the area of the strokes over the length of their outline.
+    The width is computed as twice the stroke area divided by the outline length.
     """
     ink = ink.astype(np.float32)
     down = np.diff(ink, axis=0)[:, :-1]

@@ -1,4 +1,4 @@
-"""How the images of a dataset of handwritten digits were made: light strokes on black."""
+"""Scale and position of the strokes in handwritten-digit datasets (light strokes on black)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ from src.config import DatasetInfo
 
 @dataclass(frozen=True, kw_only=True)
 class Strokes:
-    """Scale and position of the strokes in a dataset's images.
+    """Scale and position of the strokes in dataset images.
 
     Args:
         side: longer side of the bounding box of the strokes, in pixels.
-        center: what is centered in an image, the center of mass of the strokes or their box.
-        pen: the first quartile of the stroke width in the training images, in pixels. Thinner
-            strokes in a photo are broadened to it.
+        center: method of centering the strokes, by center of mass or by bounding box.
+        pen: first quartile of the stroke width in the training images, in pixels. Thinner strokes
+            in a photo are thickened to this width.
     """
 
     side: int

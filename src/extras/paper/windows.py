@@ -1,4 +1,4 @@
-"""Morphology with NumPy: sliding extremes, closing by a square, and dilation by a disk."""
+"""Morphology in NumPy: sliding extrema, closing with a square, and dilation with a disk."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ def sliding(
 ) -> np.ndarray:
     """Return the maximum or minimum of every window of `k` pixels along `axes`.
 
-    The window doubles in each step, so that the cost grows with log(k).
+    The window doubles in each step, so the cost is logarithmic in k.
 
     Args:
-        x: [H, W].
-        k: length of the window; both axes shrink by k - 1.
+        x: image [H, W].
+        k: window length; each axis in `axes` shrinks by k - 1.
         function: np.maximum or np.minimum.
         axes: axes to slide along.
     """
@@ -29,13 +29,13 @@ def sliding(
 
 
 def closing(x: np.ndarray, k: int) -> np.ndarray:
-    """Fill dark details narrower than `k` pixels with the brightness around them, [H, W]."""
+    """Fill dark details narrower than `k` pixels with the surrounding brightness, [H, W]."""
     padded = np.pad(x, k - 1, mode="edge")
     return sliding(sliding(padded, k, np.maximum), k, np.minimum)
 
 
 def dilate(x: np.ndarray, radius: float) -> np.ndarray:
-    """Give every pixel of [H, W] the largest value within `radius` pixels of it."""
+    """Replace every pixel of [H, W] with the maximum within `radius` pixels of it."""
     reach = int(radius)
     if reach <= 0:
         return x

@@ -1,4 +1,4 @@
-"""Connected components, compared with SciPy, and their grouping into digits."""
+"""Test connected components against SciPy, and the grouping of components into digits."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ DIGIT = [50, 50, 110, 150]
 DOT = [112, 60, 120, 68]
 NEXT = [220, 60, 270, 140]
 SPECK = [10, 10, 12, 12]
-EDGE = [0, 20, 300, 30]  # larger than the digit, from border to border
+EDGE = [0, 20, 300, 30]  # larger than the digit; spans the photo
 TOOLBAR = [20, 6, 280, 20]
 
 

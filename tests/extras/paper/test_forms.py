@@ -1,4 +1,4 @@
-"""Small pictures, frames, ruled lines, markers and drawing programs."""
+"""Test digit extraction from small images, frames, ruled lines, markers and screenshots."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from src.errors import InputError
 
-# Pictures of the dataset's size
+# Images of the same size as the dataset images
 
 
 @pytest.mark.parametrize("brightness", [245, 215, 200, 160])
@@ -40,7 +40,7 @@ def test_white_strokes_off_the_center_of_28_pixels_are_centered(strokes, steps):
 
 
 def draw_boxes(picture: Image.Image, count: int, side: int, gap: int = 0) -> None:
-    """Draw a row of boxes around the middle of a picture."""
+    """Draw a centered row of boxes."""
     draw = ImageDraw.Draw(picture)
     left = (picture.width - count * side - (count - 1) * gap) // 2
     top = (picture.height - side) // 2
@@ -111,7 +111,7 @@ def test_a_margin_line_through_a_digit_is_removed(strokes, lean):
     assert found.box == pytest.approx(expected.box, abs=0.02)
 
 
-# Markers
+# Thick markers
 
 
 @pytest.mark.parametrize("strokes", [ZERO, FOUR, SEVEN])
@@ -123,7 +123,7 @@ def test_a_marker_that_fills_the_picture_is_read(strokes):
     assert correlation(image_of(cropped), expected.image) > 0.9
 
 
-# Drawing programs
+# Screenshots of drawing programs
 
 
 @pytest.mark.parametrize("toolbar", [60, 140, 230])

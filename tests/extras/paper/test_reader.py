@@ -1,4 +1,4 @@
-"""Image files read for networks of digits."""
+"""Test reading image files for networks trained on digits."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ DATASET = DatasetInfo(
 
 @pytest.fixture
 def read(tmp_path):
-    """Return a function that saves a picture and reads the file."""
+    """Return a function that saves an image to a file and reads it with the digit reader."""
     reader = digit_reader(DATASET)
 
     def save_and_read(picture: Image.Image, **options):
@@ -78,7 +78,7 @@ def test_a_file_without_strokes_is_named(read):
 
 def test_a_photo_is_turned_upright(read):
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees, clockwise
+    exif[0x0112] = 6  # rotate 90 degrees clockwise
     turned = read(written(SEVEN).rotate(90, expand=True), exif=exif)
     upright = read(written(SEVEN))
     assert torch.equal(turned.image, upright.image)

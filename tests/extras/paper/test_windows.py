@@ -1,4 +1,4 @@
-"""Sliding extremes, closing and dilation, compared with direct computation."""
+"""Test sliding extrema, closing and dilation against direct computation."""
 
 import numpy as np
 import pytest
