@@ -1,7 +1,7 @@
-"""Convert state dicts to and from the names of torchvision and timm.
+"""Convert state dicts between our parameter names and those of torchvision and timm.
 
-We flatten patches channels last, [P, P, C]; the others project them by a convolution with weights
-[D, C, P, P]. All other tensors differ in name only. In the tables, `#` is the number of a block.
+We flatten patches channels last, [P, P, C]; the other libraries project them by a convolution with
+weights [D, C, P, P]. All other tensors differ in name only. In the tables, `#` is a block number.
 """
 
 import math
@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from src.config import DatasetInfo, NetworkConfig, ViTConfig
+from src.config import ViTConfig
 from src.errors import InputError
+from src.runs.checkpoint import Checkpoint
 
 State = dict[str, Tensor]
 Names = dict[str, str]
@@ -42,59 +43,90 @@ TIMM = {
     "norm.": "norm.",
     "head.": "head.",
 }
-# The files that torchvision publishes still have the names of an older version of its code.
+# The weight files that torchvision publishes use the names of an older version of its code.
 TORCHVISION_OLD = {
     "encoder.layers.encoder_layer_#.mlp.linear_1.": "blocks.#.mlp.0.",
     "encoder.layers.encoder_layer_#.mlp.linear_2.": "blocks.#.mlp.3.",
 }
 
 
-def from_torchvision(state: State, source: str = "torchvision state dict") -> State:
-    """Convert the state dict of a torchvision `VisionTransformer` to that of ours.
+def to_ours(state: State, names: Names, source: str = "state dict") -> State:
+    """Convert a state dict of torchvision or timm to our names.
 
-    Tensors that only change their name are shared, not copied, here and in the functions below.
+    Tensors that only change their name are shared, not copied, here and in `from_ours`.
 
-    Raises:
-        InputError: a key has no counterpart, as in a convolutional stem; names `source`.
-    """
-    return _convert(state, _inverse(TORCHVISION) | TORCHVISION_OLD, source)
-
-
-def to_torchvision(state: State, channels: int = 3) -> State:
-    """Convert the state dict of our `VisionTransformer` to that of torchvision's.
+    Args:
+        state: state dict of a torchvision `VisionTransformer`, or of a timm `vit_*_patch*` model
+            with fused qkv.
+        names: `TORCHVISION` or `TIMM`.
+        source: source of the state dict, for error messages.
 
     Raises:
-        InputError: a key has no counterpart, or the embedding has other channels.
+        InputError: a key has no counterpart, for example layer scale or registers.
     """
-    return _convert(state, TORCHVISION, "state dict for torchvision", channels)
+    inverse = {theirs: ours for ours, theirs in names.items()}
+    converted = _rename_all(state, inverse | TORCHVISION_OLD, source)
+    weight = converted.get("embed.weight")
+    if weight is not None:
+        if weight.ndim != 4:
+            raise InputError(
+                f"{source}: its patch embedding is not a convolution; use weights of a plain ViT"
+            )
+        converted["embed.weight"] = weight.permute(0, 2, 3, 1).flatten(1)
+    return converted
 
 
-def from_timm(state: State, source: str = "timm state dict") -> State:
-    """Convert the state dict of a timm `vit_*_patch*` model with fused qkv to that of ours.
+def from_ours(state: State, names: Names, channels: int = 3) -> State:
+    """Convert the state dict of our `VisionTransformer` to the names of torchvision or timm.
+
+    Args:
+        state: our state dict.
+        names: `TORCHVISION` or `TIMM`.
+        channels: number of image channels.
 
     Raises:
-        InputError: a key has no counterpart, such as layer scale or registers; names `source`.
+        InputError: a key has no counterpart, for example in a convolutional stem.
     """
-    return _convert(state, _inverse(TIMM), source)
+    converted = _rename_all(state, names, "state dict")
+    embedding = names["embed."] + "weight"
+    weight = converted[embedding]
+    side = math.isqrt(weight.shape[1] // channels)
+    patches = weight.unflatten(1, (side, side, channels))
+    converted[embedding] = patches.permute(0, 3, 1, 2).contiguous()
+    return converted
 
 
-def to_timm(state: State, channels: int = 3) -> State:
-    """Convert the state dict of our `VisionTransformer` to that of a timm `vit_*_patch*` model.
+def rename(key: str, names: Names) -> str | None:
+    """Translate a tensor name with a table; return None if the table does not contain it."""
+    for old, new in names.items():
+        pattern = re.escape(old).replace(r"\#", r"(?P<block>\d+)")
+        if match := re.fullmatch(pattern + "(?P<end>weight|bias|)", key):
+            block = match.groupdict().get("block", "")
+            return new.replace("#", block) + match["end"]
+    return None
 
-    Raises:
-        InputError: a key has no counterpart, or the embedding has other channels.
+
+def _rename_all(state: State, names: Names, source: str) -> State:
+    renamed = {}
+    for key, value in state.items():
+        name = rename(key, names)
+        if name is None:
+            raise InputError(
+                f"{source}: {key} {list(value.shape)} has no counterpart; only plain ViTs can be "
+                "converted"
+            )
+        renamed[name] = value
+    return renamed
+
+
+def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Return the `timm.create_model` arguments for the network of a checkpoint.
+
+    The created network accepts weights from `from_ours`. Return None if timm has no such network:
+    timm only has plain ViTs without sequence pooling.
     """
-    return _convert(state, TIMM, "state dict for timm", channels)
-
-
-def timm_arguments(
-    config: NetworkConfig, dataset: DatasetInfo, ensemble: int = 1
-) -> dict[str, Any] | None:
-    """Return the arguments of `timm.create_model` for the network that fits `to_timm`.
-
-    None if timm has no such network: it has plain ViTs without sequence pooling.
-    """
-    if not isinstance(config, ViTConfig) or ensemble > 1:
+    config, dataset = checkpoint.network, checkpoint.dataset
+    if not isinstance(config, ViTConfig) or checkpoint.training.ensemble > 1:
         return None
     if config.stem_layers or config.pool == "sequence" or config.mirror:
         return None
@@ -105,7 +137,7 @@ def timm_arguments(
         mlp_ratio = (hidden + 0.5) / width
     has_token = config.pool == "cls"
     return {
-        "model_name": "vit_tiny_patch16_224",  # the arguments below replace all of its sizes
+        "model_name": "vit_tiny_patch16_224",  # the arguments below override all of its sizes
         "img_size": dataset.image_size,
         "patch_size": dataset.patch_size,
         "in_chans": dataset.channels,
@@ -118,50 +150,3 @@ def timm_arguments(
         "global_pool": "token" if has_token else "avg",
         "fc_norm": False,  # normalize before pooling, as the paper does
     }
-
-
-def rename(key: str, names: Names) -> str | None:
-    """Return the other name of a tensor in a table; None if it has none."""
-    for old, new in names.items():
-        pattern = re.escape(old).replace(r"\#", r"(?P<block>\d+)")
-        if match := re.fullmatch(pattern + "(?P<end>weight|bias|)", key):
-            block = match.groupdict().get("block", "")
-            return new.replace("#", block) + match["end"]
-    return None
-
-
-def _inverse(names: Names) -> Names:
-    return {theirs: ours for ours, theirs in names.items()}
-
-
-def _convert(state: State, names: Names, source: str, channels: int = 3) -> State:
-    converted = {}
-    for key, value in state.items():
-        what = f"{source}: {key} {list(value.shape)}"
-        new = rename(key, names)
-        if new is None:
-            raise InputError(f"{what} has no counterpart; only plain ViTs can be converted")
-        if new == "embed.weight":
-            value = _to_linear(value, what)
-        elif key == "embed.weight":
-            value = _to_convolution(value, what, channels)
-        converted[new] = value
-    return converted
-
-
-def _to_linear(weight: Tensor, what: str) -> Tensor:
-    """[D, C, P, P] -> [D, P*P*C]"""
-    if weight.ndim != 4:
-        raise InputError(f"{what} is not a convolution; only plain ViTs can be converted")
-    return weight.permute(0, 2, 3, 1).flatten(1)
-
-
-def _to_convolution(weight: Tensor, what: str, channels: int) -> Tensor:
-    """[D, P*P*C] -> [D, C, P, P]"""
-    side = math.isqrt(weight.shape[1] // channels)
-    if side**2 * channels != weight.shape[1]:
-        raise InputError(
-            f"{what} is not a square patch of {channels} channels; pass the right `channels`"
-        )
-    patches = weight.unflatten(1, (side, side, channels))
-    return patches.permute(0, 3, 1, 2).contiguous()

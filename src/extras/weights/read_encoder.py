@@ -1,36 +1,38 @@
-"""Read a trained encoder safely: from torchvision, a file of weights, or one of our checkpoints."""
+"""Read a trained encoder safely: from torchvision, a weights file, or one of our checkpoints."""
 
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from src.config import SIZES, ViTConfig
+from src.config import SIZES
 from src.errors import InputError, one_line
-from src.extras.weights.names import TIMM, TORCHVISION, from_timm, from_torchvision, rename
-from src.models.stem import doubling_widths
+from src.extras.weights.names import TIMM, TORCHVISION, rename, to_ours
+from src.models.stem import ConvStem, Whiten, doubling_widths
+from src.models.vit import VisionTransformer
 from src.runs.checkpoint import Checkpoint
 
 TORCHVISION_PREFIX = "torchvision:"
-# Heads do not show in the shapes of the weights. These are the published sizes; the last is ViT-H.
+LIBRARIES = {"torchvision": TORCHVISION, "timm": TIMM}
+# The number of heads cannot be inferred from weight shapes. These are the published sizes.
 HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()}
-HEADS[1280, 32] = 16
+HEADS[1280, 32] = 16  # ViT-H
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained encoder under our names.
+    """A trained encoder under our parameter names.
 
     Attributes:
-        source: where it was read from.
-        style: what kind of source that is.
-        state: its tensors, without the head.
-        head: weight of the head, [K, D].
-        names: table from our names to those of the source.
-        options: the settings of its network, as far as they are known.
+        source: the source as the user specified it.
+        style: kind of source, for the report.
+        state: tensors of the encoder, without the head.
+        head: head weight [K, D], if the source has one.
+        options: known settings of the network.
+        names: table from our names to the names in the source.
     """
 
     source: str
@@ -38,10 +40,10 @@ class Encoder:
     state: dict[str, Tensor]
     head: Tensor | None
     options: dict[str, Any]
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str]
 
     def describe(self, key: str) -> str:
-        """Return the name of one of our tensors in the source, and its shape if it has one."""
+        """Return a tensor's name in the source, followed by its shape if it exists there."""
         name = rename(key, self.names) or key
         return f"{name} {list(self.state[key].shape)}" if key in self.state else name
 
@@ -50,7 +52,7 @@ def read_encoder(source: str) -> Encoder:
     """Read the encoder from a source; see `load_encoder`.
 
     Raises:
-        InputError: it cannot be read safely, or is not the encoder of a ViT.
+        InputError: the source cannot be read safely, or does not contain the encoder of a ViT.
     """
     if source.endswith(".ckpt"):
         return _from_checkpoint(source)
@@ -65,80 +67,84 @@ def read_encoder(source: str) -> Encoder:
     return _from_library(source, content)
 
 
-def infer_options(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the settings of a `VisionTransformer` that the shapes in its state dict tell."""
-    stages = [
-        value.shape[0] if value.ndim else 0
-        for key, value in state.items()
-        if key.endswith(".conv1.weight")
-    ]
-    doubles = not stages or stages[:-1] == doubling_widths(stages[-1], len(stages))
-    pool = "mean"
-    if "class_token" in state:
-        pool = "cls"
-    elif "sequence_pool.score.weight" in state:
-        pool = "sequence"
-    options: dict[str, Any] = {
-        "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "stem_layers": len(stages),
-        "stem_width": None if doubles else stages[0],
-        "whiten": any(key.startswith("embed.whiten.") for key in state),
-        "pool": pool,
+def options_of(network: VisionTransformer) -> dict[str, Any]:
+    """Return the settings that decide which weights fit the network."""
+    first: Any = network.blocks[0]
+    embed, patch_size = network.embed, network.patch_size
+    width = network.norm.weight.numel()
+    options = {
+        "depth": len(network.blocks),
+        "width": width,
+        "heads": first.attention.heads,
+        "mlp_ratio": round(first.mlp[0].out_features / width, 4),
+        "pool": network.pool,
+        "stem_layers": 0,
+        "stem_width": None,
+        "whiten": False,
+        "patch_size": patch_size,
     }
-    if "norm.weight" in state and (width := state["norm.weight"].numel()):
-        options["width"] = width
-        if "blocks.0.mlp.0.bias" in state:
-            options["mlp_ratio"] = round(state["blocks.0.mlp.0.bias"].numel() / width, 4)
-    return options
+    if not isinstance(embed, ConvStem):
+        assert patch_size
+        return options | {"channels": embed.in_features // patch_size**2}
+    stages: Any = embed.stages
+    *widths, last = [stage.conv1.out_channels for stage in stages]
+    return options | {
+        "stem_layers": len(stages),
+        "stem_width": None if widths == doubling_widths(last, len(stages)) else widths[0],
+        "whiten": isinstance(embed.whiten, Whiten),
+        "channels": embed.channels,
+    }
 
 
 def _from_checkpoint(source: str) -> Encoder:
     checkpoint = Checkpoint.open(Path(source).expanduser())
-    config, dataset = checkpoint.network, checkpoint.dataset
-    if (ensemble := checkpoint.training.ensemble) > 1:
-        raise InputError(
-            f"{source}: an ensemble of {ensemble} networks; give a run of a single network"
-        )
-    if not isinstance(config, ViTConfig):
-        raise InputError(f"{source}: holds a {config.kind}, not a ViT; give weights of a ViT")
-    known = {
-        "patch_size": dataset.patch_size,
-        "channels": dataset.channels,
-        "heads": config.heads,
-    }
-    kind = "averaged" if checkpoint.averaged else "trained"
-    state = _without_head(checkpoint.weights)
+    network = checkpoint.build_network()
+    if not isinstance(network, VisionTransformer):
+        networks = checkpoint.training.ensemble
+        kind = f"an ensemble of {networks} networks" if networks > 1 else "a CNN"
+        raise InputError(f"{source}: holds {kind}; use a checkpoint of a single ViT")
+    style = "averaged" if checkpoint.averaged else "trained"
     return Encoder(
         source,
-        f"{kind} weights of a checkpoint",
-        state,
-        checkpoint.weights.get("head.weight"),
-        infer_options(state) | known,
+        f"{style} weights of a checkpoint",
+        _without_head(network.state_dict()),
+        network.head.weight,
+        options_of(network),
+        {},
     )
 
 
 def _from_library(source: str, weights: dict[str, Tensor]) -> Encoder:
-    state = _without_head(weights)
-    if "conv_proj.weight" in weights or "encoder.pos_embedding" in weights:
-        style, names = "torchvision names", TORCHVISION
-        state = from_torchvision(state, source)
-    elif "patch_embed.proj.weight" in weights or "pos_embed" in weights:
-        style, names = "timm names", TIMM
-        state = from_timm(state, source)
-    else:
-        raise InputError(
-            f"{source}: {next(iter(weights))} is not a name of a ViT of torchvision or timm; give "
-            "weights of one of these"
-        )
-    options = infer_options(state)
-    if "embed.weight" in state:
-        convolution = weights[names["embed."] + "weight"]
+    for library, names in LIBRARIES.items():
+        embedding = names["embed."] + "weight"
+        if embedding in weights or names["positions"] in weights:
+            state = to_ours(_without_head(weights), names, source)
+            options = _infer_options(state, weights.get(embedding))
+            head = weights.get(names["head."] + "weight")
+            return Encoder(source, f"{library} names", state, head, options, names)
+    raise InputError(
+        f"{source}: {next(iter(weights))} is not a parameter of a torchvision or timm ViT; use the "
+        "weights of one"
+    )
+
+
+def _infer_options(state: dict[str, Tensor], convolution: Tensor | None) -> dict[str, Any]:
+    """Infer the settings of a plain ViT from the shapes of its weights."""
+    options: dict[str, Any] = {
+        "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        "pool": "cls" if "class_token" in state else "mean",
+        "stem_layers": 0,
+    }
+    if "norm.weight" in state and (width := state["norm.weight"].numel()):
+        options["width"] = width
+        size = (width, options["depth"])
+        if size in HEADS:
+            options["heads"] = HEADS[size]
+        if "blocks.0.mlp.0.bias" in state:
+            options["mlp_ratio"] = round(state["blocks.0.mlp.0.bias"].numel() / width, 4)
+    if convolution is not None:
         options["channels"], options["patch_size"] = convolution.shape[1:3]
-    size = (options.get("width"), options["depth"])
-    if size in HEADS:
-        options["heads"] = HEADS[size]
-    head = weights.get(names["head."] + "weight")
-    return Encoder(source, style, state, head, options, names)
+    return options
 
 
 def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,30 +153,26 @@ def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_state(source: str, content: Any) -> None:
-    """Refuse anything but a dict of named tensors that are no larger than their part of the file.
+    """Reject everything but a dict of named, dense tensors that are no larger than their storage.
 
-    A tensor with a stride of 0 is a few bytes long and claims any size; a copy fills the memory.
+    A tensor with stride 0 takes up a few bytes but can declare any size. Copying it would exhaust
+    memory.
     """
     is_named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
     if not is_named or not content:
         raise InputError(
-            f"{source}: holds no named tensors but a {type(content).__name__}; give a state dict"
+            f"{source}: expected named tensors, got a {type(content).__name__}; pass a state dict"
         )
     for key, value in content.items():
+        problem = ""
         if not isinstance(value, Tensor):
-            raise InputError(
-                f"{source}: {key} is a {type(value).__name__}, not a tensor; give a state dict"
-            )
-        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-            raise InputError(
-                f"{source}: {key} is sparse, quantized or without values; save it as a dense tensor"
-            )
-        size = value.numel() * value.element_size()
-        if size > value.untyped_storage().nbytes():
-            raise InputError(
-                f"{source}: {key} {list(value.shape)} claims more values than the file has for it; "
-                "save a contiguous copy of it"
-            )
+            problem = f"is of type {type(value).__name__}, not a tensor"
+        elif value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            problem = "is sparse, quantized or on the meta device"
+        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            problem = f"{list(value.shape)} is larger than its storage"
+        if problem:
+            raise InputError(f"{source}: {key} {problem}; save a state dict of dense tensors")
 
 
 def _download(source: str) -> Any:
@@ -179,17 +181,14 @@ def _download(source: str) -> Any:
     name = source.removeprefix(TORCHVISION_PREFIX)
     known = [model for model in models.list_models() if model.startswith("vit_")]
     if name not in known:
-        choices = ", ".join(TORCHVISION_PREFIX + model for model in known)
-        raise InputError(f"{source} is unknown; choose one of {choices}")
+        raise InputError(f"{source}: unknown model; choose one of {', '.join(known)}")
     weights = models.get_model_weights(name).DEFAULT
     try:
-        return weights.get_state_dict(
-            progress=True, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except Exception as error:  # no network, a full disk, a wrong hash, half a file
+        return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # no network, a full disk, a hash mismatch, a truncated file
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise InputError(
-            f"{source}: could not be downloaded ({one_line(error)}); get {weights.url} by hand and "
+            f"{source}: download failed ({one_line(error)}); download {weights.url} manually and "
             f"save it as {file}"
         ) from error
 
@@ -198,32 +197,34 @@ def _open(source: str) -> Any:
     path = Path(source).expanduser()
     if not path.is_file():
         raise InputError(
-            f"{source}: no such file; give a .pth, .safetensors or .ckpt file, or "
+            f"{source}: no such file; pass a .pth, .safetensors or .ckpt file, or "
             "torchvision:vit_b_16"
         )
-    is_safetensors = path.suffix == ".safetensors"
     try:
-        if is_safetensors:
+        if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        _refuse_compressed(path)
+        _reject_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise InputError(
-            f"{source}: the package safetensors is missing; pip install safetensors"
+            f"{source}: the package safetensors is not installed; run pip install safetensors"
         ) from None
-    except Exception as error:  # a damaged file can raise anything
-        writer = "safetensors" if is_safetensors else "torch.save"
+    except Exception as error:  # a damaged file can raise any exception
         raise InputError(
-            f"{source}: not a file of tensors that opens without running code "
-            f"({type(error).__name__}); save a state dict again, with {writer}"
+            f"{source}: cannot be loaded as plain tensors, because it is damaged or contains code "
+            f"({type(error).__name__}); save its state dict again"
         ) from error
 
 
-def _refuse_compressed(path: Path) -> None:
-    """Refuse what `torch.save` never writes: a small file that unpacks to any size."""
+def _reject_compressed(path: Path) -> None:
+    """Reject zip compression: a small file can expand to any size, and `torch.save` never uses it.
+
+    Raises:
+        ValueError: a part of the file is compressed.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            if any(part.compress_type for part in archive.infolist()):
                 raise ValueError("compressed")
