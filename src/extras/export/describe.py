@@ -13,12 +13,6 @@ from src.inference.predictor import DARK, Predictor
 
 Description = dict[str, Any]
 
-VALUES = {
-    "uint8": "from 0 to 255",
-    "float32": "from 0 to 1",
-    "normalized": "from 0 to 1, minus mean and divided by std of each channel",
-}
-
 OPEN_PICTURE = """\
 import json, numpy
 from PIL import Image, ImageOps
@@ -42,9 +36,6 @@ ARRANGE = """\
 pixels = numpy.asarray(picture).reshape({size}, {size}, {channels})
 images = pixels.transpose(2, 0, 1)[None]
 """
-TO_FLOAT = """\
-images = images.astype("float32") / 255
-"""
 RUN_ONNX = """\
 import onnxruntime
 session = onnxruntime.InferenceSession({path!r})
@@ -61,7 +52,7 @@ print(classes[logits[0].argmax()])
 """
 LOAD_TIMM = """\
 import timm
-network = timm.create_model({arguments}, checkpoint_path={path!r}).eval()
+network = timm.create_model(**{arguments}, checkpoint_path={path!r}).eval()
 """
 LOAD_OURS = """\
 from safetensors.torch import load_file
@@ -75,84 +66,80 @@ network.eval()
 """
 
 
-def describe(predictor: Predictor, format: str, dtype: str, output: Path) -> Description:
-    """Return all that another program needs to use the file, as plain values.
+def describe(predictor: Predictor, format: str, output: Path) -> Description:
+    """Return everything that other programs need to use the file, as plain values.
 
     Args:
         predictor: the exported network.
         format: a key of `FORMATS`.
-        dtype: a key of `VALUES`.
         output: the exported file.
     """
     dataset = predictor.dataset
     size, channels = dataset.image_size, dataset.channels
-    description = {
-        "file": output.name,
+    image_type, values = "uint8", "from 0 to 255"
+    if format == "safetensors":
+        image_type = "float32"
+        values = "from 0 to 1, normalized per channel: (value - mean) / std"
+    return {
         "checkpoint": str(predictor.checkpoint.path),
         "format": format,
         "dataset": dataset.name,
         "classes": predictor.classes,
         "image_size": size,
         "channels": channels,
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
+        "mean": dataset.mean,
+        "std": dataset.std,
         "preparation": preparation(dataset, format),
         "input": {
             "name": "images",
-            "type": "uint8" if dtype == "uint8" else "float32",
+            "type": image_type,
             "shape": ["batch", channels, size, size],
-            "values": VALUES[dtype],
+            "values": values,
         },
         "output": {
             "name": "logits",
             "type": "float32",
             "shape": ["batch", len(predictor.classes)],
-            "values": "their softmax gives the probabilities of the classes",
+            "values": "their softmax gives the class probabilities",
         },
-        "parameters": sum(p.numel() for p in predictor.classifier.parameters()),
         "torch": torch.__version__,
+        "python": _python_code(predictor, format, output),
     }
-    if format != "safetensors":
-        return description | {"python": _run_code(dataset, format, dtype, output)}
-    return description | {"timm": timm_of(predictor), "python": _load_code(predictor, output)}
 
 
 def sidecar(output: Path) -> Path:
-    """Return the file that describes an export."""
+    """Return the path of the JSON file that describes an exported file."""
     return output.with_name(output.name + ".json")
 
 
-def timm_of(predictor: Predictor) -> dict[str, Any] | None:
-    """Return the arguments of `timm.create_model` for the network; None if timm has none such."""
-    checkpoint = predictor.checkpoint
-    return timm_arguments(checkpoint.network, checkpoint.dataset, checkpoint.training.ensemble)
-
-
 def preparation(dataset: DatasetInfo, format: str) -> list[str]:
-    """Return the steps from a picture to an image that the file takes, as sentences."""
+    """Return the steps that turn a picture into an input image, as sentences."""
     size, strokes = dataset.image_size, strokes_of(dataset)
-    mode = "gray" if dataset.channels == 1 else f"{dataset.channels} channels"
-    steps = [f"Turn it upright (EXIF), put it on white where transparent, make it {mode}, 8 bits."]
+    square = f"{size}x{size} pixels"
+    mode = "grayscale" if dataset.channels == 1 else f"{dataset.channels} channels"
+    steps = [
+        "Apply the EXIF orientation, composite transparent pixels over white, and convert the "
+        f"picture to {mode}, 8 bits per channel."
+    ]
     if strokes is None:
-        steps.append(
-            f"Crop the center square and resize it to {size}x{size} pixels, bicubic with "
-            "antialiasing."
-        )
+        steps.append(f"Crop the center square and resize it to {square}, bicubic and antialiased.")
         if min(dataset.mean) < DARK:
-            steps.append("If its border is light, invert it: the training images are dark there.")
+            steps.append(
+                "If its border is light, invert it: the training images have dark borders."
+            )
         return steps
-    margin = (size - strokes.side) // 2
     steps += [
-        f"If it has {size}x{size} pixels and light strokes on black, skip the next three steps.",
-        "Stretch its contrast to 0 to 255. If its border is light (above 127), invert it: strokes "
-        "are light on black.",
-        f"Crop it to the strokes (above 127) and scale the longer side to {strokes.side} pixels, "
-        "with antialiasing.",
-        f"Center it on black, {size}x{size} pixels: the margin of the longer side is {margin}.",
+        f"If it has {square} and light strokes on black, skip the next three steps.",
+        "Stretch its contrast to the range from 0 to 255. If its border is light (above 127), "
+        "invert it: strokes are light on black.",
+        "Crop it to the bounding box of the strokes (above 127) and resize the longer side to "
+        f"{strokes.side} pixels with antialiasing.",
+        f"Center it on a black image of {square}; the longer side then has margins of "
+        f"{(size - strokes.side) // 2} pixels.",
     ]
     if strokes.center == "mass":
         center = center_of_image(size, strokes)
-        actor = "Shift it" if format == "safetensors" else "Nothing more: the file shifts it"
+        actor = "Shift it" if format == "safetensors" else "Do nothing more: the file shifts it"
         steps.append(
             f"{actor} by whole pixels, so that the center of mass is {center} pixels from the left "
             "and the top."
@@ -161,7 +148,7 @@ def preparation(dataset: DatasetInfo, format: str) -> list[str]:
 
 
 def summary(description: Description) -> list[str]:
-    """Return the printed lines about the file's preparation, input, output and check."""
+    """Return the lines to print: preprocessing, input, output, and verification of the file."""
     lines = [f"step {i}  {step}" for i, step in enumerate(description["preparation"], 1)]
     for key in ("input", "output"):
         part = description[key]
@@ -170,40 +157,31 @@ def summary(description: Description) -> list[str]:
     checked = description["checked"]
     lines.append(
         f"checked with {checked['images']} {checked['source']}: {checked['changed_classes']} "
-        f"classes differ, logits by at most {checked['largest_difference']:.1e}"
+        f"classes differ, logits differ by at most {checked['largest_difference']:.1e}"
     )
     return lines
 
 
-def _run_code(dataset: DatasetInfo, format: str, dtype: str, output: Path) -> str:
-    """Return Python code that classifies a picture with the file."""
-    strokes = strokes_of(dataset)
-    parts = [OPEN_PICTURE, CROP_STROKES if strokes else CROP_SQUARE, ARRANGE]
-    if dtype == "float32":
-        parts.append(TO_FLOAT)
-    parts += [RUN_TORCH if format == "torch_export" else RUN_ONNX, NAME_CLASS]
+def _python_code(predictor: Predictor, format: str, output: Path) -> str:
+    """Return code that classifies a picture with the file, or that loads its weights."""
+    dataset, checkpoint = predictor.dataset, predictor.checkpoint
+    strokes, arguments = strokes_of(dataset), timm_arguments(checkpoint)
+    if format == "safetensors":
+        parts = [LOAD_TIMM if arguments else LOAD_OURS]
+    else:
+        crop = CROP_STROKES if strokes else CROP_SQUARE
+        run = RUN_TORCH if format == "torch_export" else RUN_ONNX
+        parts = [OPEN_PICTURE, crop, ARRANGE, run, NAME_CLASS]
     return "".join(parts).format(
         mode="L" if dataset.channels == 1 else "RGB",
         size=dataset.image_size,
         side=strokes and strokes.side,
         channels=dataset.channels,
+        classes=len(dataset.classes),
+        patch=dataset.patch_size,
+        config=checkpoint.network,
+        ensemble=checkpoint.training.ensemble,
+        arguments=arguments,
         path=str(output),
         description=str(sidecar(output)),
-    )
-
-
-def _load_code(predictor: Predictor, output: Path) -> str:
-    """Return Python code that loads the weights of the file into a network."""
-    if arguments := timm_of(predictor):
-        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        return LOAD_TIMM.format(arguments=listed, path=str(output))
-    dataset = predictor.dataset
-    return LOAD_OURS.format(
-        config=predictor.checkpoint.network,
-        classes=len(dataset.classes),
-        size=dataset.image_size,
-        channels=dataset.channels,
-        patch=dataset.patch_size,
-        ensemble=predictor.checkpoint.training.ensemble,
-        path=str(output),
     )

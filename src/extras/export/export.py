@@ -1,14 +1,14 @@
-"""Export a trained network to a file for other programs, and describe its use in a JSON file.
+"""Export a trained network for other programs, with a JSON file that describes how to use it.
 
-python -m src.extras.export data/runs/mnist/version_0 --format onnx           onnxruntime and others
+python -m src.extras.export data/runs/mnist/version_0 --format onnx           for ONNX runtimes
 python -m src.extras.export data/runs/mnist/version_0 --format onnx_int8      a third of the size
-python -m src.extras.export data/runs/mnist/version_0 --format torch_export   PyTorch alone
+python -m src.extras.export data/runs/mnist/version_0 --format torch_export   for PyTorch only
 python -m src.extras.export data/runs/mnist/version_0 --format safetensors    weights, for timm
 
-ONNX and torch.export files take batches of images [batch, C, S, S] of any size, normalize them and
-return logits [batch, classes]. Images are uint8 from 0 to 255, or with --input float32 from 0 to 1.
-Where images are light strokes on black, the file also inverts and centers them. A file is kept only
-if it gives the network's own logits for images of the dataset (onnx_int8: the classes of 99%).
+ONNX and torch.export files take uint8 images [batch, C, S, S] with any batch size, normalize them
+and return logits [batch, classes]. If the training images show light strokes on black, the file
+also inverts and centers its input. Before a file is kept, its logits are compared with those of the
+network on images of the dataset (for onnx_int8: 99% of the predicted classes must agree).
 """
 
 import argparse
@@ -21,29 +21,33 @@ import torch
 from torch import Tensor
 
 from src.errors import ArgumentParser, InputError, one_line, printable
-from src.extras.export.describe import Description, describe, sidecar, summary, timm_of
-from src.extras.export.formats import FORMATS, Run
+from src.extras.export.describe import Description, describe, sidecar, summary
+from src.extras.export.formats import FORMATS
 from src.extras.export.samples import sample_images
 from src.inference.predictor import Predictor
 from src.runs.atomic import open_atomically
 from src.runs.directory import find_checkpoint
 from src.transforms.patchify import normalize
 
-IMAGES = 256  # on which a file is checked
+IMAGES = 256  # number of images used to check a file
 
 
 def main(args: list[str]) -> None:
-    options = parse(args)
-    checkpoint = find_checkpoint(options.run, flag="RUN")
-    extension = FORMATS[options.format].extension
-    output = options.output or checkpoint.with_suffix(extension)
-    if not output.name.endswith(extension):
-        raise InputError(
-            f"--output {output}: files of --format {options.format} end in {extension}; rename it"
-        )
-    description = export(
-        checkpoint, options.format, output, options.input, options.force, options.data
+    parser = ArgumentParser(
+        prog="python -m src.extras.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="checkpoint, or run directory (its best checkpoint, or last)")
+    add("--format", choices=FORMATS, required=True)
+    add("--output", type=Path, metavar="PATH", help="output file (default: next to the checkpoint)")
+    add("--force", action="store_true", help="replace existing files")
+    add("--data", metavar="DIR", help="folder of the datasets (default: as in training)")
+    options = parser.parse_args(args)
+    checkpoint = find_checkpoint(options.run, flag="RUN")
+    output = options.output or checkpoint.with_suffix(FORMATS[options.format].extension)
+    description = export(checkpoint, options.format, output, options.force, options.data)
     size = output.stat().st_size / 2**20
     lines = [f"{output} ({size:.2f} MiB), described in {sidecar(output)}"]
     lines += [*summary(description), "", "Use it in Python:"]
@@ -52,69 +56,38 @@ def main(args: list[str]) -> None:
         print(printable(line))
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="python -m src.extras.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("run", metavar="RUN", help="run directory (its best checkpoint, or last), or checkpoint")
-    add("--format", choices=FORMATS, required=True)
-    add("--output", type=Path, metavar="PATH", help="file to write (default: by the checkpoint)")
-    add("--force", action="store_true", help="replace existing files")
-    add("--input", choices=("uint8", "float32"), help="type of the images (default: uint8)")
-    add("--data", metavar="DIR", help="folder of the datasets (default: as in training)")
-    options = parser.parse_args(args)
-    if options.input and options.format == "safetensors":
-        raise InputError(f"--input {options.input}: a file of weights has no input; leave it out")
-    return options
-
-
 def export(
-    checkpoint: Path,
-    format: str,
-    output: Path,
-    dtype: str | None = None,
-    force: bool = False,
-    data: str | None = None,
+    checkpoint: Path, format: str, output: Path, force: bool = False, data: str | None = None
 ) -> Description:
     """Write the network of a checkpoint to `output`, and its description next to it.
 
     Args:
-        checkpoint: written by `train.py`.
+        checkpoint: checkpoint written by `train.py`.
         format: a key of `FORMATS`.
-        output: the file to write.
-        dtype: type of the images that the file takes, `uint8` (0 to 255) or `float32` (0 to 1).
+        output: path of the output file.
         force: replace existing files.
-        data: folder of the datasets, if not as in training.
+        data: folder of the datasets; None for the folder used in training.
 
     Returns:
         The description.
 
     Raises:
         InputError: a package is missing, a file exists, the checkpoint cannot be used, or the check
-            failed; existing files are then unchanged.
+            failed. Existing files are then unchanged.
     """
     _check_output(output, force)
-    _require(format, FORMATS[format].packages)
+    _check_packages(format)
     predictor = Predictor(checkpoint, "cpu")
-    if format == "safetensors":
-        dtype = "normalized"
-        if timm_of(predictor):
-            _require(format, ("timm",))
-    dtype = dtype or "uint8"
-    description = describe(predictor, format, dtype, output)
+    description = describe(predictor, format, output)
     images, source = sample_images(predictor.dataset, IMAGES, data)
     with open_atomically(sidecar(output)) as text, open_atomically(output) as file:
-        difference, changed = _write(file, format, dtype, predictor, images)
+        difference, changed = _write(file, format, predictor, images)
         limits = FORMATS[format]
-        is_same = changed <= limits.max_changed * len(images)
-        if not is_same or not difference <= limits.max_difference:
+        if changed > limits.max_changed * len(images) or not difference <= limits.max_difference:
             raise InputError(
-                f"{output}: not written, because it is not the network: on {len(images)} {source}, "
-                f"logits differ by up to {difference:.1e}, and {changed} classes; use the versions "
-                "in requirements-export.txt"
+                f"{output}: not written, because it differs from the network on {len(images)} "
+                f"{source}: {changed} classes differ, logits differ by up to {difference:.1e}; use "
+                "the versions in requirements-export.txt"
             )
         description["checked"] = {
             "images": len(images),
@@ -122,61 +95,54 @@ def export(
             "largest_difference": difference,
             "changed_classes": changed,
         }
-        text.write((json.dumps(description, indent=2) + "\n").encode())
+        text.write(f"{json.dumps(description, indent=2)}\n".encode())
     return description
 
 
 def to_input(images: Tensor, dtype: str, predictor: Predictor) -> Tensor:
-    """uint8 [B, C, S, S] -> what a file with this type of input takes."""
+    """Convert uint8 [B, C, S, S] to the input type of a file: `uint8` or `normalized`."""
     if dtype == "normalized":
         return normalize(images, predictor.dataset.mean, predictor.dataset.std)
-    return images if dtype == "uint8" else images / 255
-
-
-@torch.no_grad()
-def compare(run: Run, predictor: Predictor, images: Tensor, dtype: str) -> tuple[float, int]:
-    """Return by how much logits of the file differ from the network's, and how many classes do.
-
-    The first image is a batch of its own, so that a file for a single size of batch is noticed.
-    """
-    batches = [batch for batch in (images[:1], images[1:]) if len(batch)]
-    actual = torch.cat([run(to_input(batch, dtype, predictor)) for batch in batches])
-    expected = predictor.classifier.logits(images)
-    if actual.shape != expected.shape:
-        return float("inf"), len(images)
-    changed = actual.argmax(dim=1) != expected.argmax(dim=1)
-    return (actual - expected).abs().max().item(), int(changed.sum())
+    return images
 
 
 def _check_output(output: Path, force: bool) -> None:
-    if output.is_dir():
-        raise InputError(f"{output}: is a directory; name a file in it")
     for path in (output, sidecar(output)):
-        if path.exists() and not force:
-            raise InputError(f"{path}: exists; replace it with --force, or choose another --output")
+        if path.is_dir() or (path.exists() and not force):
+            raise InputError(f"{path}: exists; replace files with --force, or change --output")
 
 
-def _require(format: str, packages: tuple[str, ...]) -> None:
+def _check_packages(format: str) -> None:
+    packages = FORMATS[format].packages
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"--format {format}: not installed: {', '.join(missing)}; pip install -r "
+            f"--format {format} needs {', '.join(missing)}; run pip install -r "
             "requirements-export.txt"
         )
 
 
-def _write(
-    file: BinaryIO, format: str, dtype: str, predictor: Predictor, images: Tensor
-) -> tuple[float, int]:
-    """Write the file, open it again, and `compare`."""
+@torch.no_grad()
+def _write(file: BinaryIO, format: str, predictor: Predictor, images: Tensor) -> tuple[float, int]:
+    """Write the file, open it again, and compare its logits with the network's.
+
+    Returns:
+        The largest difference of a logit, and the number of images whose predicted class changes.
+    """
+    dtype = "normalized" if format == "safetensors" else "uint8"
     try:
-        file.write(FORMATS[format].make(predictor, dtype))
+        file.write(FORMATS[format].make(predictor))
         file.flush()
         run = FORMATS[format].open(predictor, Path(file.name))
-        return compare(run, predictor, images, dtype)
-    except (InputError, OSError):
+        inputs = to_input(images, dtype, predictor)
+        # The first image is a batch of its own, to detect files with a fixed batch size.
+        actual = torch.cat([run(inputs[:1]), run(inputs[1:])])
+        expected = predictor.classifier.logits(images)
+        changed = actual.argmax(dim=1) != expected.argmax(dim=1)
+        return (actual - expected).abs().max().item(), int(changed.sum())
+    except OSError:
         raise
-    except Exception as error:  # packages that do not fit each other can raise anything
+    except Exception as error:  # incompatible package versions can raise any exception
         raise InputError(
             f"--format {format}: failed ({type(error).__name__}: {one_line(error)}); use the "
             "versions in requirements-export.txt"

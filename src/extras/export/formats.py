@@ -1,11 +1,11 @@
-"""The formats of an export: how each file is made of a network, and opened again by its runtime.
+"""The export formats: how each file is written, and opened again in its runtime.
 
-| format | input | opened by |
+| format | input | runtime |
 |---|---|---|
-| onnx | images, uint8 or float32 | onnxruntime |
-| onnx_int8 | the same; weights of 8 bits, a third of the size | onnxruntime |
-| torch_export | images, uint8 or float32 | torch.export |
-| safetensors | normalized images | timm; this program, where timm has no such network |
+| onnx | uint8 images | onnxruntime |
+| onnx_int8 | uint8 images; 8-bit weights make the file a third of the size | onnxruntime |
+| torch_export | uint8 images | torch.export |
+| safetensors | normalized images | timm; this program if timm has no such network |
 """
 
 import io
@@ -19,87 +19,76 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
-from src.errors import InputError
-from src.extras.export.describe import preparation, timm_of
+from src.extras.export.describe import preparation
 from src.extras.paper.render import center_of_image
 from src.extras.paper.strokes import strokes_of
-from src.extras.weights.names import to_timm
+from src.extras.weights.names import TIMM, from_ours, timm_arguments
 from src.inference.predictor import Predictor
-from src.models.build import build_network
 
-Run = Callable[[Tensor], Tensor]  # the input of a format [B, C, S, S] -> logits, float32 [B, K]
-MAX_ONNX = 2**31  # bytes of one file: a limit of protocol buffers
-MAX_BATCH = 2**31 - 1  # without a limit, torch 2.6 exports one of 2**63
-
-MAX_OFFSET = 0.75  # pixels; images of MNIST are centered within 0.52
+Run = Callable[[Tensor], Tensor]  # input of a format, [B, C, S, S] -> logits, float32 [B, K]
+MAX_BATCH = 2**31 - 1  # without it, torch 2.6 exports a limit of 2**63
+MAX_OFFSET = 0.75  # pixels; MNIST images are centered to within 0.52 pixels
 
 
 class ExportedNetwork(nn.Module):
-    """Images -> logits, without the in-place normalization of `ImageClassifier`.
+    """Map images to logits, without the in-place normalization of `ImageClassifier`.
 
-    Where the training images are light strokes on black, images with a light border are inverted,
-    and strokes far from their center are shifted to it. Images of the dataset pass unchanged.
+    If the training images show light strokes on black, images with a light border are inverted,
+    and off-center strokes are shifted to the center. Images of the dataset are not changed.
 
     Args:
         predictor: the network and its dataset.
-        white: the value of white: 255 for uint8 images, 1 for float32 ones.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, predictor: Predictor, white: int):
+    def __init__(self, predictor: Predictor):
         super().__init__()
         dataset = predictor.dataset
         self.network = predictor.classifier.network
-        self.white = white
         self.strokes = strokes_of(dataset)
-        self.size = dataset.image_size
+        self.center = None
+        if self.strokes and self.strokes.center == "mass":
+            self.center = center_of_image(dataset.image_size, self.strokes)
         mean = torch.tensor(dataset.mean).view(-1, 1, 1)
         std = torch.tensor(dataset.std).view(-1, 1, 1)
-        self.register_buffer("scale", 1 / (white * std))
+        self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", mean / std)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 or float32 [B, C, S, S] -> float32 [B, K]"""
+        """uint8 [B, C, S, S] -> float32 [B, K]"""
         images = images.float()
         if self.strokes:
-            images = self._invert_light(images)
-            if self.strokes.center == "mass":
-                middle = center_of_image(self.size, self.strokes)
-                images = _center_columns(images, middle)
-                images = _center_columns(images.mT, middle).mT
+            images = _invert_light(images)
+        if self.center:
+            images = _center_columns(images, self.center)
+            images = _center_columns(images.mT, self.center).mT
         return self.network(images * self.scale - self.shift).float()
 
-    def _invert_light(self, images: Tensor) -> Tensor:
-        sides = (images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1])
-        border = torch.cat(sides, dim=2).mean(dim=2)[..., None, None]
-        return torch.where(border > self.white / 2, self.white - images, images)
+
+def _invert_light(images: Tensor) -> Tensor:
+    sides = (images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1])
+    border = torch.cat(sides, dim=2).mean(dim=2)[..., None, None]
+    return torch.where(border > 127.5, 255 - images, images)
 
 
-def _center_columns(images: Tensor, middle: float) -> Tensor:
-    """Move images [B, 1, S, S] sideways if their center of mass is off by over MAX_OFFSET."""
+def _center_columns(images: Tensor, center: float) -> Tensor:
+    """Shift images [B, 1, S, S] sideways to `center` if they are off by more than MAX_OFFSET."""
     size = images.shape[3]
     columns = torch.arange(size)
     mass = images.sum(dim=2)  # [B, 1, S]
-    center = (mass * (columns + 0.5)).sum(dim=2) / mass.sum(dim=2).clamp(min=1e-6)
-    offset = center - middle
+    center_of_mass = (mass * (columns + 0.5)).sum(dim=2) / mass.sum(dim=2).clamp(min=1e-6)
+    offset = center_of_mass - center
     pixels = torch.where(offset.abs() > MAX_OFFSET, offset.round(), 0).long()
     sources = (columns + pixels[..., None]) % size
     return images.gather(3, sources[:, :, None].expand_as(images))
 
 
-def make_onnx(predictor: Predictor, dtype: str) -> bytes:
-    size = sum(p.nbytes for p in predictor.classifier.parameters())
-    if size > MAX_ONNX:
-        raise InputError(
-            f"--format onnx: {size / 2**30:.1f} GiB do not fit into one file; use --format "
-            "torch_export"
-        )
+def make_onnx(predictor: Predictor) -> bytes:
     program = torch.onnx.export(
-        _trace(predictor, dtype),
+        _trace(predictor),
         dynamo=True,
         output_names=["logits"],
         dynamic_shapes={"images": {0: "batch"}},
@@ -107,27 +96,26 @@ def make_onnx(predictor: Predictor, dtype: str) -> bytes:
     )
     assert program
     model = program.model_proto
-    # Notes of the exporter, a sixth of the file of a small network.
+    # The exporter's own metadata makes up a sixth of the file of a small network.
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
-    notes = {
-        "classes": predictor.classes,
-        "preparation": preparation(predictor.dataset, "onnx"),
-    }
-    for key, value in notes.items():
-        model.metadata_props.add(key=key, value=json.dumps(value))
+    steps = preparation(predictor.dataset, "onnx")
+    model.metadata_props.add(key="classes", value=json.dumps(predictor.classes))
+    model.metadata_props.add(key="preparation", value=json.dumps(steps))
     return model.SerializeToString()
 
 
-def make_int8(predictor: Predictor, dtype: str) -> bytes:
-    """Quantize the weights to 8 bits; activations are quantized while the file runs."""
+def make_int8(predictor: Predictor) -> bytes:
+    """Quantize the weights to 8 bits; activations are quantized at run time."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = onnx.load_from_string(make_onnx(predictor, dtype))
+    model = onnx.load_from_string(make_onnx(predictor))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
-        logging.disable(logging.WARNING)  # it recommends a preparation that gains nothing here
+        logging.disable(
+            logging.WARNING
+        )  # hides advice to preprocess the model, which gains nothing
         try:
             quantize_dynamic(model, path, weight_type=QuantType.QInt8)
         finally:
@@ -136,12 +124,12 @@ def make_int8(predictor: Predictor, dtype: str) -> bytes:
 
 
 def open_onnx(predictor: Predictor, path: Path, threads: int = 0) -> Run:
-    """Open the file with this number of threads; 0 for one on each core."""
+    """Open the file with this number of threads; 0 for one per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options)
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run(["logits"], {"images": images.numpy()})
@@ -150,9 +138,9 @@ def open_onnx(predictor: Predictor, path: Path, threads: int = 0) -> Run:
     return run
 
 
-def make_torch_export(predictor: Predictor, dtype: str) -> bytes:
+def make_torch_export(predictor: Predictor) -> bytes:
     file = io.BytesIO()
-    torch.export.save(_trace(predictor, dtype), file)
+    torch.export.save(_trace(predictor), file)
     return file.getvalue()
 
 
@@ -160,12 +148,12 @@ def open_torch_export(predictor: Predictor, path: Path) -> Run:
     return torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
-def make_safetensors(predictor: Predictor, dtype: str) -> bytes:
+def make_safetensors(predictor: Predictor) -> bytes:
     from safetensors.torch import save
 
     state = predictor.classifier.network.state_dict()
-    if timm_of(predictor):
-        state = to_timm(state, predictor.dataset.channels)
+    if timm_arguments(predictor.checkpoint):
+        state = from_ours(state, TIMM, predictor.dataset.channels)
     return save({key: value.contiguous() for key, value in state.items()})
 
 
@@ -173,50 +161,46 @@ def open_safetensors(predictor: Predictor, path: Path) -> Run:
     from safetensors.torch import load_file
 
     network: Any
-    if arguments := timm_of(predictor):
+    if arguments := timm_arguments(predictor.checkpoint):
         import timm
 
         network = timm.create_model(**arguments)
     else:
-        checkpoint = predictor.checkpoint
-        network = build_network(
-            checkpoint.network, checkpoint.dataset, checkpoint.training.ensemble
-        )
+        network = predictor.checkpoint.build_network()
     network.load_state_dict(load_file(path))
     return network.eval()
 
 
-def _trace(predictor: Predictor, dtype: str) -> ExportedProgram:
-    """Return the network as a graph for batches of any size."""
+def _trace(predictor: Predictor) -> torch.export.ExportedProgram:
+    """Return the network as a graph that accepts any batch size."""
     dataset = predictor.dataset
-    network = ExportedNetwork(predictor, white=255 if dtype == "uint8" else 1)
-    network.eval().requires_grad_(False)
-    shape = (2, dataset.channels, dataset.image_size, dataset.image_size)
-    example = torch.zeros(shape, dtype=getattr(torch, dtype))
+    network = ExportedNetwork(predictor).eval().requires_grad_(False)
+    size = dataset.image_size
+    example = torch.zeros(2, dataset.channels, size, size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=0, max=MAX_BATCH)
     program = torch.export.export(
         network, (example,), dynamic_shapes={"images": {0: batch}}, strict=False
     )
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # has lines of our source and paths of this machine
+        node.meta.pop("stack_trace", None)  # contains our source code and local paths
     return program
 
 
 class Format(NamedTuple):
-    """A format of the table above.
+    """An export format, as in the table above.
 
     Attributes:
-        extension: of its files.
-        packages: those it needs beyond `requirements.txt`.
-        make: returns the content of the file; takes `uint8`, `float32` or `normalized`.
-        open: opens the file.
-        max_difference: by which a logit may differ from the network's.
-        max_changed: share of images whose class may differ.
+        extension: file extension.
+        packages: required packages that are not in `requirements.txt`.
+        make: function that returns the content of the file.
+        open: function that opens the file.
+        max_difference: maximum absolute difference between the logits of the file and the network.
+        max_changed: maximum fraction of images with a different predicted class.
     """
 
     extension: str
     packages: tuple[str, ...]
-    make: Callable[[Predictor, str], bytes]
+    make: Callable[[Predictor], bytes]
     open: Callable[[Predictor, Path], Run]
     max_difference: float = 1e-4
     max_changed: float = 0.0
@@ -227,5 +211,7 @@ FORMATS = {
     "onnx": Format(".onnx", ONNX, make_onnx, open_onnx),
     "onnx_int8": Format(".int8.onnx", ONNX, make_int8, open_onnx, math.inf, 0.01),
     "torch_export": Format(".pt2", (), make_torch_export, open_torch_export),
-    "safetensors": Format(".safetensors", ("safetensors",), make_safetensors, open_safetensors),
+    "safetensors": Format(
+        ".safetensors", ("safetensors", "timm"), make_safetensors, open_safetensors
+    ),
 }

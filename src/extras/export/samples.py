@@ -1,4 +1,6 @@
-"""Images to try a trained network on: some of its dataset, or generated ones."""
+"""Sample images for checking a network: images of its dataset, or generated ones."""
+
+import contextlib
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +15,17 @@ SPLITS: tuple[Split, ...] = ("test", "val", "train")
 
 
 def sample_images(dataset: DatasetInfo, count: int, root: str | None = None) -> tuple[Tensor, str]:
-    """Return images of a dataset, spread over its classes, and a description of them.
+    """Return images of a dataset and a description of them.
 
-    Images are generated if the dataset cannot be read here; it is not downloaded.
+    Images are generated if the dataset cannot be read. Nothing is downloaded.
 
     Args:
-        dataset: the dataset of a checkpoint.
-        count: number of images; fewer if the dataset has fewer.
-        root: folder of the datasets, if not as in training.
+        dataset: dataset that a checkpoint describes.
+        count: number of images; fewer are returned if the dataset is smaller.
+        root: folder of the datasets; None for the folder used in training.
 
     Returns:
-        uint8 [count, C, S, S]; test images if there are any.
+        Images, uint8 [count, C, S, S] (test images if available), and their description.
     """
     reason = "the dataset has no readable images"
     try:
@@ -37,42 +39,28 @@ def sample_images(dataset: DatasetInfo, count: int, root: str | None = None) -> 
 
 
 def _read(images: ImageSet, count: int) -> list[Tensor]:
-    """Return the first readable images, class by class in turn."""
+    """Return the first readable images of each class, interleaved by class."""
+    by_class = images.labels.argsort(stable=True)
+    counts = images.labels.bincount()
+    starts = counts.cumsum(0) - counts
+    ranks = torch.arange(len(images)) - starts[images.labels[by_class]]
     chosen: list[Tensor] = []
-    for index in _interleave(images.labels).tolist():
+    for index in by_class[ranks.argsort(stable=True)].tolist():
         if len(chosen) == count:
             break
-        try:
-            image, _ = images.__getitems__([index])
-        except InputError:
-            continue  # training may have left it out as well (`data.skip_broken`)
-        chosen.append(image[0])
+        with contextlib.suppress(InputError):  # damaged files, which training can also skip
+            chosen.append(images.__getitems__([index])[0][0])
     return chosen
 
 
-def _interleave(labels: Tensor) -> Tensor:
-    """Return indices of all images: the first of each class, then the second of each, ..."""
-    by_class = labels.argsort(stable=True)
-    counts = labels.bincount()
-    starts = counts.cumsum(0) - counts
-    ranks = torch.arange(len(labels)) - starts[labels[by_class]]
-    return by_class[ranks.argsort(stable=True)]
-
-
 def _generate(dataset: DatasetInfo, count: int) -> Tensor:
-    """Return noise from coarse to fine, over the whole range of brightness.
+    """Return noise over the full brightness range.
 
-    It is symmetric and has a black border, so that an exported network of digits neither shifts
-    nor inverts it.
+    It is symmetric and has a black border, so that an exported network for handwritten digits
+    neither shifts nor inverts it.
     """
     generator = torch.Generator().manual_seed(0)
-    size, channels = dataset.image_size, dataset.channels
-    images = []
-    for side in torch.linspace(2, size, count).int().tolist():
-        grid = torch.rand(1, channels, side, side, generator=generator)
-        images.append(F.interpolate(grid, size=(size, size), mode="bilinear"))
-    noise = torch.cat(images)
+    inside = dataset.image_size - 2
+    noise = torch.rand(count, dataset.channels, inside, inside, generator=generator)
     noise = torch.maximum(noise, noise.flip(2, 3))
-    noise[:, :, [0, -1]] = 0
-    noise[:, :, :, [0, -1]] = 0
-    return noise.mul(255).byte()
+    return F.pad(noise, [1] * 4).mul(255).byte()

@@ -1,0 +1,40 @@
+"""Checkpoints of small networks with random weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from vits import randomize
+
+from src.data.datasets import DATASETS
+from src.runs.checkpoint import FORMAT
+from src.training.classifier import CNN, ViT
+
+
+@pytest.fixture
+def save_checkpoint(tmp_path):
+    """Return a function that writes best.ckpt and returns its path and the network.
+
+    Args of the function:
+        options: ViT settings; None for a CNN.
+        dataset: dataset of the checkpoint. For a plain ViT, its images are split into a 4x4 grid.
+    """
+
+    def save(options=None, dataset=DATASETS["digits"]):
+        if options is None:
+            module = CNN(dataset)
+        else:
+            if "stem_layers" not in options:
+                dataset = replace(dataset, patch_size=dataset.image_size // 4)
+            module = ViT(dataset, width=16, depth=1, heads=2, **options)
+        randomize(module).eval()
+        content = {
+            "format": FORMAT,
+            "hyper_parameters": dict(module.hparams),
+            "state_dict": module.state_dict(),
+        }
+        path = tmp_path / "best.ckpt"
+        torch.save(content, path)
+        return path, module.net
+
+    return save
