@@ -5,7 +5,7 @@
     python -m benchmarks.end_to_end --configs mnist --precision 32-true --json out.json
 
 Prints a table with medians over interleaved rounds and the ratio to `train.py`. Other flags are
-passed to `train.py`, which runs without validation and test; its first epoch is not counted. The
+passed to `train.py`, which runs without validation or testing; its first epoch is not counted. The
 other implementations are:
 
 - bare loop: plain PyTorch with the same network, optimizer, batches and precision.
@@ -289,7 +289,7 @@ def write_images(task: Task, folder: Path) -> None:
 
 
 def some_images(task: Task) -> tuple[Tensor, Tensor]:
-    """Return a random epoch of images and their labels."""
+    """Return one epoch of training images and labels, drawn at random."""
     images, (batches, batch) = train_images(task), epoch_size(task)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return images.__getitems__(order[: batches * batch])

@@ -128,7 +128,7 @@ class Logits(nn.Module):
 
 
 class Plain(nn.Module):
-    """A Vision Transformer as most tutorials write it, with the given transformer blocks."""
+    """The Vision Transformer of most tutorials, with the given transformer blocks."""
 
     def __init__(self, s: Shape, blocks: nn.Module):
         super().__init__()

@@ -10,7 +10,7 @@ Prints a table with a row per network: parameters, counted FLOPs, images per sec
 interleaved rounds), their ratio to this project, and the fraction of the peak. A step consists of
 forward, loss, backward, clipping and fused AdamW on one random batch that stays on the device. The
 peak is the speed of the fastest of several large matrix products on the same device and in the same
-precision. By default, 32 bit is measured, and also bf16 if the device supports it.
+precision. By default, it measures float32, and bf16 if the device supports it.
 """
 
 import argparse

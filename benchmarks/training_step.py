@@ -5,7 +5,7 @@
     ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.training_step     simulates a CPU without bf16
 
 Prints a table of medians over interleaved rounds. The first two rows of a recipe are bare steps in
-32 bit and in bf16 on one batch of random images: forward, loss, backward, clipping, optimizer and
+float32 and in bf16 on one batch of random images: forward, loss, backward, clipping, optimizer and
 weight averaging. The other rows time only the optimizer, with fixed gradients: the recipe's
 optimizer, PyTorch's Muon (which does not support convolutions, so fused AdamW updates the rest),
 and fused AdamW for all parameters. Their time is also given as a fraction of the 32-bit step.

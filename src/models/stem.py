@@ -14,8 +14,8 @@ class Whiten(nn.Module):
     are not. The filters apply the four Haar patterns to luminance and two opponent-color channels
     (to each channel separately if the input is not RGB). Jordan 2024, "94% on CIFAR-10 in 3.29
     Seconds on a Single GPU", arXiv:2404.00498, computes frozen whitening filters from the training
-    images. The filters here approximate those on photos and need no data; batch norm scales the
-    variance.
+    images. On photos, the fixed filters here are a good approximation that needs no data.
+    Batch norm scales the outputs to unit variance.
     """
 
     def __init__(self, channels: int):

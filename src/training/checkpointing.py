@@ -104,7 +104,7 @@ class SaveCheckpoints(CheckpointCallback):
         self.validated["epoch"] = trainer.current_epoch
 
     def epoch_metrics(self, trainer: Trainer) -> dict[str, Any]:
-        """Return this epoch's metrics, including validation, which Lightning loses on resume."""
+        """Return this epoch's metrics; Lightning drops the validation metrics on resume."""
         metrics = trainer.callback_metrics.items()
         training = {key: value for key, value in metrics if not key.startswith("val_")}
         is_current = self.validated.get("epoch") == trainer.current_epoch

@@ -73,7 +73,7 @@ class Classifier(LightningModule):
     def __init__(self, dataset: DatasetInfo | dict[str, Any], config: Any):
         super().__init__()
         self.dataset = dataset if isinstance(dataset, DatasetInfo) else DatasetInfo(**dataset)
-        self.config: TrainingConfig = config  # this object also describes the network
+        self.config: TrainingConfig = config  # both configs are the same object
         self.network_config: NetworkConfig = config
         self.hparams.update(describe(self.dataset, config, config))
         self.net = build_network(config, self.dataset, config.ensemble)

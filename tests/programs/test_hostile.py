@@ -87,7 +87,7 @@ def test_classify_and_resume_run_no_code(copied_run, evil, tmp_path, kind):
 
 
 def opens(path) -> bool:
-    """Return whether a checkpoint can predict; if not, check for a quick one-line error."""
+    """Return whether a checkpoint loads and predicts; otherwise, expect a fast one-line error."""
     start = time.monotonic()
     try:
         predictor = Predictor(path, "cpu")

@@ -19,7 +19,7 @@ READS = {
 }
 INDEXING = {aten.index, aten.index_put, aten.index_put_}
 COPIES = {aten._to_copy, aten.to, aten.copy_}
-METHODS = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}  # not dispatched on the CPU
+METHODS = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}  # not dispatched on CPU
 
 
 class HostReads(TorchDispatchMode):
@@ -55,7 +55,7 @@ class HostReads(TorchDispatchMode):
 
 
 class _MethodCalls(TorchFunctionMode):
-    """Record calls to tensor methods, which are not dispatched on the CPU."""
+    """Record calls to `METHODS`, which `TorchDispatchMode` does not see for CPU tensors."""
 
     def __init__(self, reads: HostReads):
         super().__init__()

@@ -13,7 +13,7 @@ def free_port() -> int:
 
 
 def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
-    """Return the variables that torchrun sets, with an equal number of processes per node."""
+    """Return the environment variables that torchrun sets, with equally many ranks per node."""
     per_node = processes // nodes
     values = {
         "RANK": rank,
@@ -27,7 +27,7 @@ def torchrun(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
 
 
 def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
-    """Return the variables that srun sets for a task."""
+    """Return the environment variables that srun sets for a task."""
     per_node = processes // nodes
     values = {
         "SLURM_PROCID": rank,
@@ -44,7 +44,7 @@ def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
 
 
 def node(rank: int) -> dict[str, str]:
-    """Return the variables that a user sets on a node when Lightning starts the processes."""
+    """Return the variables to set on each node when Lightning starts the processes."""
     return {"NODE_RANK": str(rank)}
 
 

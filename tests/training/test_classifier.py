@@ -1,4 +1,4 @@
-"""Compare the effect of a step on the weights with manual calculations, and test model flags."""
+"""Compare weight updates with values calculated by hand, and test model flags."""
 
 import copy
 import re

@@ -1,6 +1,6 @@
 """Serve the web page of `python classify.py --serve`.
 
-Each connection carries one request and has a deadline. Uploads are image contents, never paths.
+Each connection carries one request and has a deadline. Clients upload image data, never file paths.
 Images are decoded and classified one at a time, because decoding an image can take 448 MiB.
 """
 

@@ -8,8 +8,8 @@ from src.extras.paper.windows import closing, sliding
 
 # Maximum stroke width, as a fraction of the shorter side of the photo. Shadows are wider.
 WINDOW = 1 / 3
-# Window sizes for comparing dark and light details. Thin strokes enclose no bays in a small window,
-# and thick strokes are only detected in a large one.
+# Window sizes for comparing dark and light details. A large window detects thick strokes. A small
+# one does not mistake the background between thin strokes for a stroke.
 POLARITY_WINDOWS = (1 / 3, 1 / 5, 1 / 8)
 MIN_CONTRAST = 0.06  # minimum contrast of ink, as a fraction of the paper brightness
 # Minimum contrast relative to the strongest strokes. Thin frames have less contrast than a pen.
@@ -41,9 +41,10 @@ def stroke_contrast(gray: np.ndarray) -> float:
 def is_dark_on_light(gray: np.ndarray) -> bool:
     """Return whether the strokes of a photo, uint8 [H, W], are dark on light.
 
-    Strokes extend around their holes and bays. They have edges on all sides, whereas a bay is open
-    to the paper. The logarithm equalizes the contrast of strokes in shadow and in light. The square
-    root limits the weight of each window, because a whole note can look like a detail in one.
+    A stroke is larger than the background that it encloses, and it has edges on all sides, whereas
+    partly enclosed background is open to the paper. The logarithm equalizes the contrast of strokes
+    in shadow and in light. The square root limits the weight of each window, because a whole
+    sheet of paper can look like a detail in one of them.
     """
     photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
     least = POLARITY_CONTRAST * stroke_contrast(photo)

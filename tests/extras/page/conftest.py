@@ -22,7 +22,7 @@ HOSTILE = "</script><img src=x onerror=run()>${run()}"  # a class folder can hav
 
 
 class Client:
-    """Send raw requests to a server on this computer."""
+    """Send raw HTTP requests to a local server."""
 
     def __init__(self, port: int):
         self.port = port
@@ -33,7 +33,7 @@ class Client:
     def send(self, head: str, body: bytes = b"", host: str = "127.0.0.1") -> tuple[int, str, bytes]:
         """Send a request, and return the status, headers and body of the response.
 
-        `PORT` in the head is replaced by the port of the server. The status is 0 if the server
+        `PORT` in `head` is replaced by the server's port. The status is 0 if the server
         closed the connection without a response.
         """
         head = head.replace("PORT", str(self.port)).replace("\n", "\r\n")
