@@ -8,13 +8,13 @@ import torchvision
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Seed every test, so that results do not depend on the test order."""
+    """Seed the random number generators, so that results do not depend on the test order."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """A finished run: two epochs of the tiny network on digits. Tests must not modify it."""
+    """A finished run of the tiny network: two epochs on digits. Tests must not modify it."""
     return program.run(tmp_path_factory.mktemp("digits_run"))
 
 

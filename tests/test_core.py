@@ -1,4 +1,4 @@
-"""Test the core without src/extras/, and the errors of flags that need the folder."""
+"""Test the core without src/extras/, and the error messages of flags that need this folder."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def core(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(core) -> Path:
-    """A run of two epochs that was stopped in the middle of the second epoch and resumed."""
+    """A two-epoch run that was stopped in the middle of the second epoch and then resumed."""
     arguments = tiny(core / "runs", "--pictures", "true", epochs=2)
     stopped = python(core, "-c", STOP, *arguments)
     assert stopped.code == 128 + signal.SIGTERM, stopped
@@ -55,7 +55,7 @@ def run(core) -> Path:
 
 
 def python(folder: Path, *args) -> Ended:
-    """Run Python in a folder and import `src` from there."""
+    """Run Python with a folder as the working directory, from which it imports `src`."""
     done = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=folder,
@@ -68,7 +68,7 @@ def python(folder: Path, *args) -> Ended:
 
 
 def call(folder: Path, *commands) -> list[Ended]:
-    """Run several commands (a script and its arguments) in one process."""
+    """Run several commands, each a script and its arguments, in one process."""
     words = [[str(word) for word in command] for command in commands]
     ended = python(folder, "-c", CALLS, json.dumps(words))
     assert ended.code == 0, ended

@@ -49,7 +49,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def imports(nodes: Iterable[ast.AST]) -> set[str]:
-    """Return the modules imported by these nodes; `from a import b` can import a or a.b."""
+    """Return the modules that the nodes import; `from a import b` can import a or a.b."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -167,7 +167,7 @@ print(*[key for key in before if before[key] != after[key]], sep=", ")
 
 
 def test_importing_has_no_side_effects():
-    """Import libraries first, because they have side effects; skip `__main__` scripts."""
+    """Import other libraries first, because they have side effects; skip `__main__` modules."""
     ours = [name for name in FILES if not name.endswith("__main__")]
     modules = set.union(*(imports(at_import(parse(path))) for path in FILES.values()))
     libraries = sorted(modules - FILES.keys())
@@ -180,7 +180,7 @@ def test_importing_has_no_side_effects():
 
 MAX_TOKENS = 2500
 MAX_LINES = 400
-MAX_FUNCTION = 50  # lines
+MAX_FUNCTION = 50  # number of lines
 LAYOUT = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -199,7 +199,7 @@ def tokens_of(path: Path) -> list[tokenize.TokenInfo]:
 
 
 def count_tokens(path: Path) -> int:
-    """Return the number of tokens, excluding comments, docstrings and layout."""
+    """Return the number of tokens, excluding comments, docstrings and whitespace."""
     counted = [token for token in tokens_of(path) if token.type not in LAYOUT]
     docstrings = [token for token in counted if token.string.startswith('"""')]
     return len(counted) - len(docstrings)

@@ -1,4 +1,4 @@
-"""Test README.md, CONTRIBUTING.md and docs/: commands run, and paths, links and flags exist."""
+"""Test that commands in the Markdown pages run, and that paths, links and flags exist."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ COMMAND = re.compile(r"(\S*python|torchrun) .*")
 NOT_RUN = re.compile(
     r"-m (venv|pytest|benchmarks)|--serve|torchrun|--trainer.devices|data/cifar100"
 )
-# Flags of old commits that ablation.md mentions.
+# Flags that only old commits have; ablation.md mentions them.
 FORMER_FLAGS = {
     "--data.augment.shift",
     "--data.augment.elastic",
@@ -73,7 +73,7 @@ def split_command(command: str) -> tuple[str, list[str]]:
     return script, words[3:]
 
 
-# Commands run ------------------------------------------------------------------------------------
+# Running commands --------------------------------------------------------------------------------
 
 SHOWN = [command for text in PAGES.values() for command in shown_commands(text)]
 RUN = [command for command in dict.fromkeys(SHOWN) if not NOT_RUN.search(command)]
@@ -106,7 +106,7 @@ def run(command: str, folder: Path) -> program.Ended:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """Return a folder with the programs, the photos and the runs that the pages refer to."""
+    """Return a folder that contains the programs, photos and runs that the pages use."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("src", "configs", "benchmarks", "examples", "train.py", "classify.py"):
         (folder / name).symlink_to(ROOT / name)
@@ -122,7 +122,7 @@ def checkout(tmp_path_factory) -> Path:
 
 
 def write_photos(folder: Path) -> None:
-    """Write class folders of images that show a digit, and a photo of a digit."""
+    """Write class folders in which every image shows a digit, and a photo of a digit."""
     class_folders(folder / "photos", ("cat", "dog"), (40, 50), "jpg", train=8, test=8)
     for path in (folder / "photos").rglob("*.jpg"):
         picture = Image.open(path)
@@ -133,7 +133,7 @@ def write_photos(folder: Path) -> None:
 
 
 def pretraining() -> str:
-    """Return a command that trains the network that own-images.md fine-tunes."""
+    """Return a command that pretrains the network that own-images.md fine-tunes."""
     shown = shown_commands(PAGES["docs/own-images.md"])
     (finetuning,) = [command for command in shown if "--model.init_from" in command]
     return finetuning.replace(
@@ -157,7 +157,7 @@ def test_command_runs(command, checkout):
 
 
 def test_the_readme_shows_what_is_printed(checkout):
-    """Run the same commands on the digits dataset, and compare the output without numbers."""
+    """Run the commands on the digits dataset, and compare their output, ignoring numbers."""
     blocks = BLOCK.findall(README)
     consoles = [block for language, block in blocks if language == "console"]
     commands = (
@@ -190,7 +190,7 @@ def test_the_library_example_runs(tmp_path):
     assert ended.code == 0, ended
 
 
-# References exist ---------------------------------------------------------------------------------
+# References ---------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -207,7 +207,7 @@ def test_every_command_exists(page):
     for command in commands:
         script, arguments = split_command(command)
         assert not script or (ROOT / script).is_file(), command
-        for flag in filter(re.compile(r"--[\w-]+").fullmatch, arguments):  # skips dotted flags
+        for flag in filter(re.compile(r"--[\w-]+").fullmatch, arguments):  # not dotted flags
             assert re.search(rf"{flag}\b", help_of(script)), command
 
 

@@ -19,7 +19,7 @@ from src.data.datasets import DATASETS
 
 @pytest.fixture(autouse=True)
 def forked_trainings(monkeypatch, tmp_path):
-    """Run `python train.py` as a fork of the test server, without report, in `tmp_path`."""
+    """Run `train.py` in forks of the test server, without reports and with runs in `tmp_path`."""
 
     def start(command, stdout, cwd=ROOT, env=None):
         pictures = [] if "--pictures" in command else ["--pictures", "false"]
@@ -58,7 +58,7 @@ def bench(monkeypatch, capsys):
 
 @pytest.fixture
 def cifar10(tmp_path):
-    """Dataset folder with a tiny CIFAR-10 of single-color images."""
+    """Dataset folder that contains a tiny CIFAR-10 with single-color images."""
     classes = DATASETS["cifar10"].classes
     class_folders(tmp_path / "cifar10", classes, (32, 32), "webp", train=7, test=2)
     return tmp_path

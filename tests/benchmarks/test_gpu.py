@@ -1,4 +1,4 @@
-"""Test the GPU benchmark on the CPU: interruption, time limit, and the table in the docs."""
+"""Test the GPU benchmark on the CPU: interruption, time limit, and the table that it writes."""
 
 import multiprocessing
 import time
@@ -33,14 +33,14 @@ def bench(runs, hours=1.0):
 
 
 def fork() -> None:
-    """Fork training runs from the program, so that they do not import PyTorch again."""
+    """Start training runs by forking this process, so that they do not import PyTorch again."""
     context = multiprocessing.get_context("fork")
     context.set_forkserver_preload = lambda modules: None
     multiprocessing.get_context = lambda method: context
 
 
 def rows(page):
-    """Return the table on the page as {row: {column: cell}}."""
+    """Return the table on a page as {row: {column: cell}}."""
     lines = [line for line in page.read_text().splitlines() if line.startswith("|")]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return {name: dict(zip(COLUMNS, cells, strict=True)) for name, *cells in table}

@@ -1,4 +1,4 @@
-"""Test that every kind of synthetic photo shows its digit, and that counts match the files."""
+"""Test that synthetic photos of every kind show their digit, and that counts match the files."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Test that the speed benchmarks print complete, consistent tables. Times are not checked."""
+"""Test that the speed benchmarks print complete and consistent tables. Times are not checked."""
 
 import json
 from types import SimpleNamespace
@@ -82,7 +82,7 @@ def test_peers_have_the_parameters_of_ours_except_known_ones(name, channels):
     norms = 2 * channels * shape.patch_size**2 + 2 * width
     wide_head = 3 * (width**2 + width) + width**2
     more = {
-        "vit-pytorch": norms - depth * 3 * width,  # no query, key and value biases
+        "vit-pytorch": norms - depth * 3 * width,  # no biases for queries, keys and values
         "tutorial": depth * (shape.heads - 1) * wide_head,
     }
     network = PEERS[name](shape)
@@ -95,7 +95,7 @@ def test_throughput_counts_flops_as_by_hand():
     width, tokens = SHAPE.width, SHAPE.tokens
     block = tokens * (4 * width**2 + 2 * width * SHAPE.hidden + 2 * tokens * width)
     embedding = (tokens - 1) * 16 * width
-    products = 3 * (SHAPE.depth * block + 10 * width) + 2 * embedding  # the pixels need no gradient
+    products = 3 * (SHAPE.depth * block + 10 * width) + 2 * embedding  # pixels need no gradient
     assert flops["encoder"] == 2 * products
     assert flops["ours"] < flops["encoder"] < flops["tutorial"]
 
@@ -160,7 +160,7 @@ def test_every_optimizer_steps_every_parameter_once(config):
 
 def test_end_to_end(bench, cifar10, monkeypatch, tmp_path):
     pytest.importorskip("timm")
-    monkeypatch.setattr(end_to_end, "CONTEXT", program.forks)  # imports nothing again
+    monkeypatch.setattr(end_to_end, "CONTEXT", program.forks)  # avoids repeated imports
     out = bench("end_to_end", f"{END_TO_END} --data.root {cifar10} --json {tmp_path}/out.json")
     assert "cifar10_cpu: 2 batches of 4, 32-true" in out
     found = json.loads((tmp_path / "out.json").read_text())["rows"]
@@ -179,7 +179,7 @@ def test_end_to_end(bench, cifar10, monkeypatch, tmp_path):
 
 
 def test_scaling(bench, monkeypatch):
-    monkeypatch.setattr(large_folder, "CONTEXT", program.forks)  # imports nothing again
+    monkeypatch.setattr(large_folder, "CONTEXT", program.forks)  # avoids repeated imports
     monkeypatch.setattr(scaling, "BASE", {"images": 1, "tokens": 4, "width": 48, "depth": 1})
     out = bench("scaling", SCALING)
     table = rows(out)
@@ -221,7 +221,7 @@ def test_cold_start(bench, digits_run, monkeypatch):
 
 def test_export(bench, digits_run, monkeypatch):
     pytest.importorskip("onnxscript")
-    lenient = FORMATS["onnx_int8"]._replace(max_changed=0.05)  # after two epochs only
+    lenient = FORMATS["onnx_int8"]._replace(max_changed=0.05)  # trained for only two epochs
     monkeypatch.setitem(FORMATS, "onnx_int8", lenient)
     out = bench("export", f"{digits_run} --rounds 1 --threads 1")
     table = rows(out)

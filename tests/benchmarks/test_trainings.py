@@ -1,4 +1,4 @@
-"""Test the output and error messages of the benchmarks that run complete training runs."""
+"""Test the output and error messages of the benchmarks that train networks from start to finish."""
 
 import json
 import os
@@ -47,7 +47,7 @@ FOLDER = """
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_gives_the_command(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
-    ignored = warnings.catch_warnings(action="ignore")  # a different test imports the module
+    ignored = warnings.catch_warnings(action="ignore")  # runpy warns if already imported
     with pytest.raises(SystemExit) as end, ignored:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
     assert end.value.code == 0

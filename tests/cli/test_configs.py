@@ -1,4 +1,4 @@
-"""Test that every config is complete and commented, parses, and builds a model for its data."""
+"""Test that every config is complete, has comments, parses, and builds a model for its data."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def tree(text):
 
 @pytest.fixture(scope="module")
 def settings(config, tree, tmp_path_factory):
-    """The parsed config, with ViT-B reduced to one block and without pretrained weights."""
+    """Parsed config, with ViT-B reduced to one block and without pretrained weights."""
     root = tmp_path_factory.mktemp("data")
     flags = f"--config {config} --data.root {root} --model.compile false".split()
     if tree["data"]["class_path"] == "FolderDataModule":
@@ -81,7 +81,7 @@ def count(tree) -> int:
 
 
 def test_recipe_does_not_depend_on_defaults(tree, settings):
-    """A config must train the same network even if a default changes later."""
+    """A config must define the same training run even if a default changes later."""
     model = tree["model"]["init_args"]
     data = tree["data"]["init_args"]
     assert OPTIMIZER <= model.keys()
@@ -116,7 +116,7 @@ def test_model_takes_a_batch_of_the_data(config, settings):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_cpu"])
 def test_cifar10_recipe_trains_and_tests(name, tmp_path):
-    """Train one short epoch in small batches; all other settings are unchanged."""
+    """Train for one short epoch with small batches; all other settings are unchanged."""
     classes = DATASETS["cifar10"].classes
     class_folders(tmp_path / "cifar10", classes, (32, 32), train=2, test=1)
     runs = tmp_path / "runs"

@@ -1,4 +1,4 @@
-"""Test importing torchmetrics without the dependencies of unused metrics."""
+"""Test that torchmetrics is imported without the dependencies of unused metrics."""
 
 from program import started
 

@@ -1,4 +1,4 @@
-"""Test that invalid input to train.py gives one line on stderr, exit code 2, and no files."""
+"""Test that train.py rejects invalid input in one line, with exit code 2, and writes no files."""
 
 import re
 
@@ -19,7 +19,7 @@ MISTAKES = {
     "--resum": "resum: unknown key, did you mean resume?",
     "--nonsense": "nonsense: unknown key",
     "nonsense": "unrecognized arguments: nonsense",
-    # Values of the wrong type, and unknown choices
+    # Values of the wrong type and unknown choices
     "--model.depth two": "model.depth: .*int.* two",
     "--model.lr fast": "model.lr: .*float.* fast",
     "--trainer.max_epochs many": "trainer.max_epochs: .*int.* many",
@@ -40,12 +40,12 @@ MISTAKES = {
     "--model.mlp_ratio inf": "model.mlp_ratio: .*float.* inf",
     "--seed_everything true": "seed_everything.* True",
     "--name": "--name: expected one argument",
-    # Nulls
+    # Null values
     "--data.augment null": "data.augment must not be null; set a value or omit it; see python",
     "--model.ensemble null": "error: model.ensemble must not be null; set a value",
     "--model.dropout null": "error: model.dropout must not be null; set a value",
     "--data.batch_size null": "error: data.batch_size must not be null; set a value",
-    # Values out of range
+    # Out-of-range values
     "--model.lr -1": "model.lr must be above 0, got -1.0",
     "--model.min_lr 1": "model.min_lr must be from 0 to lr 0.01, got 1.0",
     "--model.label_smoothing 1": "model.label_smoothing must be at least 0 and below 1, got 1.0",
@@ -90,7 +90,7 @@ MISTAKES = {
     f"{PATCHES} --model.whiten true": "model.whiten needs a convolutional stem",
     "--model.stem_layers 2 --model.stem_width 65": "stem_width 65 .* from 1 to the width 64",
     "--patience 2 --data.val_fraction 0": "patience 2: early stopping needs validation images",
-    # Datasets, weights and runs that do not exist
+    # Missing datasets, weights and runs
     "--data MNISTDataModule --data.root NOWHERE": "nowhere/MNIST/raw/ or ",
     "--data CIFAR10DataModule --data.root NOWHERE": "configs/digits.yaml, which needs no download",
     "--data FolderDataModule --data.root NOWHERE": "nowhere/train: no such folder",

@@ -1,4 +1,4 @@
-"""Test named datasets: their descriptions, and the readers for their original files."""
+"""Test the descriptions of named datasets and the readers for their original files."""
 
 import numpy as np
 import pytest

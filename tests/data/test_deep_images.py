@@ -26,7 +26,7 @@ def save_tiff(path, values, **tags):
 
 
 def add_chunk(path, kind: bytes, data: bytes):
-    """Insert a chunk after the header of a PNG."""
+    """Insert a chunk after the header of a PNG file."""
     png = path.read_bytes()
     body = kind + data
     chunk = struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))

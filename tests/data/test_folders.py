@@ -28,11 +28,11 @@ MODES = {
     "LA": "png",
     "CMYK": "jpg",
 }
-PIXELS = 16 * 16 * 3  # bytes of one decoded image
+PIXELS = 16 * 16 * 3  # size of a decoded image in bytes
 
 
 def budget(images):
-    """Return a memory budget in GiB for the given number of images."""
+    """Return a memory budget, in GiB, that fits the given number of images."""
     return (images + 0.5) * PIXELS / 2**30
 
 
@@ -49,7 +49,7 @@ def save(folder, name, mode, extension, number):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder that contains only train/: 3 classes of 8 images, one image per mode."""
+    """A folder that contains only train/: 3 classes, each with 8 images of different modes."""
     for number, name in enumerate(CLASSES):
         folder = tmp_path / "photos" / "train" / name
         folder.mkdir(parents=True)
@@ -63,7 +63,7 @@ def module_of(root, image_size=16, val_fraction=0, **options):
 
 
 def read(root, **options):
-    """Return the splits of a folder; by default, no images are held out."""
+    """Return the splits of an image folder; by default, no images are held out."""
     module = module_of(root, **options)
     module.prepare_data()
     return module.sets
@@ -157,7 +157,7 @@ def test_the_cache_opens_without_running_code(photos):
 
 
 def mapped_file(images) -> str:
-    """Return the file that the images are mapped from, or "" if they are not mapped."""
+    """Return the path of the memory-mapped file, or "" if the images are not memory-mapped."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         area, *_, name = line.split(maxsplit=5)
         first, end = area.split("-")

@@ -1,4 +1,4 @@
-"""Test image decoding: orientation, bit depth, transparency, color, animation and size."""
+"""Test image decoding: orientation, bit depth, transparency, color, animations and image size."""
 
 import subprocess
 import sys

@@ -114,7 +114,7 @@ def test_every_loader_serves_the_same_batches(settings, kind):
 
 
 def load(**settings):
-    """Return loaders for the rest of an epoch, and for the test images of process 1 of 2."""
+    """Return a loader for the rest of an epoch and the test loader of rank 1 (of two)."""
     data = DigitsDataModule(**settings)
     data.prepare_data()
     data.trainer = trainer(epoch=2, batch=3)

@@ -1,4 +1,4 @@
-"""Test that untrusted images are read or rejected with a one-line error, using little memory."""
+"""Test that untrusted images are decoded or rejected in one line, without using much memory."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def refusal(path) -> str:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """Fix the checksums of a PNG, so that the altered data reaches the decoder."""
+    """Update the checksums of a PNG file, so that the altered data reaches the decoder."""
     corrected, data = data[:8], data[8:]
     while len(data) >= 12:
         end = 8 + int.from_bytes(data[:4], "big")
@@ -47,7 +47,7 @@ def test_a_decompression_bomb_is_refused_by_its_declared_size(tmp_path, side):
     data[16:24] = struct.pack(">II", side, side)
     path.write_bytes(with_checksums(data))
     message = refusal(path)
-    if side == 9000:  # Pillow itself rejects the larger ones
+    if side == 9000:  # Pillow itself rejects larger images
         assert "has 9000x9000 pixels, but the limit for PNG is 39,146,837" in message
 
 
@@ -65,9 +65,9 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "x.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    os.mkfifo(tmp_path / "fifo.png")  # reading it must not wait for a writer
+    os.mkfifo(tmp_path / "fifo.png")  # opening it must not block
     with open(tmp_path / "large.png", "wb") as file:
-        file.truncate(2**40)  # a sparse file
+        file.truncate(2**40)  # sparse file
     reasons = {
         "empty.png": "is empty (zero bytes); replace or remove it",
         "": "is a directory; pass image files",
@@ -85,7 +85,7 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
 
 
 def test_a_file_without_permission_is_refused(monkeypatch):
-    """Simulate a missing permission, because root can read every file."""
+    """Simulate the lack of read permission, because root can read every file."""
 
     def refuse(*args):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -128,7 +128,7 @@ def seed_files(folder) -> list[bytes]:
 
 def mutate(original: bytes, chance: random.Random) -> bytes:
     data = bytearray(original)
-    place = int(len(data) * chance.random() ** 2)  # prefers the headers
+    place = int(len(data) * chance.random() ** 2)  # mostly near the start, where the headers are
     kind = chance.randrange(6)
     if kind == 0:
         del data[place:]
@@ -165,7 +165,7 @@ def fuzz(folder, results) -> None:
 
 
 def test_2000_mutated_images(tmp_path):
-    """Read the images in a separate process, and check its memory usage and exit code."""
+    """Decode the images in a separate process, and check its memory usage and exit code."""
     results = forks.SimpleQueue()
     process = forks.Process(target=fuzz, args=(tmp_path, results))
     process.start()

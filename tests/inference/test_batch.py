@@ -1,4 +1,4 @@
-"""Test finding image files, and classifying many of them in order and in constant memory."""
+"""Test finding image files and classifying them in order, with constant memory usage."""
 
 import os
 import threading
@@ -88,7 +88,7 @@ def test_existing_names_are_not_patterns(tree):
     ("name", "message"),
     [
         ("*.bmp", "*.bmp: no files match this pattern"),
-        ("s*", "s*: no files match this pattern"),  # it matches only a folder
+        ("s*", "s*: no files match this pattern"),  # matches only a folder
         ("empty", "empty: no images in this folder (png, jpg, jpeg, "),
     ],
 )
@@ -128,7 +128,7 @@ def classified(predictor, paths, top_k=1):
 
 
 def test_many_files_give_the_same_results_as_one_by_one(predictor, tmp_path):
-    """Classify more than two batches of files; the largest files, which load slowly, come first."""
+    """Classify more than two batches of files. Large files come first, because they load slowly."""
     paths = []
     for number in range(2 * BATCH + 9):
         size = max(8, 1600 - 200 * number)
@@ -187,7 +187,7 @@ def test_unsure_predictions_have_a_note(predictor, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_files(predictor, tmp_path):
-    """Count the images in memory: images read ahead, and images waiting for their batch."""
+    """Count the images in memory: those read ahead and those waiting for a full batch."""
     alive = weakref.WeakSet()
     paths = [save(tmp_path / "x.png")] * 1000
 
@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_number_of_files(predictor, tmp_path):
     counts = []
     for _ in batch.classify(predictor, paths, 1, prepare):
         if not counts:
-            time.sleep(1)  # gives the threads time to read further ahead
+            time.sleep(1)  # lets the threads read ahead
         counts.append(len(alive))
     assert len(counts) == 1000
     assert BATCH <= max(counts) <= 4 * BATCH

@@ -1,4 +1,4 @@
-"""Test that 20 digits in every lossless format get the same classes as PNG files."""
+"""Test that predictions for 20 digits are the same in every lossless image format."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COUNT = 20
 
 
 def deep(scale, dtype=np.uint16, **tags):
-    """Return a function that saves pixels, multiplied by `scale`, as a TIFF with the given tags."""
+    """Return a function that multiplies pixels by `scale` and saves a TIFF file with the tags."""
 
     def save(pixels, path):
         info = TiffImagePlugin.ImageFileDirectory_v2()
@@ -50,7 +50,7 @@ FORMATS = {
 
 @pytest.fixture(scope="module")
 def classes(digits_run):
-    """Return a function that saves the digits in a format and returns their predicted classes."""
+    """Return a function that saves the digits in a format and returns the predicted classes."""
     predictor = Predictor(digits_run / "checkpoints" / "best.ckpt", "cpu")
     read = digit_reader(predictor.dataset)
     digits = read_digits("test")[0][:COUNT, 0].numpy()

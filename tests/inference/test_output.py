@@ -1,4 +1,4 @@
-"""Test printed predictions: JSON and CSV for other programs, and text for people."""
+"""Test how predictions are printed: as JSON, CSV and human-readable text."""
 
 import csv
 import io

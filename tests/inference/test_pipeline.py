@@ -1,4 +1,4 @@
-"""Compare `ImageClassifier` with the separate steps used in training."""
+"""Compare `ImageClassifier` with the separate preprocessing and prediction steps of training."""
 
 import pytest
 import torch

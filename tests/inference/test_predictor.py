@@ -1,4 +1,4 @@
-"""Test that prediction from image files matches validation, without Lightning."""
+"""Test that predictions for image files match validation and do not need Lightning."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ HEAVY = {
     "torch._dynamo",
     "torch.distributed.tensor",
 }
-if not torch.__version__.startswith("2.6."):  # torch 2.6 imports sympy itself
+if not torch.__version__.startswith("2.6."):  # torch 2.6 itself imports sympy
     HEAVY.add("sympy")
 
 
@@ -70,7 +70,7 @@ def test_image_file_gives_the_logits_of_validation(checkpoint, predictor, digits
     with torch.inference_mode():
         expected = model(inputs)
     assert expected.std() > 0.01
-    for _ in range(2):  # dropout is off
+    for _ in range(2):  # equal results: dropout is off
         assert_close(predictor.probabilities(read), expected.softmax(1))
 
 

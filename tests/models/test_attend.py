@@ -1,4 +1,4 @@
-"""Test bf16 attention on the CPU, and a last block that computes only the class token."""
+"""Test bf16 attention on the CPU and a last block that computes only the class token."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from src.models.blocks import attend
 
 
 def qkv(dtype=torch.float32):
-    """Return random queries, keys and values, [2, 3, 5, 8] each."""
+    """Return random queries, keys and values, each of shape [2, 3, 5, 8]."""
     stacked = torch.randn(3, 2, 3, 5, 8, dtype=dtype)
     return [x.clone().requires_grad_() for x in stacked]
 
@@ -40,7 +40,7 @@ def test_bf16_products_match_fused_attention(queries):
 
 def test_dropout_acts_on_the_attention_weights():
     q, k, _ = qkv(torch.bfloat16)
-    # With the identity as values, the output is the attention weights.
+    # If the values are the identity matrix, the output equals the attention weights.
     identity = torch.eye(5, dtype=torch.bfloat16)
     values = identity.expand(2, 3, 5, 5)
     weights = attend(q, k, values, 0.0)
@@ -56,7 +56,7 @@ def test_dropout_acts_on_the_attention_weights():
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [1, 3])
 def test_last_block_skips_only_unused_tokens(depth):
-    """Compare with a network that computes every token in every block."""
+    """Compare with a computation of all tokens in every block."""
     network = ours(depth=depth).double()
     patches = torch.randn(3, 9, 192, dtype=torch.float64)
 

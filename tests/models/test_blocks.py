@@ -1,4 +1,4 @@
-"""Test the building blocks of the Vision Transformer against their equations."""
+"""Compare the building blocks of the Vision Transformer with their equations."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from src.models.blocks import Attention, Block, DropPath, SequencePool, sincos_p
 
 @torch.no_grad()
 def test_attention_is_scaled_by_the_width_of_a_head():
-    """Compute equations 5 to 8 with loops; head width, tokens and model width all differ."""
+    """Compute equations 5 to 8 with loops; head width, token count and model width all differ."""
     width, heads, tokens = 24, 3, 5
     head_width = 8
     attention = Attention(width, heads).eval()

@@ -1,4 +1,4 @@
-"""Test that ensembles split batches in training and average probabilities in evaluation."""
+"""Test that ensembles split batches in training and average probabilities during evaluation."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from src.models.ensemble import Ensemble
 
 
 def hybrid():
-    """Return a network with batch norm, whose output depends on the part of the batch it gets."""
+    """Return a network with batch norm, so that its output depends on all images in its batch."""
     small = {"width": 16, "depth": 1, "heads": 2}
     return vit(
         image_size=16,

@@ -1,4 +1,4 @@
-"""Test attention rollout against its definition, for all kinds of networks."""
+"""Compare attention rollout with its definition for all kinds of networks."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def by_definition(network, image):
 
     for block in network.blocks:
         qkv = block.attention.qkv(block.norm1(x))[0]
-        # [tokens, 3 D] -> queries, keys, values; [heads, tokens, head width] each
+        # [tokens, 3 D] -> queries, keys and values, each [heads, tokens, head width]
         parts = qkv.unflatten(1, (3, block.attention.heads, -1))
         q, k, _ = parts.permute(1, 2, 0, 3)
         scores = torch.einsum("hid,hjd->hij", q, k)
@@ -42,7 +42,7 @@ def by_definition(network, image):
 
 
 def pooled(network, x, total):
-    """Return the contribution of each patch to the head, given the rollout of all tokens."""
+    """Return the contribution of each patch to the input of the head, given the rollout matrix."""
     if network.pool == "cls":
         return total[0, 1:]
     if network.pool == "mean":
@@ -94,5 +94,5 @@ def test_compiled_network_has_the_same_map():
     network = ours()
     expected = rollout(network, IMAGES)
     network.compile(backend="eager")
-    network(IMAGES)  # compile now, without hooks
+    network(IMAGES)  # compile before hooks are added
     assert torch.equal(rollout(network, IMAGES), expected)

@@ -1,4 +1,4 @@
-"""Test the convolutional stem: shapes, token order and whitening."""
+"""Test the convolutional stem: output shapes, token order and whitening."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from src.models.stem import ConvStem, Whiten
 
 
 def conv_stem(layers, **options) -> ConvStem:
-    """Return a stem for color images, with tokens of width 32."""
+    """Return a stem for color images that outputs tokens of width 32."""
     return ConvStem(channels=3, width=32, layers=layers, **options)
 
 
@@ -87,7 +87,7 @@ def photos() -> torch.Tensor:
 
 
 def mean_correlation(x) -> torch.Tensor:
-    """Return the mean absolute correlation between different channels of [B, C, ...]."""
+    """Return the mean absolute correlation between pairs of different channels of [B, C, ...]."""
     matrix = x.movedim(1, 0).flatten(1).corrcoef()
     channels = len(matrix)
     different = matrix.abs().sum() - channels

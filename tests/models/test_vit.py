@@ -22,7 +22,7 @@ STEM_LAYERS = (0, 2)
 VARIANTS = list(itertools.product(POOLS, POSITIONS, STEM_LAYERS))
 LABELS = torch.arange(8) % 5
 CLOSE = {"atol": 1e-5, "rtol": 0}
-# B and L are from torchvision's documentation (ViT-B/16, ViT-L/16), Ti and S from timm.
+# B and L are from torchvision's documentation (ViT-B/16, ViT-L/16); Ti and S are from timm.
 PARAMETERS = {
     "Ti": 5_717_416,
     "S": 22_050_664,
@@ -45,7 +45,7 @@ def vit(stem_layers=0, patch_size=4, **options):
 
 
 def inputs(stem_layers=0):
-    """Return a batch of eight random images, or of patches."""
+    """Return a batch of eight random images for a stem, or their patches for a plain network."""
     if stem_layers:
         return torch.randn(8, 3, 16, 16)
     return torch.randn(8, 16, 48)
@@ -163,7 +163,7 @@ def test_initial_weights():
     assert not any(parameter.any() for parameter in zeros)
 
     xavier = (
-        *block.attention.qkv.weight.chunk(3),  # initialized as three separate matrices
+        *block.attention.qkv.weight.chunk(3),  # initialized separately
         block.attention.out.weight,
         block.mlp[0].weight,
         block.mlp[3].weight,
@@ -199,7 +199,7 @@ def test_batch_of_8_overfits(pool, positions, stem_layers):
     x = inputs(stem_layers=stem_layers)
     losses = overfit(network, x, LABELS, steps=150)
 
-    # With a zero head, all classes have the same logit.
+    # If the head is zero, all classes have the same logit.
     assert losses[0] == pytest.approx(math.log(5), abs=1e-5)
     assert losses[-1] < 0.01
 

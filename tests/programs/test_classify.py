@@ -23,7 +23,7 @@ IMAGES, LABELS = read_digits("test")
 
 @pytest.fixture
 def digit(tmp_path):
-    """The path of test image 0, saved as a PNG file."""
+    """Path of test image 0, saved as a PNG file."""
     path = tmp_path / "digit.png"
     Image.fromarray(IMAGES[0, 0].numpy()).save(path)
     return str(path)
@@ -31,7 +31,7 @@ def digit(tmp_path):
 
 @pytest.fixture
 def run(digits_run):
-    """Return a function that runs classify.py; `digits_run` is the newest run by default."""
+    """Return a function that runs classify.py; by default, `digits_run` is the newest run."""
     runs = digits_run.parents[1]
     return lambda *args: call(classify.main, "--runs", runs, "--device", "cpu", *args)
 
@@ -125,7 +125,7 @@ def test_index_of_class_folders_that_have_moved(run, tmp_path):
 
 
 def save_shifted(path, digits_run, shift):
-    """Save a copy of the run's best checkpoint with a shifted bias, so that its output differs."""
+    """Save a copy of the run's best checkpoint with a shifted bias, to change its predictions."""
     content = load(digits_run / "checkpoints" / "best.ckpt")
     content["state_dict"]["ema.head.bias"] += shift * torch.arange(10)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def print_in_ascii() -> None:
 
 
 def test_a_terminal_without_unicode(digits_run, digit):
-    """Print to an ASCII terminal, which cannot show the bars."""
+    """Print to an ASCII terminal, which cannot display the bar characters."""
     flags = [digit, "--ckpt", digits_run, "--device", "cpu"]
     ended = Running(*flags, script="classify.py", prepare=(print_in_ascii,)).end()
     assert ended.code == 0

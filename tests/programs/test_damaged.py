@@ -1,4 +1,4 @@
-"""Test that damaged datasets and full disks give one-line errors and leave intact files alone."""
+"""Test that damaged datasets and full disks cause one-line errors and do not harm intact files."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ from src.runs.results import read_metrics
 
 @pytest.fixture
 def idx(tmp_path):
-    """MNIST's IDX files as sparse files; all pixels and labels are 0."""
+    """Folder with MNIST's IDX files, written as sparse files; all pixels and labels are 0."""
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for split, count in (("t10k", 10_000), ("train", 60_000)):
@@ -74,7 +74,7 @@ def test_a_truncated_idx_file_is_refused(idx, tmp_path, part):
 
 def test_an_idx_file_with_another_header_is_refused(idx, tmp_path):
     path = idx / "t10k-images-idx3-ubyte"
-    overwrite(path, 0, struct.pack(">4I", 2051, 19_600, 20, 20))  # the file size is the same
+    overwrite(path, 0, struct.pack(">4I", 2051, 19_600, 20, 20))  # same file size
     message = refusal(tmp_path)
     assert message.startswith(f"{path}: damaged (")
     assert "an IDX header for 10000 items" in message
@@ -134,7 +134,7 @@ def train_on(photos, *more, prepare=()):
 
 
 def damage(photos) -> list:
-    """Damage four images in different ways and return their paths."""
+    """Damage four images, each in a different way, and return their paths."""
     names = ("cat/3.png", "dog/0.png", "dog/7.png", "eel/5.png")
     truncated, empty, dangling, folder = paths = [photos / "train" / name for name in names]
     truncated.write_bytes(truncated.read_bytes()[:40])
@@ -157,7 +157,7 @@ def test_all_damaged_images_are_named_at_once(photos):
 
 def test_damaged_images_are_left_out_on_demand(photos):
     damage(photos)
-    for workers in (0, 1):  # the second run uses the cached images
+    for workers in (0, 1):  # the second run reads the cache
         ended = train_on(photos, "--data.skip_broken", "true", "--data.workers", workers)
         assert ended.code == 0, ended
         assert "train: skipped 4 damaged image(s)" in ended.text
@@ -230,7 +230,7 @@ def test_an_image_that_vanishes_during_training_is_one_line(tmp_path):
 
 
 def limit_files(size: int) -> tuple:
-    """Return a `prepare` that limits the size of files, so that writes fail as on a full disk."""
+    """Return a `prepare` that limits file sizes, so that writes fail as they do on a full disk."""
     return resource.setrlimit, resource.RLIMIT_FSIZE, (size, size)
 
 
@@ -253,7 +253,7 @@ def test_no_room_for_a_checkpoint(tmp_path, size):
 
 
 def test_no_room_for_a_large_tensor(tmp_path):
-    """For large tensors, `torch.save` raises a RuntimeError instead of the OSError."""
+    """For large tensors, `torch.save` raises RuntimeError instead of OSError."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -272,7 +272,7 @@ def test_no_room_for_the_config(tmp_path):
 
 
 def test_without_room_for_decoded_images_training_goes_on(photos):
-    """The cache only speeds up the next start, so training must go on without it."""
+    """The cache only makes the next run start faster, so training must continue without it."""
     flags = ["--data.image_size", "64", "--data.patch_size", "16"]
     ended = train_on(photos, *flags, prepare=limit_files(200_000))
     assert ended.code == 0, ended
@@ -281,7 +281,7 @@ def test_without_room_for_decoded_images_training_goes_on(photos):
 
 
 def test_an_error_while_closing_a_file_does_not_mask_the_first(capsys):
-    """On a full disk, a library can fail again when it closes its file."""
+    """On a full disk, a library can raise a second error when it closes the file."""
     with pytest.raises(SystemExit) as end, exit_on_input_error():
         try:
             raise InputError("last.ckpt: no room; make some")
@@ -293,7 +293,7 @@ def test_an_error_while_closing_a_file_does_not_mask_the_first(capsys):
 
 @contextlib.contextmanager
 def small_disk(folder, kilobytes: int):
-    """Mount an in-memory file system, which requires root."""
+    """Mount a small in-memory file system (requires root)."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
@@ -310,7 +310,7 @@ def test_a_full_disk(tmp_path):
         made, filler = run(runs, epochs=1), runs / "filler"
         with open(filler, "wb", buffering=0) as file:
             file.write(bytes(2**20))  # fills the disk
-        # Leave too little space for a checkpoint.
+        # Free some space, but not enough for a checkpoint.
         os.truncate(filler, filler.stat().st_size - 60_000)
         step = last_step(made)
         error = train("--resume", made, *longer).error

@@ -39,7 +39,7 @@ KINDS = ("pickle", "zip", "legacy")
 
 
 class Evil:
-    """An object that creates a folder when it is unpickled."""
+    """An object that creates a directory when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -50,7 +50,7 @@ class Evil:
 
 @pytest.fixture
 def evil(best, tmp_path):
-    """Return a function that writes a checkpoint whose code would create the folder `ran`."""
+    """Return a function that writes a checkpoint whose code would create the directory `ran`."""
 
     def write(kind: str):
         path, attack = tmp_path / f"{kind}.ckpt", {"x": Evil(tmp_path / "ran")}
@@ -104,7 +104,7 @@ def opens(path) -> bool:
 
 
 def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Truncate the data, or flip one to four bits and sometimes blank a part."""
+    """Truncate the data, or flip one to four bits and sometimes zero a range."""
     altered, kind = bytearray(data), chance.random()
     if kind < 0.2:
         return data[: chance.randrange(len(data))]
@@ -159,7 +159,7 @@ def test_a_zip_bomb_is_refused(best, tmp_path):
 
 @pytest.fixture
 def refuses(best, tmp_path):
-    """Return a function that tells whether a checkpoint is rejected after `change(content)`."""
+    """Return a function that changes a checkpoint and returns whether it is rejected."""
 
     def is_refused(change) -> bool:
         content, path = load(best), tmp_path / "x.ckpt"
@@ -234,7 +234,7 @@ def test_tensors_of_another_kind_are_refused(refuses, change):
 
 
 def test_a_small_file_cannot_hold_a_huge_network(tmp_path):
-    """In a small file, all values of a huge tensor can share one stored value."""
+    """In a small file, all elements of a huge tensor can share a single stored value."""
     huge = {"width": 8000, "depth": 2, "heads": 1, "mlp_ratio": 2.0}
     with torch.device("meta"):
         network = vit(**huge)
@@ -246,7 +246,7 @@ def test_a_small_file_cannot_hold_a_huge_network(tmp_path):
 
 
 def test_a_stem_that_would_fill_the_memory_is_refused(tmp_path):
-    """Whitening computes 24 channels for each of 8192 x 8192 pixels with only a few weights."""
+    """With few weights, whitening computes 24 channels for each of 8192 x 8192 pixels."""
     images = dataset(image_size=8192, patch_size=None)
     options = {"width": 1, "depth": 1, "heads": 1, "stem_layers": 13, "whiten": True}
     network = vit(8192, None, mlp_ratio=2.0, **options)

@@ -1,4 +1,4 @@
-"""Test training in two processes: launchers are equivalent, and resuming is exact."""
+"""Test training in two processes: all launchers give equal results, and resuming is exact."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ TWO_NODES = (*TWO, "--trainer.devices", "1", "--trainer.num_nodes", "2")
 TORCHRUN = [torchrun(rank, 2) for rank in range(2)]
 SLURM = [slurm(rank, 2) for rank in range(2)]
 
-# Without per-image randomness, the number of processes makes no difference.
+# Without random augmentation and dropout, results do not depend on the number of processes.
 PLAIN = """
 --data.augment.rotate 0
 --data.augment.resized_crop 0
@@ -73,7 +73,7 @@ def assert_same(a: Path, b: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """An uninterrupted run in two processes; Lightning starts the second process."""
+    """An uninterrupted run in two processes, the second of which is started by Lightning."""
     runs = tmp_path_factory.mktemp("undisturbed")
     ended = train(*tiny(runs, *TWO))
     assert ended.code == 0, ended
@@ -85,7 +85,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """A run in one process with the `PLAIN` settings."""
+    """A single-process run with the `PLAIN` settings."""
     runs = tmp_path_factory.mktemp("one")
     ended = train(*tiny(runs, *PLAIN))
     assert ended.code == 0, ended
@@ -113,7 +113,7 @@ def test_every_launcher_trains_the_same_run(undisturbed, tmp_path, environments,
 
 
 def test_every_test_image_is_counted_once(undisturbed):
-    """Of the 359 test images, the first process gets one more than the second."""
+    """The 359 test images are split unevenly: the first process gets one more than the second."""
     results = read_results(undisturbed)
     images, labels = read_digits("test")
     predictor = Predictor(undisturbed / "checkpoints" / results["checkpoint"], "cpu")
@@ -124,7 +124,7 @@ def test_every_test_image_is_counted_once(undisturbed):
 
 
 def test_a_process_is_killed_and_the_real_torchrun_resumes(undisturbed, tmp_path):
-    """Run the real torchrun; all other tests only set its environment, which is much faster."""
+    """Run the real torchrun. For speed, all other tests only set its environment variables."""
     flags = tiny(tmp_path, *TWO, "--checkpoint_every_n_steps", "3")
     kill = stop_at(14, signal.SIGKILL)
     survivor, killed = launch(flags, TORCHRUN, lambda rank: kill if rank else ())
@@ -141,7 +141,7 @@ def test_a_process_is_killed_and_the_real_torchrun_resumes(undisturbed, tmp_path
     assert_same(run, undisturbed)
 
 
-# Stopped and resumed ------------------------------------------------------------------------------
+# Stopping and resuming ----------------------------------------------------------------------------
 
 
 def test_a_signal_to_the_second_process_stops_both(undisturbed, tmp_path):
@@ -156,7 +156,7 @@ def test_a_signal_to_the_second_process_stops_both(undisturbed, tmp_path):
 
 
 def make_scontrol(folder: Path) -> None:
-    """Put a fake `scontrol` on PATH that writes its arguments to `folder/asked`."""
+    """Put a fake `scontrol`, which appends its arguments to `folder/asked`, on the PATH."""
     script = folder / "bin" / "scontrol"
     script.parent.mkdir(exist_ok=True)
     script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n')
@@ -196,10 +196,10 @@ def step_losses(run: Path) -> dict[int, float]:
 
 
 def assert_close(a: Path, b: Path) -> None:
-    """Compare losses and metrics within float tolerance.
+    """Compare the losses and metrics of two runs within float tolerance.
 
-    Weights can differ: where the exact gradient is zero, as for the bias of the keys, Adam turns
-    rounding errors into full steps.
+    Weights are not compared. If the exact gradient is zero, as it is for the bias of the keys,
+    Adam turns rounding errors into full steps.
     """
     ours, theirs = step_losses(a), step_losses(b)
     assert set(ours) == set(theirs) == set(range(3 * STEPS))

@@ -1,4 +1,4 @@
-"""Test train.py: output files, effects of settings, and error messages."""
+"""Test train.py: output files, effects of settings and error messages."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def assert_tested(run, name: str, rel: float = 1e-4) -> None:
 
 @pytest.fixture(scope="module")
 def repeated(digits_run, tmp_path_factory):
-    """The result and directory of a run that uses only the config.yaml of `digits_run`."""
+    """Program result and directory of a run that uses only the config.yaml of `digits_run`."""
     runs = tmp_path_factory.mktemp("repeated")
     ended = train("--config", digits_run / "config.yaml", "--runs", runs)
     assert ended.code == 0, ended
@@ -164,7 +164,7 @@ def test_tensorboard_has_the_hyperparameters_and_the_final_metrics(digits_run):
 
 
 def test_digits_are_learned(tmp_path):
-    """Train with the config's recipe for a tenth of its epochs; chance level is 0.10."""
+    """Train with the config's recipe for 10% of its epochs; chance-level accuracy is 0.10."""
     flags = ["--trainer.max_epochs", 6, "--model.warmup_epochs", 1, "--trainer.accelerator", "cpu"]
     ended = train("--config", "configs/digits.yaml", "--runs", tmp_path, *flags)
     assert ended.code == 0, ended
@@ -242,7 +242,7 @@ def test_a_fast_dev_run_leaves_no_results(tmp_path):
 
 
 def test_own_images_are_trained_on_like_a_named_dataset(tmp_path):
-    """Train on the same images as class folders and as CIFAR-10; the results must be equal."""
+    """Check that the same images give equal results as class folders and as CIFAR-10."""
     info = DATASETS["cifar10"]
     folder = class_folders(tmp_path / "cifar10", info.classes, (32, 32), train=26, test=2)
     flags = ["--data.patch_size", 16, "--data.augment.flip", "true", "--data.augment.erase", 0.5]
@@ -266,7 +266,7 @@ def test_print_config(tmp_path):
 
 
 def compile_quickly() -> None:
-    """Let `torch.compile` trace the network without generating code."""
+    """Make `torch.compile` trace the network without generating code."""
     torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="eager")
 
 

@@ -1,4 +1,4 @@
-"""Test that configs of published tutorials match their architectures, and test fine-tuning."""
+"""Test that tutorial configs match the published architectures, and test fine-tuning."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def settings(config: str) -> dict:
 
 
 def network(config: str):
-    """Build the network of a config on the meta device."""
+    """Build the network that a config describes, on the meta device."""
     tree = settings(config)
     model, data = tree["model"], tree["data"]
     name = data["class_path"].removesuffix("DataModule").lower()

@@ -1,4 +1,4 @@
-"""Test that files are replaced completely or not at all."""
+"""Test that files are replaced either completely or not at all."""
 
 import errno
 
@@ -10,7 +10,7 @@ from src.runs.atomic import open_atomically, write_atomically
 
 @pytest.fixture
 def old(tmp_path):
-    """The only file in a folder, with the content b"old"."""
+    """Path of the only file in a folder; its content is b"old"."""
     path = tmp_path / "x"
     write_atomically(path, b"old")
     return path

@@ -1,4 +1,4 @@
-"""Test the checkpoint format number. Damaged and hostile files are tested in tests/programs."""
+"""Test the format number of checkpoints. Damaged and hostile files are tested in tests/programs."""
 
 import pytest
 import torch

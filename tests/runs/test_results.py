@@ -1,4 +1,4 @@
-"""Test metrics.csv and results.json."""
+"""Test reading and writing metrics.csv and results.json."""
 
 import pytest
 

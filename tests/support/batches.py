@@ -1,4 +1,4 @@
-"""Random images, overfitting on one batch, and a stub for Lightning's Trainer."""
+"""Random images, a function that overfits one batch, and a stub for Lightning's Trainer."""
 
 from types import SimpleNamespace
 
@@ -11,12 +11,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def random_images(*shape: int) -> torch.Tensor:
-    """Return uint8 noise of the given shape, identical in every call."""
+    """Return uint8 noise of the given shape; every call returns the same values."""
     return torch.randint(256, shape, dtype=torch.uint8, generator=generator(1))
 
 
 def pictures(channels: int, count: int = 6) -> torch.Tensor:
-    """Return smooth images with noise, uint8 [count, channels, 12, 15]; the last is constant."""
+    """Return smooth, noisy images, uint8 [count, channels, 12, 15]; the last one is constant."""
     source = generator()
     coarse = torch.rand(count, channels, 3, 4, generator=source)
     smooth = F.interpolate(coarse, (12, 15), mode="bilinear")

@@ -23,10 +23,10 @@ METHODS = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}  # not dis
 
 
 class HostReads(TorchDispatchMode):
-    """A context manager that adds every operation that would wait for a device to `found`.
+    """Context manager that records in `found` each operation that would wait for the device.
 
     Args:
-        ignore: function that returns whether to ignore reads of a tensor.
+        ignore: function that returns whether to ignore reads of a given tensor.
     """
 
     def __init__(self, ignore=lambda tensor: False):

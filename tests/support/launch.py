@@ -51,7 +51,7 @@ def node(rank: int) -> dict[str, str]:
 def start(
     args: list, environments: list[dict], prepare=None, port: int | None = None
 ) -> list[Running]:
-    """Start one process per environment; `prepare(rank)` returns the `prepare` of `Running`."""
+    """Start a process per environment; `prepare(rank)` returns its `prepare` argument."""
     rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
     processes = []
     for rank, environment in enumerate(environments):
@@ -67,5 +67,5 @@ def _update_environment(environment: dict[str, str]) -> None:
 
 
 def launch(args: list, environments: list[dict], prepare=None) -> list[Ended]:
-    """Start the processes and wait until all have ended."""
+    """Start the processes, wait until all of them end, and return their results."""
     return [process.end(120) for process in start(args, environments, prepare)]

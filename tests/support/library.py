@@ -1,4 +1,4 @@
-"""Digits, small models and a quiet Lightning Trainer, for programs other than `train.py`."""
+"""Digits, small models and a quiet Lightning Trainer, for tests that do not use `train.py`."""
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, TensorDataset
@@ -31,7 +31,7 @@ def trainer(max_epochs: int = 2, **settings) -> pl.Trainer:
 
 
 def digits(split: str = "train", count: int = 256, inputs=None, targets=None) -> DataLoader:
-    """Return a loader for the first digits of a split, with a batch size of 64.
+    """Return a data loader for the first digits of a split, with a batch size of 64.
 
     Args:
         split: "train" or "test".

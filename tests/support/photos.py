@@ -1,4 +1,4 @@
-"""Create class folders of images and synthetic digit drawings for tests."""
+"""Create class folders with images, and draw digits, for tests."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +32,7 @@ def class_folders(
         classes: names of the class folders.
         size: width and height of the images. Each image has one uniform color:
             (20 * class, 20 * index, 1 in `test` and 0 in other splits).
-        ending: file name extension, which determines the format.
+        ending: file name extension, which determines the image format.
         counts: number of images per class for each split.
     """
     for split, count in counts.items():
@@ -53,7 +53,7 @@ def written(
     paper=220,
     mode: str = "L",
 ) -> Image.Image:
-    """Return an image with strokes drawn in the largest centered square."""
+    """Return an image with the strokes drawn inside its largest centered square."""
     picture = Image.new(mode, size, paper)
     write_on(picture, strokes, pen, ink)
     return picture
@@ -71,7 +71,7 @@ def write_on(
 
     Args:
         picture: image to draw on, in place.
-        strokes: lines in the unit square.
+        strokes: polylines in the unit square.
         pen: pen width in pixels.
         ink: pen color.
         middle: horizontal center of the square, as a fraction of the image width.

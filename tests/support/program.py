@@ -1,7 +1,7 @@
 """Run the real `train.py` and `classify.py` in separate processes.
 
-A server process imports the program once and forks for every run. A run can be stopped, killed or
-limited like any process, and does not need to import PyTorch again.
+A server process imports the program once and forks for every run. Runs can be stopped,
+killed or limited like any process, but do not import PyTorch again.
 """
 
 import atexit
@@ -22,8 +22,8 @@ from typing import NamedTuple
 from src.errors import exit_on_input_error
 
 ROOT = Path(__file__).parents[2]
-os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}  # override the shell
-os.environ["PYTHONPATH"] = str(ROOT)  # needed for imports in the server process
+os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}  # overrides the user's shell
+os.environ["PYTHONPATH"] = str(ROOT)  # for imports in the server process
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(
     [
@@ -63,11 +63,11 @@ VIT = """
 --model.attention_dropout 0.1
 --model.drop_path 0.2
 """.split()
-STEPS = 10  # steps per epoch: 1,294 training images, batch size 128
+STEPS = 10  # steps per epoch, for 1,294 training images and batch size 128
 
 
 class Ended(NamedTuple):
-    """Result of a program: exit status (negative for a signal), stdout and stderr."""
+    """Result of a program: exit code (negative if killed by a signal), stdout and stderr."""
 
     code: int
     out: str
@@ -116,7 +116,7 @@ class Running:
 
 def _main(script: str, args: list[str], folder: Path, prepare: tuple) -> None:
     os.chdir(ROOT)
-    multiprocessing.set_start_method(None, force=True)  # workers use the default method
+    multiprocessing.set_start_method(None, force=True)  # restores the default for workers
     for number in (1, 2):
         file = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
@@ -148,7 +148,7 @@ def classify(*args, prepare: tuple = ()) -> Ended:
 
 
 def started(*args, **environment) -> Ended:
-    """Run a script in a new interpreter, to test things that a fork cannot, such as imports."""
+    """Run a script in a new interpreter, because a fork cannot test imports, for example."""
     done = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=ROOT,
@@ -162,12 +162,12 @@ def started(*args, **environment) -> Ended:
 
 
 def _restore_interrupt() -> None:
-    """Restore the SIGINT handler, because shell scripts ignore SIGINT in background jobs."""
+    """Restore the default SIGINT action, because shells ignore SIGINT in background jobs."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def call(main, *args) -> Ended:
-    """Call the `main` function of a program in this process, which saves startup time."""
+    """Call the `main` function of a program in this process, to save startup time."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -196,7 +196,7 @@ def run(runs: Path, *more, epochs: int = 2, model: list[str] = VIT, prepare: tup
 
 
 def each(*calls: tuple) -> None:
-    """Call several functions with their arguments."""
+    """Call each function with its arguments; for use as `prepare`."""
     for function, *args in calls:
         function(*args)
 
@@ -216,7 +216,7 @@ def at_step(step: int, action, *args) -> None:
 
 
 def send(*signals: int) -> None:
-    """Send signals to this process."""
+    """Send the signals to this process."""
     for number in signals:
         os.kill(os.getpid(), number)
 
@@ -227,12 +227,12 @@ def stop_at(step: int, *signals: int) -> tuple:
 
 
 def without(*modules: str) -> None:
-    """Hide modules, as if they were not installed."""
+    """Make modules fail to import, as if they were not installed."""
     sys.modules.update(dict.fromkeys(modules))
 
 
 def validate_as(*accuracies: float) -> None:
-    """Replace the validation accuracy of every epoch with a given value."""
+    """Replace the validation accuracies with the given values, one per epoch."""
     from src.training.classifier import Classifier
 
     def on_validation_epoch_end(self) -> None:
@@ -245,7 +245,7 @@ def validate_as(*accuracies: float) -> None:
 
 
 def as_another_user(folder: Path) -> tuple:
-    """Return a `prepare` that drops root privileges but keeps `folder` readable."""
+    """Return a `prepare` that drops root privileges after making `folder` accessible."""
     if os.getuid():
         return ()
     for parent in [folder, *folder.parents]:
@@ -264,7 +264,7 @@ def _become_nobody() -> None:
 
 
 def differences(a, b, path: str = "") -> list[str]:
-    """Return the paths at which two trees of values and tensors differ, except train_seconds."""
+    """Return the paths at which two nested structures differ, except for train_seconds."""
     if path.endswith("train_seconds"):
         return []
     if type(a) is not type(b):

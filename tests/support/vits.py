@@ -83,7 +83,7 @@ def assert_same_logits(network, other, patch_size, image_size, channels=3, batch
 
 
 def load_error(network, source):
-    """Return the one-line error of `load_encoder`, which must leave the network unchanged."""
+    """Return the one-line error of `load_encoder`, and check that the network is unchanged."""
     from src.extras.weights.load_encoder import load_encoder
 
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -101,7 +101,7 @@ def save(tmp_path, content, name="weights.pth"):
 
 
 def checkpoint(tmp_path, state, images=None, ensemble=1, **network):
-    """Write a checkpoint with the keys that `Checkpoint.open` reads."""
+    """Write a checkpoint that contains only the keys that `Checkpoint.open` reads."""
     config = ViTConfig(**SMALL | network)
     training = TrainingConfig(ensemble=ensemble)
     hyper_parameters = describe(images or dataset(), config, training)

@@ -19,7 +19,7 @@ def quiet(monkeypatch, tmp_path):
 
 @pytest.fixture
 def made(tmp_path):
-    """Path of the run directory that `program.tiny(tmp_path)` creates."""
+    """Path of the run directory that a run with `program.tiny(tmp_path)` creates."""
     return tmp_path / "digits" / "version_0"
 
 

@@ -18,7 +18,7 @@ from src.training.trainer import Trainer
 
 
 class Weights(Callback):
-    """Record all weights as one vector before training and after every step."""
+    """Record all weights as a single vector before training and after each step."""
 
     def on_train_start(self, trainer, module) -> None:
         self.seen = [parameters_to_vector(module.net.parameters()).detach()]
@@ -28,7 +28,7 @@ class Weights(Callback):
 
 
 def train_steps(steps: int, clip: float | None = None, **options):
-    """Train a small network on digits; return it and its weights before and after every step."""
+    """Train a small network on digits, and return it and its weights before and after each step."""
     data = DigitsDataModule(patch_size=None, batch_size=64)
     model = ViT(
         data.info,
@@ -55,7 +55,7 @@ def train_steps(steps: int, clip: float | None = None, **options):
 
 def test_the_average_of_the_weights():
     model, (start, first, second) = train_steps(2, lr=0.1, ema_decay=0.2)
-    # The decay is (1 + step) / (10 + step), but at most ema_decay.
+    # The decay is (1 + step) / (10 + step), limited to ema_decay.
     average = start + (1 - 2 / 11) * (first - start)
     average = average + (1 - 0.2) * (second - average)
     found = parameters_to_vector(model.ema.parameters())
@@ -67,7 +67,7 @@ def test_the_average_of_the_weights():
 def test_a_gradient_is_clipped_to_the_norm():
     sgd = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0}
     _, (before, clipped) = train_steps(1, 0.01, **sgd)
-    nesterov = 1 + 0.9  # Nesterov factor of the first step with momentum 0.9
+    nesterov = 1 + 0.9  # Nesterov factor in the first step, with momentum 0.9
     assert (clipped - before).norm() == pytest.approx(0.5 * nesterov * 0.01, rel=0.01)
 
 

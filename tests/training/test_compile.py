@@ -1,4 +1,4 @@
-"""Test that a network is compiled once, without graph breaks or recompilation in later epochs."""
+"""Test that networks are compiled once, without graph breaks or recompilation in later epochs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Test our data modules with Lightning's own Trainer."""
+"""Test this project's data modules with Lightning's own Trainer."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def model(digits):
 
 
 class Record(Callback):
-    """Record the labels of all training batches per epoch, and count validation batches."""
+    """Record the labels of the training batches in each epoch, and count validation batches."""
 
     def __init__(self):
         self.epochs = []
@@ -56,7 +56,7 @@ def test_each_method_of_a_trainer_works_with_a_fresh_module(model, digits):
 
 
 def test_an_evaluation_loader_works_alone(model, digits):
-    """Without a data module to normalize the images, the model normalizes them."""
+    """If there is no data module to normalize the images, the model does it."""
     digits.setup("test")
     alone = trainer().test(model, digits.test_dataloader(), verbose=False)
     whole = trainer().test(model, datamodule=digits, verbose=False)
@@ -81,6 +81,6 @@ def test_limits_hold(model, digits):
     limited = trainer(2, **limits, callbacks=[record])
     limited.fit(model, datamodule=digits)
     assert [len(epoch) for epoch in record.epochs] == [3, 3]
-    assert record.validated == 2 + 2 * 2  # the sanity check and two epochs
+    assert record.validated == 2 + 2 * 2  # sanity check plus two epochs
     predicted = torch.cat(limited.predict(model, datamodule=digits))
     assert len(predicted) == 4 * 20

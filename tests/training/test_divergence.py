@@ -8,7 +8,7 @@ from src.runs.checkpoint import load
 
 
 def break_at(step: int, what: str) -> None:
-    """Make a weight NaN or an optimizer moment infinite at the given step."""
+    """Set a weight to NaN or an optimizer moment to infinity at the given step."""
     from src.training.classifier import Classifier
 
     original = Classifier.training_step
@@ -33,7 +33,7 @@ def test_a_loss_of_nan_stops_the_run(last, tmp_path):
     assert load(last)["global_step"] == 12
 
 
-@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # at the end of an epoch, and within
+@pytest.mark.parametrize(("step", "kept"), [(9, 8), (11, 10)])  # end or middle of an epoch
 def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
     arguments = tiny(tmp_path, "--checkpoint_every_n_steps=2")
     error = train(*arguments, prepare=(break_at, step, "moment")).error

@@ -1,4 +1,4 @@
-"""Test the gradient, weight and update norms, and the running mean of the loss."""
+"""Test the logged gradient, weight and update norms, and the running mean of the loss."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def network() -> nn.Module:
 
 
 def step(net: nn.Module) -> dict:
-    """Take an SGD step with learning rate 0.1 and return the logged values."""
+    """Take one SGD step with learning rate 0.1, and return the logged values."""
     logged = {}
     module = SimpleNamespace(net=net, log=logged.__setitem__, log_dict=logged.update)
     norms = Norms()

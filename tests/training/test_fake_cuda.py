@@ -1,6 +1,6 @@
 """Train, evaluate and predict with every config on a fake CUDA device.
 
-Fake tensors have no storage, but report a device. PyTorch rejects operands with different devices
+Fake tensors have no storage but report a device. PyTorch rejects operands with different devices
 or incompatible types, and `HostReads` records operations that would wait for the device.
 Gradients are computed on the `meta` device, because autograd asks the CUDA driver for streams.
 """
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class CudaGenerator(torch.Generator):
-    """A CPU generator that reports a CUDA device; fake tensors never draw values from it."""
+    """A CPU generator that reports a CUDA device. Fake tensors never draw numbers from it."""
 
     device = CUDA
 
@@ -49,11 +49,11 @@ def fake_cuda(monkeypatch):
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda, "is_bf16_supported", lambda *args: True),
         (torch, "Generator", CudaGenerator),
-        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # avoids reading values
+        (torch.nn.init, "trunc_normal_", lambda weight, std: weight),  # does not read values
     ]
     for owner, name, value in changes:
         monkeypatch.setattr(owner, name, value)
-    # The moving average of the weights needs a deep copy of the network.
+    # Weight averaging needs a deep copy of the network.
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
     with FakeTensorMode():
         yield
@@ -72,7 +72,7 @@ def build(config, folder):
     ]
     text = config.read_text()
     if "class_path: ViT" in text:
-        flags += ["--model.init_from=null", "--model.depth=2"]  # two identical blocks are enough
+        flags += ["--model.init_from=null", "--model.depth=2"]  # blocks are identical
     if "FolderDataModule" in text:
         for name in ("cat", "dog"):
             (folder / "train" / name).mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_every_config(config, tmp_path, monkeypatch):
             pixels = torch.zeros(shape_of(data, 2 * BATCH), dtype=torch.uint8)
             labels = torch.zeros(2 * BATCH, dtype=torch.int64)
             images = ImageSet(pixels, labels)
-        model._device = CUDA  # stands in for `model.to`, which cannot move fake tensors
+        model._device = CUDA  # `model.to` cannot move fake tensors
         optimizer = model.configure_optimizers()
         train_two_steps(data, model, images, optimizer, trained)
         check_state(optimizer)
@@ -120,12 +120,12 @@ def test_every_config(config, tmp_path, monkeypatch):
 
 
 def train_two_steps(data, model, images, optimizer, trained):
-    """Take two steps: the first creates the optimizer state, and the second uses it."""
+    """Take two training steps: the first creates the optimizer state, and the second uses it."""
     model.total_steps, model.warmup_steps = 10, 2
     indices = torch.arange(2 * BATCH).split(BATCH)
     batches = iter(InMemoryBatches(images, indices))
     for step in range(2):
-        # Muon keeps its step counters on the CPU.
+        # Reading Muon's step counters does not wait, because they are on the CPU.
         with HostReads(ignore=lambda value: value.device.type == "cpu") as reads:
             batch = data.on_after_batch_transfer(next(batches), 0)
             with autocast():
@@ -140,7 +140,7 @@ def train_two_steps(data, model, images, optimizer, trained):
 
 
 def check_state(optimizer):
-    """Check that all state is on the device, except the step counters of Muon and SGD."""
+    """Check that optimizer state is on the device, except for Muon's and SGD's step counters."""
     counts_on_cpu = isinstance(optimizer, Muon | torch.optim.SGD)
     for state in optimizer.state.values():
         for key, value in state.items():

@@ -1,4 +1,4 @@
-"""Test that training steps never wait for the device, by counting host reads on the CPU."""
+"""Count host reads on the CPU to test that training steps never wait for the device."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ EVERYTHING = """
 
 
 class ReadsByStep(HostReads):
-    """Record host reads per optimizer step, including reads while fetching the next batch."""
+    """Record the host reads in each optimizer step, including those that fetch the next batch."""
 
     def __init__(self, monkeypatch):
         super().__init__(ignore=self._is_counter)
@@ -82,10 +82,10 @@ def test_only_logging_steps_read(optimizer, tmp_path, monkeypatch):
     assert ended.code == 0, ended
     by_step = reads.by_step
     assert sorted(by_step) == list(range(STEPS))
-    by_step.pop(0)  # creates the step counters
+    by_step.pop(0)  # the first step creates the step counters
     for step in range(LOG_EVERY - 1, STEPS, LOG_EVERY):
-        assert 0 < len(by_step.pop(step)) <= 7  # the logged values
-    assert by_step.pop(STEPS - 1) == ["tolist"]  # checks that all losses are finite
+        assert 0 < len(by_step.pop(step)) <= 7  # reads the logged values
+    assert by_step.pop(STEPS - 1) == ["tolist"]  # the check for finite losses
     assert not any(by_step.values()), by_step
 
 

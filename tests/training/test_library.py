@@ -1,4 +1,4 @@
-"""Test our modules with Lightning's own Trainer and ordinary DataLoaders."""
+"""Test this project's modules with Lightning's own Trainer and ordinary DataLoaders."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def with_random_head(model: ViT) -> ViT:
-    """Randomize the head, whose initial zeros would give the same logits for all images."""
+    """Randomize the head, because its initial zeros would give all images the same logits."""
     torch.nn.init.normal_(model.net.head.weight)
     return model
 

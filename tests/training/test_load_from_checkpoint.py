@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def save(folder, model):
-    """Train for two steps and return the checkpoint path."""
+    """Train for two steps, and return the path of the saved checkpoint."""
     fit = trainer(1, limit_train_batches=2)
     fit.fit(model, digits())
     fit.save_checkpoint(folder / "model.ckpt")
@@ -80,7 +80,7 @@ def test_code_in_a_file_is_refused(tmp_path):
 
 
 def test_lightnings_trainer_resumes_exactly(tmp_path):
-    options = {"dropout": 0.2, "warmup_epochs": 0, "min_lr": 1e-2}  # a constant learning rate
+    options = {"dropout": 0.2, "warmup_epochs": 0, "min_lr": 1e-2}  # constant learning rate
     weights = []
     for stops in ((4,), (2, 4)):
         pl.seed_everything(0)

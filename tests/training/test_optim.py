@@ -1,4 +1,4 @@
-"""Test parameter groups, Muon (against PyTorch's implementation), and the learning rate."""
+"""Test parameter groups and the learning rate, and compare Muon with PyTorch's implementation."""
 
 import copy
 import itertools
@@ -130,7 +130,7 @@ def test_orthogonalize(shape):
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9 for torch.optim.Muon")
 def test_muon_steps_like_torch():
-    """PyTorch's Muon computes in bf16, so the matrices agree only approximately."""
+    """PyTorch's Muon computes in bf16, so the weight matrices match only approximately."""
     network = small_vit()
     start, other = copy.deepcopy(network), copy.deepcopy(network)
     ours = Muon(muon_groups(network, 0.1), lr=0.02, betas=(0.9, 0.99))
@@ -177,12 +177,12 @@ SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        (0, 0.1 / 21),  # the first step
+        (0, 0.1 / 21),  # first step
         (19, 0.1 * 20 / 21),
-        (20, 0.1),  # the peak
+        (20, 0.1),  # peak
         (40, 0.01 + 0.09 * (1 + math.cos(math.pi / 4)) / 2),
-        (60, 0.055),  # halfway down
-        (100, 0.01),  # the last step
+        (60, 0.055),  # middle of the cosine decay
+        (100, 0.01),  # last step
         (10_000, 0.01),
     ],
 )

@@ -1,4 +1,4 @@
-"""Test the precision that `auto` selects for each device."""
+"""Test the precision that `auto` selects on each type of device."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Test that a stopped or killed and resumed run equals an uninterrupted run, bit for bit."""
+"""Test that a stopped or killed run, once resumed, matches an uninterrupted run bit for bit."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ SETTINGS = {
     "validated within epochs": ["--trainer.val_check_interval=0.4"],  # after batches 4 and 8
     "no validation": ["--data.val_fraction=0", "--patience=null"],
     "ensemble of hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble=2"],
-    "early stopping": ["--patience=1"],  # FALLING stops it after two epochs
+    "early stopping": ["--patience=1"],  # stops after two epochs because of FALLING
 }
 STOPS = {
     "default": [1, 10, 17, 29],
@@ -55,7 +55,7 @@ def prepare(key: str, *more: tuple) -> tuple:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Return a function that maps a key of SETTINGS to a shared, read-only, uninterrupted run."""
+    """Return a function that returns the uninterrupted run for a key of SETTINGS (read-only)."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     runs = {}
 
@@ -73,7 +73,7 @@ def copy(run, tmp_path):
 
 
 def curves_of(run) -> dict[str, list]:
-    """Return TensorBoard's curves as {tag: [(step, value), ...]}; validation has prefix `val/`."""
+    """Return TensorBoard curves as {tag: [(step, value), ...]}; prefix `val/` marks validation."""
     curves = {}
     for folder in ("", "val/"):
         if not (run / folder).is_dir():
@@ -102,7 +102,7 @@ def assert_equal_checkpoints(a, b) -> None:
 
 
 def assert_equal_runs(a, b) -> None:
-    """Compare checkpoints, metrics, curves and results bit for bit."""
+    """Check that checkpoints, metrics, curves and results of two runs are identical bit for bit."""
     assert_equal_checkpoints(a, b)
     assert metrics_of(a) == metrics_of(b)
     assert curves_of(a) == curves_of(b)
@@ -137,7 +137,7 @@ def test_killed_between_two_checkpoints(uninterrupted, made, last, tmp_path):
 
 
 def kill_before_sync() -> None:
-    """Kill the process when it has written a checkpoint but not yet synced and renamed the file."""
+    """Kill the process after it writes a checkpoint but before it syncs and renames the file."""
     os.fsync = lambda descriptor: send(signal.SIGKILL)
 
 
@@ -148,7 +148,7 @@ def test_killed_while_a_checkpoint_is_written(uninterrupted, made, last, tmp_pat
     assert load(last)["global_step"] == 12
     assert [path.suffix for path in (made / "checkpoints").glob(".*")] == [".tmp"]
     assert train("--resume", made.parent).code == 0
-    assert_equal_runs(made, uninterrupted())  # this also checks that the half-written file is gone
+    assert_equal_runs(made, uninterrupted())  # also checks that the temporary file is gone
 
 
 def test_the_best_checkpoint_of_a_moved_run(uninterrupted, tmp_path):

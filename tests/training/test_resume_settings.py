@@ -1,4 +1,4 @@
-"""Test which settings may change on `--resume` and which are refused."""
+"""Test which settings can be changed with `--resume` and which changes are rejected."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def copy(run, tmp_path):
 
 @pytest.fixture
 def finished(digits_run, tmp_path, monkeypatch):
-    """A copy of a finished two-epoch run; the working directory is the project root."""
+    """Copy of a finished two-epoch run. The working directory is the project root."""
     monkeypatch.chdir(ROOT)
     return copy(digits_run, tmp_path)
 
@@ -44,16 +44,16 @@ def test_longer_than_planned(digits_run, finished):
     assert "the schedule had 20 steps and now has 30; it continues at step 20" in resumed.out
     rates = [float(row["learning_rate"]) for row in read_metrics(finished)]
     assert len(rates) == 3
-    assert rates[1] == rates[2] == 1e-5  # both schedules end at this rate
+    assert rates[1] == rates[2] == 1e-5  # final rate of both schedules
     assert read_results(finished)["epochs"] == 3
     before, now = settings(digits_run), settings(finished)
     changed = {key for key in now if now[key] != before[key]}
     assert changed == {"trainer.max_epochs", "name"}
-    assert now["name"] == "elsewhere"  # the name of the folder
+    assert now["name"] == "elsewhere"  # the folder name of the copy
 
 
 def test_images_may_move_but_not_change(made, tmp_path):
-    """If the number of images changed, training images would move to the validation split."""
+    """A different number of images would move training images to the validation split."""
     images = class_folders(tmp_path / "here", "ab", (8, 8), train=5)
     flags = [
         "--data=FolderDataModule",

@@ -14,7 +14,7 @@ CTRL_C = (130, "", "error: stopped by Ctrl-C\n")
 @pytest.mark.parametrize(
     ("number", "name", "step"),
     [
-        (signal.SIGTERM, "SIGTERM", 4),  # within an epoch
+        (signal.SIGTERM, "SIGTERM", 4),  # in the middle of an epoch
         (signal.SIGINT, "Ctrl-C", 10),  # at the end of an epoch
         (signal.SIGTERM, "SIGTERM", 20),  # at the end of training
     ],
@@ -77,7 +77,7 @@ def test_ctrl_c_before_the_training(tmp_path):
 
 @pytest.mark.parametrize("script", ["train.py", "classify.py"])
 def test_ctrl_c_during_imports(tmp_path, script):
-    """Importing torch takes seconds; here, a fake torch module sends the interrupt."""
+    """A fake torch module sends SIGINT, because users can press Ctrl-C during the slow import."""
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
     (tmp_path / "torch.py").write_text(code)
     assert started(script, "x.png", PYTHONPATH=str(tmp_path)) == CTRL_C
@@ -95,7 +95,7 @@ def test_max_time(last, tmp_path):
 
 
 def test_a_run_is_locked_while_it_is_trained(made, last, tmp_path):
-    """While the first process waits at step 14, a second one tries to resume its run."""
+    """While one process waits at step 14, a second process tries to resume the same run."""
     first = Running(*tiny(tmp_path), prepare=(at_step, 14, signal.pause))
     try:
         while not last.exists():
@@ -103,7 +103,7 @@ def test_a_run_is_locked_while_it_is_trained(made, last, tmp_path):
             first.process.join(0.05)
         message = f"{made}: another process is training this run"
         assert message in train("--resume", made).error
-        second = train(*tiny(tmp_path, epochs=1))  # a new run with the same name
+        second = train(*tiny(tmp_path, epochs=1))  # starts a new run with the same name
         assert second.code == 0, second
         assert "version_1" in second.out
     finally:

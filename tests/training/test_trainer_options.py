@@ -1,4 +1,4 @@
-"""Test options of Lightning's own Trainer: training length, clipping and strategies."""
+"""Test options of Lightning's own Trainer: duration, gradient clipping and strategies."""
 
 import math
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Endless(IterableDataset):
-    """An iterable dataset of digits, without a length."""
+    """An iterable dataset of digits that has no length."""
 
     def __iter__(self):
         return iter(digits().dataset)
@@ -60,7 +60,7 @@ def test_gradients_are_clipped_by_value():
     trainer(1, **by_value).fit(model, digits())
     largest = [float(p.grad.abs().max()) for p in model.net.parameters()]
     assert max(largest) == pytest.approx(1e-5, rel=1e-3)
-    assert sum(largest) > 1e-4  # many parameters reach the limit
+    assert sum(largest) > 1e-4  # many parameters reach the clip value
 
 
 class ShardOnCPU(FSDPStrategy):

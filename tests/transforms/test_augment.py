@@ -1,4 +1,4 @@
-"""Test augmentation against torchvision, and its random numbers against their distributions."""
+"""Compare augmentation with torchvision, and its random numbers with their distributions."""
 
 import math
 
@@ -32,7 +32,7 @@ EVERYTHING = {
 
 
 def augment_pixels(images: torch.Tensor, **settings) -> torch.Tensor:
-    """Augment without normalization, always with the same random numbers.
+    """Augment images without normalization, using the same random numbers in every call.
 
     Args:
         images: uint8 [B, C, H, W].
@@ -49,7 +49,7 @@ def augment_pixels(images: torch.Tensor, **settings) -> torch.Tensor:
 
 
 def assert_pixels_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare values from 0 to 255, allowing for rounding errors in sampling coordinates."""
+    """Compare pixel values from 0 to 255, with a tolerance for rounded sampling coordinates."""
     assert_close(actual, expected, rtol=0, atol=0.05)
 
 
@@ -67,7 +67,7 @@ def test_out_of_range_setting_is_rejected(setting, message):
 
 
 class MaximumDraw(Draw):
-    """A `Draw` that returns the upper end of every range, without randomness."""
+    """A `Draw` that always returns the maximum of each range."""
 
     def uniform(self, low, high):
         return torch.full((self.size,), float(high))
@@ -131,7 +131,7 @@ def test_flip_translation_and_rotation_are_applied_in_this_order(maximum_draw):
     actual = augment_pixels(images, flip=True, translate=2, rotate=30)
     expected = torchvision_affine(translated, -30)
 
-    # torchvision resamples twice, which loses pixels that leave the image and rotate back in.
+    # torchvision resamples twice and loses pixels that are moved out of the image and back into it.
     ones = torch.ones_like(images)
     kept = torchvision_affine(torchvision_affine(ones, translate=(2, 2)), -30) > 0.999
     assert_pixels_close(actual[kept], expected[kept])
@@ -149,7 +149,7 @@ def test_without_settings_augment_equals_normalize():
 @pytest.mark.parametrize("policy", ["none", "randaugment", "trivialaugment"])
 @pytest.mark.parametrize("erase_fill", ["noise", "constant"])
 def test_all_settings_together(channels, policy, erase_fill):
-    """Test that the result depends only on the generator and the input is not modified."""
+    """Test that the result depends only on the generator, and that the input is not modified."""
     settings = EVERYTHING | {"policy": policy, "erase_fill": erase_fill}
     images = random_images(1, channels, 28, 20).repeat(20, 1, 1, 1)
     before = images.clone()
@@ -187,7 +187,7 @@ def test_float_images_are_rejected():
 
 
 def test_exact_flips_and_translations_match_resampling():
-    """Force resampling by a tiny rotation, which uses the same random numbers."""
+    """Force resampling with a tiny rotation; the random numbers stay the same."""
     images = random_images(200, 3, 6, 10)
 
     copied = augment_pixels(images, flip=True, translate=3)
@@ -198,13 +198,13 @@ def test_exact_flips_and_translations_match_resampling():
 
 
 def test_flips_and_translations_are_uniform():
-    """Use a single white pixel to see how each image was moved."""
+    """Use a single white pixel to find how each image was transformed."""
     images = torch.zeros(10_000, 1, 7, 16, dtype=torch.uint8)
     images[:, :, 3, 3] = 255
 
     moved = augment_pixels(images, flip=True, translate=2) > 127
 
-    counts = moved[:, 0].sum(0)  # [7, 16], number of images per position
+    counts = moved[:, 0].sum(0)  # [7, 16], number of images per pixel position
     original = counts[1:6, 1:6]
     flipped = counts[1:6, 10:15]
     both = torch.cat([original, flipped])
@@ -228,7 +228,7 @@ def test_rotation_and_scale_are_uniform():
 @pytest.mark.parametrize("fill", ["noise", "constant"])
 @pytest.mark.parametrize("batch", [3, 50])
 def test_erasing_hits_one_rectangle_with_the_given_probability(fill, batch):
-    """Test that the overall probability is right even if only one of 3 images is eligible."""
+    """Test that the probability is right even for batches of 3 with only one eligible image."""
     images = torch.full((batch, 1, 16, 12), 255, dtype=torch.uint8)
     augment = Augment(Augmentation(erase=0.3, erase_fill=fill), [0.5], [0.25])
     source = generator()
@@ -256,7 +256,7 @@ def test_erasing_hits_one_rectangle_with_the_given_probability(fill, batch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_augmentation_on_cuda_does_not_synchronize():
-    """Use a debug mode in which PyTorch raises an error when the host waits for the device."""
+    """Use PyTorch's debug mode, which raises an error when the host waits for the device."""
     settings = Augmentation(**EVERYTHING, policy="randaugment", mixup=0.2, cutmix=1.0)
     images = random_images(64, 3, 32, 32).cuda()
     labels = torch.arange(64, device="cuda") % 10

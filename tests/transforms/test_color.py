@@ -1,4 +1,4 @@
-"""Test color operations against torchvision's functions for single images."""
+"""Compare color operations with torchvision's functions for single images."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from src.transforms import color
 
 FACTORS = [0.0, 0.73, 1.0, 1.9]
 
-# Operation -> (strengths, torchvision function for single images).
+# Name of the operation -> (strengths, torchvision's function for single images).
 CASES = {
     "brightness": (FACTORS, TF.adjust_brightness),
     "contrast": (FACTORS, TF.adjust_contrast),
@@ -21,14 +21,14 @@ CASES = {
     "solarize": ([0.0, 76.5, 128.0, 255.0], TF.solarize),
 }
 
-# Integer operations; the others can differ by one where a float is truncated.
+# Integer operations are exact. Other operations can differ by one where a float is truncated.
 EXACT = ("posterize", "solarize", "equalize")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_operations_with_strengths_match_torchvision(name, channels):
-    """Test different strengths for each image, and that the input is not modified."""
+    """Test a different strength for each image, and that the input is not modified."""
     strengths, reference = CASES[name]
     images = pictures(channels, len(strengths))
     before = images.clone()
@@ -61,7 +61,7 @@ def test_operations_without_strength_match_torchvision(name, channels):
 
 
 def test_channels_last_images_are_accepted():
-    """Test the memory layout of images that were read as [N, H, W, C] and permuted."""
+    """Test images with the memory layout that results from permuting [N, H, W, C]."""
     images = pictures(3)
     channels_last = images.contiguous(memory_format=torch.channels_last)
     factor = torch.full((6,), 1.5)

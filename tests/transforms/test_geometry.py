@@ -1,4 +1,4 @@
-"""Test the composition of maps, crops and boxes.
+"""Test the composition of coordinate maps, random crops and boxes.
 
 Resampling, translation, rotation, scale and shear are tested in `test_augment.py`.
 """
@@ -25,8 +25,8 @@ def test_compose_is_the_matrix_product_of_each_sample():
 
 
 def test_crop_matches_torchvision():
-    """Compare a crop of 16x16 pixels at row 6, column 12."""
-    # Area, log aspect ratio, and center along x and y (from -0.5 to 0.5).
+    """Compare a crop of 16x16 pixels whose top left corner is at row 6 and column 12."""
+    # Area, log aspect ratio, and x and y of the center (from -0.5 to 0.5).
     draws = iter([0.25, 0.0, 0.25, -0.125])
     draw = SimpleNamespace(
         size=1,
@@ -38,7 +38,7 @@ def test_crop_matches_torchvision():
     actual = resample(images, crop_maps(0.08, draw, 32, 32))
     expected = TF.resized_crop(images.float(), 6, 12, 16, 16, [32, 32], antialias=False)
 
-    inner = slice(1, -1)  # at the border, only our code uses pixels outside the crop
+    inner = slice(1, -1)  # only our code samples beyond the crop border
     assert_close(actual[..., inner, inner], expected[..., inner, inner], rtol=0, atol=0.05)
 
 
@@ -51,7 +51,7 @@ def test_crop_matches_torchvision():
     ],
 )
 def test_crops_lie_inside_the_image(height, width):
-    """Read the center (in pixels) and size (as a fraction of the image) from the maps."""
+    """The maps contain the center, in pixels, and the size, as a fraction of the image."""
     maps = crop_maps(0.1, Draw(20_000, generator()), height, width)
 
     right = maps[0, 2].abs() + maps[0, 0] * width / 2

@@ -1,4 +1,4 @@
-"""Test that MixUp and CutMix targets match the pixels, and test random distributions."""
+"""Test that MixUp and CutMix targets match the pixels, and test their random distributions."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SETTINGS = [
 
 
 def class_channels(count: int, size: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images of four classes, with 1 in the channel of the class and 0 in the others.
+    """Return images of four classes whose pixels are 1 in the class's channel and 0 elsewhere.
 
     After mixing, the mean of each channel is the proportion of its class.
     """
@@ -47,7 +47,7 @@ def test_mixup_and_cutmix_together_get_half_of_the_samples_each():
     mixed, targets = mix(images, labels, 4, both, generator())
 
     blended = ((mixed > 0.001) & (mixed < 0.999)).flatten(1).any(1)
-    visible = targets.amax(1) < 0.999  # excludes partners of the same class and empty boxes
+    visible = targets.amax(1) < 0.999  # excludes same-class partners and empty boxes
     assert 0.45 < blended[visible].float().mean() < 0.6
 
 

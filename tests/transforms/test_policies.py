@@ -1,4 +1,4 @@
-"""Test RandAugment and TrivialAugment against torchvision: operations, strengths and signs."""
+"""Compare RandAugment and TrivialAugment with torchvision: operations, strengths and signs."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def assign(name: str, policy: str, size: int, magnitude: float, sign: int = 1) -
 
 
 def torchvision_operation(policy, name, images, level, sign):
-    """Apply one operation of torchvision's policy, at a level from 0 to 30."""
+    """Apply an operation from torchvision's policy at a level from 0 to 30."""
     reference = REFERENCES[policy]
     name = TORCHVISION_NAMES.get(name, name.title().replace("_", ""))
     magnitudes, signed = reference._AUGMENTATION_SPACE[name]
@@ -85,7 +85,7 @@ def test_color_operations_match_torchvision(name, policy):
 
         difference = (actual.int() - expected.int()).abs()
         assert difference.max() <= 1
-        # If the result is a whole number, truncation depends on the last bit of a float.
+        # If the exact result is an integer, truncation depends on the last bit of the float.
         assert (difference[:-1] > 0).float().mean() < 0.05
 
 
@@ -102,7 +102,7 @@ def test_geometric_operations_match_torchvision(name, policy):
         actual = resample(images, affine(draw, **entries))
         expected = torchvision_operation(policy, name, images, level, sign)
 
-        assert_close(actual, expected, rtol=0, atol=0.05)  # values are up to 255
+        assert_close(actual, expected, rtol=0, atol=0.05)  # on a scale of 0 to 255
 
 
 def test_assignments_are_applied_in_order():
@@ -129,7 +129,7 @@ def test_every_image_gets_one_operation(size):
 
 
 def test_every_operation_is_equally_likely_in_small_batches():
-    """Use batches of 5 images, which get 5 different operations out of 14."""
+    """Use batches of 5 images, each of which gets a different one of the 14 operations."""
     draw = Draw(5, generator())
     operations = [assign_operations("randaugment", 9, draw).operation for _ in range(3000)]
 
@@ -153,6 +153,6 @@ def test_other_operations_keep_colors(name):
 
 
 def test_trivialaugment_translates_by_at_most_the_image_size():
-    """torchvision does not have this limit: it translates small images by up to 32 pixels."""
+    """torchvision has no such limit and translates even small images by up to 32 pixels."""
     assignment = assign("translate_x", "trivialaugment", 1, 1.0)
     assert affine_entries(assignment, 8, 8)["x0"].item() == -8

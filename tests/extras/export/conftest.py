@@ -1,4 +1,4 @@
-"""Checkpoints of small networks with random weights."""
+"""Fixture that saves checkpoints of small networks with random weights."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from src.training.classifier import CNN, ViT
 def save_checkpoint(tmp_path):
     """Return a function that writes best.ckpt and returns its path and the network.
 
-    Args of the function:
+    Args of the returned function:
         options: ViT settings; None for a CNN.
         dataset: dataset of the checkpoint. For a plain ViT, its images are split into a 4x4 grid.
     """

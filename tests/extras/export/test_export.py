@@ -1,4 +1,4 @@
-"""An exported file reproduces the network's logits in its own runtime, or it is not kept."""
+"""Test that exported files give the network's logits in their own runtime, or are deleted."""
 
 import json
 import subprocess
@@ -13,11 +13,11 @@ from src.data.datasets import read_digits
 from src.extras.export import export
 from src.extras.export.formats import FORMATS
 
-MEAN, STD = 0.3055, 0.3754  # of the digits dataset
+MEAN, STD = 0.3055, 0.3754  # mean and std of the digits dataset
 MEAN_POOL = {"pool": "mean"}
 STEM = {"stem_layers": 2, "pool": "mean"}
 IN_TIMM = {
-    "class token": {"mlp_ratio": 2.7},  # 43.2 hidden units: timm rounds differently
+    "class token": {"mlp_ratio": 2.7},  # timm rounds 43.2 hidden units differently
     "mean": MEAN_POOL,
     "sincos": {"pool": "mean", "positions": "sincos"},
 }
@@ -108,7 +108,7 @@ def test_file_runs_with_any_batch_size(tmp_path, save_checkpoint, images, format
 
 def test_onnx_int8(tmp_path, digits_run, monkeypatch):
     pytest.importorskip("onnxscript")
-    # After two epochs, classes are so close that rounding changes more of them than in practice.
+    # After only two epochs, predictions are uncertain, so rounding changes more of them than usual.
     lenient = FORMATS["onnx_int8"]._replace(max_changed=0.05)
     monkeypatch.setitem(FORMATS, "onnx_int8", lenient)
     path = digits_run / "checkpoints" / "best.ckpt"

@@ -1,4 +1,4 @@
-"""Following the description of an exported file gives the same predictions as classify.py."""
+"""Test that the description of an exported file leads to the same predictions as classify.py."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ def predictor(save_checkpoint):
 
 
 def run_code(code, picture):
-    """Run the code of a description on a picture; return its variables and its output."""
+    """Run the code in a description on a picture, and return its variables and its output."""
     variables = {}
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -38,7 +38,7 @@ def run_code(code, picture):
 
 
 class Denormalize(torch.nn.Module):
-    """Stands in for a network; returns its normalized input as pixels from 0 to 255."""
+    """Stub of a network that converts its normalized input back to pixel values from 0 to 255."""
 
     def forward(self, images):
         return (images * MNIST.std[0] + MNIST.mean[0]) * 255
@@ -82,7 +82,7 @@ def test_drawings_match_classify(tmp_path, predictor, strokes, ink):
 
 def test_file_inverts_and_centers_strokes(predictor):
     image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
-    image[..., 12:17, 12:17] = 200  # centered at 14.5
+    image[..., 12:17, 12:17] = 200  # the center is at 14.5
     moved = image.roll((3, -5), dims=(2, 3))
     for drawn in (image, 255 - image, moved):
         assert seen_by_network(predictor, drawn).equal(image.float())

@@ -1,4 +1,4 @@
-"""Sample images come from the dataset if it exists locally; nothing is downloaded."""
+"""Test that sample images come from the local copy of the dataset, and nothing is downloaded."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from src.extras.export.samples import sample_images
 
 
 def photos(root):
-    """Return the description of photos in two class folders."""
+    """Return the dataset description of two class folders with photos."""
     return DatasetInfo(
         module="FolderDataModule",
         name="photos",

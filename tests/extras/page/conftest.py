@@ -1,4 +1,4 @@
-"""Fixtures that run the page's server in a thread, with an untrained network."""
+"""Fixtures that run the web page's server in a thread, with an untrained network."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from src.inference.predictor import Predictor
 from src.models.build import build_network
 from src.runs.checkpoint import FORMAT, describe
 
-HOSTILE = "</script><img src=x onerror=run()>${run()}"  # a class folder can have this name
+HOSTILE = "</script><img src=x onerror=run()>${run()}"  # valid as a folder name
 
 
 class Client:
@@ -53,7 +53,7 @@ class Client:
         return self.send(f"GET {path} HTTP/1.1\nHost: {name}:PORT", host=host)
 
     def upload(self, image: bytes, headers: str = "") -> tuple[int, str, bytes]:
-        """Upload an image like the page does, and return the response."""
+        """Upload an image as the page does, and return the response."""
         head = f"POST /classify HTTP/1.1\nHost: 127.0.0.1:PORT\nContent-Length: {len(image)}"
         return self.send(f"{head}\nContent-Type: application/octet-stream{headers}", image)
 
@@ -83,7 +83,7 @@ class Running(Client):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Return the checkpoint of an untrained network for color images of two classes."""
+    """Return the path of a checkpoint of an untrained network for color images of two classes."""
     path = tmp_path_factory.mktemp("page") / "photos.ckpt"
     dataset = DatasetInfo(
         classes=("cat", HOSTILE), image_size=8, channels=3, patch_size=4, name="photos"
@@ -120,7 +120,7 @@ def start():
 
 @pytest.fixture
 def running(predictor, start):
-    """Return a server whose page offers six test images to choose from."""
+    """Return a running server whose page offers six test images."""
     images = torch.arange(6 * 3 * 64).to(torch.uint8).reshape(6, 3, 8, 8)
     examples = [(image, predictor.classes[i % 2]) for i, image in enumerate(images)]
     return start(Page(predictor, examples, predictor.prepare, draws=False))
@@ -128,5 +128,5 @@ def running(predictor, start):
 
 @pytest.fixture
 def client():
-    """Return the class `Client`, which connects to a port."""
+    """Return the `Client` class, whose instances connect to a given port."""
     return Client

@@ -1,4 +1,4 @@
-"""Test the page in a real browser, including attacks from other sites open in that browser."""
+"""Test the page in a real browser, including attacks from other sites open in the same browser."""
 
 import base64
 import http.server
@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture
 def tab(browser):
-    """Return a browser tab, and check that no script fails and no foreign URL is loaded."""
+    """Yield a browser tab, then check that no script failed and no external URL was loaded."""
     tab = browser.new_page(viewport={"width": 1000, "height": 760})
     tab.set_default_timeout(30_000)
     urls, errors = [], []
@@ -58,7 +58,7 @@ def tab(browser):
 
 @pytest.fixture(scope="module")
 def mnist_checkpoint(tmp_path_factory):
-    """Return the checkpoint of a network trained on part of MNIST."""
+    """Return the checkpoint path of a network trained on part of MNIST."""
     if not HAS_MNIST:
         pytest.skip("needs the real MNIST under data/")
     runs = tmp_path_factory.mktemp("runs")
@@ -88,7 +88,7 @@ def answer(tab) -> str:
 # Drawing ----------------------------------------------------------------------------------------
 
 
-# One drawing per line, two per digit: strokes of points "x,y", in percent of the drawing area.
+# One drawing per line, two per digit. Points "x,y" are in percent of the drawing area.
 DIGITS = Path(__file__).with_name("digits.txt").read_text().splitlines()
 
 
@@ -110,7 +110,7 @@ def draw(tab, strokes: str) -> None:
 
 
 def answer_to_the_drawing(running, tab) -> str:
-    """Wait until the page shows the result for the current drawing, and return the class."""
+    """Wait for the result for the current drawing, and return the predicted class."""
     url = tab.evaluate("document.querySelector('canvas').toDataURL()")
     body = running.upload(base64.b64decode(url.split(",")[1]))[2]
     source = json.loads(body)["pictures"][0]["source"]

@@ -1,4 +1,4 @@
-"""Test raw requests to the server, including attacks from web sites and other computers."""
+"""Test raw HTTP requests to the server, including attacks from web sites and other computers."""
 
 import base64
 import io
@@ -255,12 +255,12 @@ def test_many_large_uploads_are_not_all_held_in_memory(running):
     tracemalloc.start()
     with ThreadPoolExecutor(count) as clients:
         answers = [clients.submit(running.upload, content) for _ in range(count)]
-        time.sleep(3)  # time to read every upload that the server accepts
+        time.sleep(3)  # lets the server read every upload that it accepts
         held = tracemalloc.get_traced_memory()[1]
         is_open.set()
         assert {answer.result()[0] for answer in answers} == {422}
     tracemalloc.stop()
-    assert MAX_UPLOAD < held < 10 * MAX_UPLOAD  # 4 uploads and their network buffers
+    assert MAX_UPLOAD < held < 10 * MAX_UPLOAD  # 4 uploads plus network buffers
 
 
 def test_an_unexpected_error_is_one_line_and_the_server_goes_on(running, capfd):

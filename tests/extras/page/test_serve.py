@@ -1,4 +1,4 @@
-"""Test `python classify.py --serve`: output, exit codes, and invalid options."""
+"""Test `python classify.py --serve`: output, exit codes and invalid options."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ def _heed_ctrl_c() -> None:
 
 @pytest.fixture
 def start_program(checkpoint):
-    """Return a function that starts `classify.py --serve` and returns the process and its port."""
+    """Return a function that starts `classify.py --serve` and returns the process and the port."""
     processes = []
 
     def start(*options):

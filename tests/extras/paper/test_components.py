@@ -1,4 +1,4 @@
-"""Test connected components against SciPy, and the grouping of components into digits."""
+"""Compare connected components with SciPy's, and test the grouping of components into digits."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Test digit extraction from small images, frames, ruled lines, markers and screenshots."""
+"""Test digit extraction from small images, forms, ruled paper, thick markers and screenshots."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_white_strokes_off_the_center_of_28_pixels_are_centered(strokes, steps):
 
 
 def draw_boxes(picture: Image.Image, count: int, side: int, gap: int = 0) -> None:
-    """Draw a centered row of boxes."""
+    """Draw a centered row of empty boxes."""
     draw = ImageDraw.Draw(picture)
     left = (picture.width - count * side - (count - 1) * gap) // 2
     top = (picture.height - side) // 2

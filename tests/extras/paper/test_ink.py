@@ -1,4 +1,4 @@
-"""Test the color channel, the polarity and the amount of ink."""
+"""Test the choice of color channel, the detected polarity and the amount of ink."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ each_light = pytest.mark.parametrize("light", ["even", "slope", "shadow"])
 
 
 def illumination(kind: str) -> np.ndarray:
-    """Return the illumination of every pixel, 0 to 1."""
+    """Return the illumination of each pixel, from 0 to 1."""
     height, width = SHAPE
     y = np.linspace(0, 1, height)[:, None]
     x = np.linspace(0, 1, width)
@@ -79,7 +79,7 @@ def test_polarity_is_found_for_all_pens_and_light(strokes, pen, light):
 
 @each_light
 def test_ink_is_a_fraction_of_the_papers_brightness(light):
-    """On paper of brightness 200, ink of 50 absorbs 3/4 of the light, and ink of 125 3/8."""
+    """On paper of brightness 200, ink of 50 absorbs 3/4 of the light; ink of 125 absorbs 3/8."""
     photo = np.full(SHAPE, 200.0)
     photo[100:220, 60:84] = 50
     photo[100:220, 230:254] = 125

@@ -1,4 +1,4 @@
-"""Test digits extracted from synthetic photos against the known geometry of the drawings."""
+"""Compare digits extracted from synthetic photos with the known geometry of the drawings."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_the_box_is_where_the_strokes_were_drawn(strokes, size):
     assert found.digits == 1
 
 
-@pytest.mark.parametrize("strokes", [ZERO, ONE, FOUR])  # the tail of a seven would be cut off
+@pytest.mark.parametrize("strokes", [ZERO, ONE, FOUR])  # a seven's tail would be cut off
 @pytest.mark.parametrize("pen", [8, 16, 30])
 def test_mnist_strokes_are_20_pixels_long_with_their_mass_in_the_center(strokes, pen):
     image = image_of(written(strokes, pen=pen))
@@ -123,7 +123,7 @@ def test_the_aspect_ratio_is_kept(width, height):
     ],
 )
 def test_thin_strokes_are_thickened_and_thick_ones_are_not(pen, expected):
-    """The thick line is 220 pixels long (180 plus its round caps of 20 each), scaled to 20."""
+    """The thick line is 220 pixels long (180 plus 20 per round cap) and is scaled to 20 pixels."""
     line = [(0.5, 0.2), (0.5, 0.8)]
     image = image_of(written([line], pen=pen))
     width = image[10:18].sum(axis=1).mean() / 255
@@ -186,7 +186,7 @@ def test_a_negative_gives_the_same(strokes):
 
 
 def test_invert_overrules_the_detected_polarity():
-    """With "no", the hole of a dark ring is read as a light spot."""
+    """With "no", the light hole in a dark ring is taken for the digit."""
     ring = written(ZERO, pen=24)
     points = 300 * np.array(ZERO[0]) + (10, 0)
     low = (points.min(0) + 12) / (320, 300)
@@ -263,7 +263,7 @@ def test_the_largest_of_several_digits_is_read_and_they_are_counted(count):
     ],
 )
 @pytest.mark.parametrize("brightness", [0, 1, 99, 170, 255])
-@pytest.mark.filterwarnings("error")  # such as "Mean of empty slice" from NumPy
+@pytest.mark.filterwarnings("error")  # e.g. NumPy's "Mean of empty slice"
 def test_uniform_pictures_are_refused(brightness, size, invert):
     assert_refused(Image.new("L", size, brightness), invert)
 

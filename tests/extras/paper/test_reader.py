@@ -1,4 +1,4 @@
-"""Test reading image files for networks trained on digits."""
+"""Test how image files are read for networks trained on digits."""
 
 from dataclasses import replace
 
@@ -78,7 +78,7 @@ def test_a_file_without_strokes_is_named(read):
 
 def test_a_photo_is_turned_upright(read):
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate 90 degrees clockwise
+    exif[0x0112] = 6  # orientation: rotate 90 degrees clockwise
     turned = read(written(SEVEN).rotate(90, expand=True), exif=exif)
     upright = read(written(SEVEN))
     assert torch.equal(turned.image, upright.image)

@@ -1,4 +1,4 @@
-"""Test sliding extrema, closing and dilation against direct computation."""
+"""Compare sliding minima and maxima, closing and dilation with direct computations."""
 
 import numpy as np
 import pytest

@@ -64,7 +64,7 @@ def read(path):
 
 
 def halves(pixels, row=0):
-    """Return the left and right images of the first pair in a row."""
+    """Return the left and right images of the first pair in the given row."""
     rows = pixels[32 + 256 * row :][:224]
     return rows[:, 12:236], rows[:, 248:472]
 
@@ -98,15 +98,15 @@ def test_pairs_are_laid_out_in_rows_and_pictures_centered(tmp_path):
     colors = [(50 * n, 0, 255 - 50 * n) for n in range(5)]
     write(tmp_path / "x.png", *colors)
     pixels = read(tmp_path / "x.png")
-    assert (pixels[6:26, 496:600] != WHITE).any()  # a title
+    assert (pixels[6:26, 496:600] != WHITE).any()  # a column title
     for number, color in enumerate(colors):
         row, column = divmod(number, 2)
         left, right = halves(pixels[:, 484 * column :], row)
         assert (left == color).all()
-        assert (right[75:149] == color).all()  # 30x10 pixels are enlarged to 224x75
+        assert (right[75:149] == color).all()  # 30x10 is enlarged to 224x75
         assert (right[:74] == WHITE).all()
         assert (right[151:] == WHITE).all()
-    assert (pixels[32 + 512 :, 484:] == WHITE).all()  # there is no sixth pair
+    assert (pixels[32 + 512 :, 484:] == WHITE).all()  # no sixth pair
 
 
 def test_note_if_not_all_images_are_shown(tmp_path, capsys):
@@ -147,7 +147,7 @@ def test_frame_surrounds_the_box():
     framed = draw_frame(photo, (0.25, 0.25, 0.5, 0.5))
     assert framed.getbbox() == (56 - 4, 42 - 4, 112 + 4, 84 + 4)
     inside = framed.crop((56, 42, 112, 84))
-    assert inside.getbbox() is None  # the inside stays black
+    assert inside.getbbox() is None  # only the frame is drawn
 
 
 def test_attention_is_bright_over_a_gray_image():
@@ -236,7 +236,7 @@ def test_both_pictures_need_different_files(run, photo, tmp_path):
     assert not a.exists()
     assert run(photo, "--show", a, "--attention", b).code == 0
     (_, shown), (attended, _) = halves(read(a)), halves(read(b))
-    assert np.array_equal(shown, attended)  # both show the network input
+    assert np.array_equal(shown, attended)  # both contain the network input
 
 
 def test_unreadable_files_are_left_out(run, photo, tmp_path):

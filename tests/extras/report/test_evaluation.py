@@ -12,7 +12,7 @@ from src.extras.report.evaluation import BINS, Evaluation
 
 
 def evaluate(probabilities, labels, batch=64):
-    """Return an evaluation of predictions, split into batches."""
+    """Return an `Evaluation` of the predictions, split into batches."""
     classes = tuple(map(str, range(probabilities.shape[1])))
     images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
     predictions = [part.max(dim=1) for part in probabilities.split(batch)]

@@ -1,4 +1,4 @@
-"""Test that figures show the correct values and handle any class names."""
+"""Test that figures show the correct values and handle arbitrary class names."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ from src.models.stem import ConvStem
 
 
 def evaluate(classes, n=60):
-    """Return an evaluation of random images in which every third label is random."""
+    """Return an `Evaluation` of random images in which every third label is random."""
     probabilities = torch.randn(n, len(classes)).mul(2).softmax(1)
     labels = probabilities.argmax(1)
     labels[::3] = torch.randint(len(classes), [n // 3])

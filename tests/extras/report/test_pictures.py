@@ -1,4 +1,4 @@
-"""Test that TensorBoard pictures are correct and cheap, and do not change the run."""
+"""Test that TensorBoard pictures are correct, cheap to draw, and have no effect on training."""
 
 import math
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ WEIGHTS = {"weights/filters", "weights/position_similarity"}
 
 
 def without_limit() -> None:
-    """Remove the time limit for pictures; to be passed as `prepare`."""
+    """Remove the time limit for drawing pictures; for use as `prepare`."""
     pictures.SHARE = math.inf
 
 
@@ -41,7 +41,7 @@ def metrics(run):
 
 
 def images(run):
-    """Return the steps of all pictures, keyed by tag."""
+    """Return the steps at which pictures were logged, keyed by tag."""
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     tags = events.Tags()["images"]
     return {tag: [image.step for image in events.Images(tag)] for tag in tags}
@@ -59,7 +59,7 @@ def changed(run, other):
 
 @pytest.fixture(scope="module")
 def illustrated(tmp_path_factory):
-    """Return a run of three epochs with ten steps each, with all pictures."""
+    """Return a run with all pictures: three epochs of ten steps each."""
     runs = tmp_path_factory.mktemp("illustrated")
     ended = train(*tiny(runs, "--pictures", "true"), prepare=(without_limit,))
     assert ended.code == 0, ended
@@ -68,7 +68,7 @@ def illustrated(tmp_path_factory):
 
 def test_steps_of_all_pictures(illustrated):
     expected = dict.fromkeys(START, [0])
-    expected |= dict.fromkeys(VALIDATION, [9, 19, 29])  # after epoch 1, epoch 2 and the last epoch
+    expected |= dict.fromkeys(VALIDATION, [9, 19, 29])  # at the end of each epoch
     expected |= dict.fromkeys(WEIGHTS, [29])
     assert images(illustrated) == expected
 
@@ -162,7 +162,7 @@ def test_two_processes_draw_once(tmp_path):
     assert set(steps) == START | VALIDATION | WEIGHTS
     assert all(len(steps[tag]) == 1 for tag in steps)
     assert len(list(run.glob("events*"))) <= 2
-    assert "359 test images" in (run / "report.html").read_text()  # of both processes together
+    assert "359 test images" in (run / "report.html").read_text()  # from both processes
 
 
 def test_help_does_not_wait_for_figures():
@@ -196,7 +196,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def data():
-    """Return a digits data module for one process, in evaluation mode."""
+    """Return a single-process digits data module in evaluation mode."""
     data = DigitsDataModule()
     data.setup("fit")
     data.trainer = SimpleNamespace(training=False, world_size=1)
@@ -204,7 +204,7 @@ def data():
 
 
 def predict(labels):
-    """Return predictions of these labels with probability 1."""
+    """Return predictions that assign probability 1 to the given labels."""
     return [F.one_hot(labels, 10).float().max(dim=1)]
 
 

@@ -1,4 +1,4 @@
-"""Test that reports are self-contained and complete, and that comparisons show differences."""
+"""Test that reports are complete and self-contained, and that comparisons show differences."""
 
 import base64
 import html
@@ -36,7 +36,7 @@ SECTIONS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return a short run with its report, which tests must not modify."""
+    """Return a short run with a report. Tests must not modify it."""
     return train_tiny(tmp_path_factory.mktemp("report") / "runs", "--pictures", "true")
 
 
@@ -59,7 +59,7 @@ class Links(HTMLParser):
 
     Attributes:
         found: URLs that a browser would fetch.
-        open: tags that have not been closed.
+        open: names of tags that have not been closed.
     """
 
     def __init__(self, text):

@@ -1,4 +1,4 @@
-"""`--model.init_from` loads the encoder from torchvision, timm, or one of our checkpoints."""
+"""Test `--model.init_from` with weights from torchvision, timm and this project's checkpoints."""
 
 import sys
 
@@ -27,7 +27,7 @@ STEM = {"patch_size": None, "stem_layers": 3}
 
 
 def save_checkpoint(folder, network, average=None, patch_size=8, **options):
-    """Write a checkpoint of a network that was built with these options."""
+    """Write a checkpoint of a network built with the given options."""
     state = {f"net.{key}": value for key, value in network.state_dict().items()}
     if average:
         state |= {f"ema.{key}": value for key, value in average.state_dict().items()}
@@ -38,7 +38,7 @@ def without_head(state):
     return {key: value for key, value in state.items() if not key.startswith("head")}
 
 
-# Weight files of torchvision and timm
+# Weight files from torchvision and timm
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_half_precision_and_a_larger_head(tmp_path):
     assert torch.equal(mine.norm.weight, theirs.encoder.ln.weight.float())
 
 
-# Our checkpoints
+# Checkpoints of this project
 
 
 @pytest.mark.parametrize("averaged", [False, True])

@@ -1,4 +1,4 @@
-"""Weights converted to and from torchvision and timm produce the same logits."""
+"""Test that weights converted to or from torchvision and timm give the same logits."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Unsuitable, damaged and hostile weights raise a one-line error; the network is unchanged."""
+"""Test that unsuitable, damaged and hostile weights are rejected, leaving the network unchanged."""
 
 import os
 import zipfile
@@ -19,7 +19,7 @@ from src.extras.weights.load_encoder import load_encoder
 
 
 class Bomb:
-    """Creates a directory when it is unpickled."""
+    """An object that creates a directory when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -159,12 +159,12 @@ def test_code_in_a_pickle_is_not_run(tmp_path, legacy):
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
     load_error(ours(), path)
     assert not mark.exists()
-    torch.load(path, weights_only=False)  # proves that the code would have run
+    torch.load(path, weights_only=False)  # confirms that the code works
     assert mark.exists()
 
 
 def test_code_in_the_torchvision_cache_is_not_run(tmp_path, monkeypatch):
-    """torchvision loads the cached file, which has the parameter names of older versions."""
+    """The cached file that torchvision loads has the parameter names of older versions."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     path = tmp_path / "checkpoints" / "vit_b_16-c867db91.pth"
     path.parent.mkdir()
