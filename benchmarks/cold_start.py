@@ -1,4 +1,4 @@
-"""Time the programs from the command line to their output, relative to `import torch`.
+"""Measure the time from starting a program to its output, relative to `import torch`.
 
     python -m benchmarks.cold_start          trains a network on digits first; takes two minutes
     python -m benchmarks.cold_start --ckpt data/runs/mnist/version_0 --rounds 15

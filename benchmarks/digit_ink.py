@@ -13,7 +13,7 @@ def affine(digit: np.ndarray, tall: float, angle: float, center: tuple[float, fl
     """Return the affine map from photo coordinates to digit coordinates.
 
     Args:
-        digit: uint8 [28, 28].
+        digit: digit image, uint8 [28, 28].
         tall: length of the digit's longer side in the photo, in pixels (20 in MNIST).
         angle: rotation in radians.
         center: center of the digit in the photo, (x, y).
@@ -39,7 +39,7 @@ def enlarge(digit: np.ndarray, to_digit: Affine, size: tuple[int, int]) -> np.nd
 def draw_center_lines(
     digit: np.ndarray, to_digit: Affine, size: tuple[int, int], pen: float
 ) -> np.ndarray:
-    """Draw the center lines of a digit with a round pen of `pen` pixels; return the ink."""
+    """Draw the center lines of a digit with a round pen, `pen` pixels wide; return the ink."""
     large = Image.fromarray(digit).resize((112, 112), Image.Resampling.BICUBIC)
     line = thin(np.pad(np.asarray(large) > 140, 1))[1:-1, 1:-1]
     matrix = np.vstack([np.reshape(to_digit, (2, 3)), [0, 0, 1]])

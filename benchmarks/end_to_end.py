@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=DTYPES, default=automatic_precision("cpu"))
     options, flags = parser.parse_known_args()
     torch.set_num_threads(options.threads)
-    # Same setting as in train.py; OpenMP reads it when a new process starts.
+    # train.py uses the same value. OpenMP reads it when a new process starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     pool = ProcessPoolExecutor(1, CONTEXT, torch.set_num_threads, (options.threads,))
     has_timm = peers.installed(["timm"])
@@ -146,7 +146,7 @@ def epoch_size(task: Task) -> tuple[int, int]:
 
 
 def network_of(task: Task, way: str) -> nn.Module:
-    """Return a network of the kind that the implementation trains."""
+    """Return a network like the one that the implementation trains."""
     make = {"tutorial": peers.tutorial, "timm": peers.timm}.get(way)
     return make(similar_shape(task)) if make else read(task).model.net
 
@@ -281,7 +281,7 @@ def timm_way(task: Task) -> Callable[[], None]:
 
 
 def write_images(task: Task, folder: Path) -> None:
-    """Write the training images as `folder/<class>/<index>.png`."""
+    """Write the training images to `folder/<class>/<index>.png`."""
     for index, (image, label) in enumerate(zip(*some_images(task), strict=True)):
         path = folder / f"{label:03}" / f"{index:06}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

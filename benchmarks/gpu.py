@@ -5,8 +5,8 @@
     python -m benchmarks.gpu --hours 1.5                   as many rows as fit in 1.5 hours
     python -m benchmarks.gpu --dry-run                     on the CPU, scaled down (takes minutes)
 
-Prints the table and writes it between the markers in docs/gpu.md, without the rows that are not yet
-measured. You can stop it at any time and run it again to continue: it resumes the runs in
+Prints the table and writes it between the markers in docs/gpu.md. Rows that have not been measured
+yet are omitted. You can stop it at any time and run it again to continue: it resumes the runs in
 `data/gpu` and keeps finished rows in `data/gpu/figures.json`.
 """
 
@@ -54,7 +54,7 @@ COLUMNS = (
     "versions",
     "date",
 )
-GOALS = {  # configs, and the validation accuracies to report the time to
+GOALS = {  # config: validation accuracies; the time to reach each is reported
     "cifar10_fast": (0.94, 0.95),
     "cifar10": (0.95,),
     "cifar100": (0.75,),
@@ -137,7 +137,7 @@ class Bench:
     # Speeds ---------------------------------------------------------------------------------------
 
     def speeds(self) -> None:
-        """Measure each recipe as bare steps and in `train.py`, and ViT-Ti in other libraries."""
+        """Time bare steps and `train.py` for each recipe, and ViT-Ti in several libraries."""
         seconds = 0.0 if self.dry_run else 5.0
         for config in SPEEDS:
             flags = ["--config", f"configs/{config}.yaml", *(TINY if self.dry_run else [])]
@@ -154,7 +154,7 @@ class Bench:
                 self.add(row, {"images/s": f"{speed:,.0f}", "GPU GiB": memory})
 
     def train_py_speed(self, config: str) -> Row:
-        """Return the median speed of a short run, excluding the first epoch, which compiles."""
+        """Return the median speed of a short run, excluding the first epoch (compilation)."""
         name, batches = f"speed_{config}", "3" if self.dry_run else "150"
         shutil.rmtree(self.runs / name, ignore_errors=True)
         short = [*self.limits(), *SPEED_ONLY, "--trainer.limit_train_batches", batches]
@@ -186,7 +186,7 @@ class Bench:
         if (run / "checkpoints" / "last.ckpt").is_file():
             self.train("--resume", str(run), *self.max_time())
         else:
-            shutil.rmtree(run.parent, ignore_errors=True)  # run without a checkpoint
+            shutil.rmtree(run.parent, ignore_errors=True)  # the run has no checkpoint
             start = [*FROM_CIFAR100, str(source)] if fine_tuning else []
             flags = [*start, *self.limits(), *self.max_time()]
             self.train("--config", f"configs/{config}.yaml", *flags)
@@ -258,7 +258,7 @@ class Bench:
         self.write()
 
     def write(self) -> None:
-        """Save the numbers as JSON, and write the table to the page between its markers."""
+        """Save the numbers as JSON, and write the table between the markers of the page."""
         write_atomically(self.state, (json.dumps(self.figures, indent=2) + "\n").encode())
         text = self.page.read_text() if self.page.is_file() else BEGIN + END
         before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -285,7 +285,7 @@ def row_names() -> list[str]:
 
 
 def in_process(function: Callable, *arguments: Any) -> Any:
-    """Call a function in a new process, which frees its memory and dies with its parent."""
+    """Call a function in a new process, to free its memory; the process dies with its parent."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["src.cli.parser", "src.training.test", __name__])
     with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:

@@ -56,7 +56,7 @@ class Timed:
 
     Args:
         step: function to time.
-        seconds: approximate duration of a call.
+        seconds: approximate duration of a call, in seconds.
         device: "cpu" or "cuda".
     """
 
@@ -67,7 +67,7 @@ class Timed:
         self.steps = 0
 
     def __call__(self) -> float:
-        self.step()  # warms up the caches
+        self.step()  # warm up the caches
         if not self.steps:
             once = time_step(self.step, 1, self.device)
             self.steps = max(1, round(self.seconds / once))

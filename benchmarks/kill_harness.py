@@ -4,7 +4,7 @@
     python -m benchmarks.kill_harness --kills 200 --seed 1
     python -m benchmarks.kill_harness --processes 2              two processes, as with torchrun
 
-SIGKILL is sent at random times, so that it hits start-up, training, validation and checkpoint
+SIGKILL is sent at random times, so that it interrupts start-up, training, validation and checkpoint
 writes. Every third kill waits for the next half-written checkpoint. Training uses scikit-learn's
 digits and writes a checkpoint after every step. After each kill, `last.ckpt` must load. The final
 weights, optimizer state and metrics must be bit-identical to those of the uninterrupted run. Prints
@@ -45,7 +45,7 @@ FLAGS = """
 --trainer.accelerator cpu
 --name killed
 """.split()
-LONGEST = 2.0  # maximum seconds until a kill; start-up takes about 0.5
+LONGEST = 2.0  # maximum seconds until a kill; start-up takes about 0.5 s
 CHECKPOINTS = "killed/*/checkpoints"
 
 
@@ -99,7 +99,7 @@ class Program:
         Args:
             flags: `train.py` flags.
             seconds: time until the kill; 0 disables it.
-            in_write: after that time, wait until a checkpoint is half written.
+            in_write: whether to wait, after `seconds`, until a checkpoint is half written.
 
         Returns:
             The exit code of the first process; negative if a signal killed it.
@@ -194,7 +194,7 @@ def _free_port() -> int:
 
 def _train(flags: list[str], log: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # default for data loader workers
+    multiprocessing.set_start_method(None, force=True)  # the default, for data loader workers
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     train(flags)

@@ -53,7 +53,7 @@ def in_new_process(function: Callable, *arguments: Any) -> Any:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Write smooth random JPEG images, as slow to decode as small photos, in ten class folders."""
+    """Write smooth random JPEGs to ten class folders; they decode as slowly as small photos."""
     random = np.random.default_rng(0)
     for index in range(count):
         small = Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Photos of digits in boxes, across a margin line, and drawn with a thick marker."""
+"""Render digits in boxes, across a margin line, and drawn with a thick marker."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""All kinds of synthetic digit images for `benchmarks/photos.py`.
+"""Render all kinds of synthetic digit images for `benchmarks/photos.py`.
 
 Each function draws one kind of image from a digit, uint8 [28, 28], and a random generator.
 """
@@ -50,7 +50,7 @@ def shifted(digit: np.ndarray, rng: Rng) -> Shot:
 
 
 def _drawing(digit: np.ndarray, rng: Rng) -> np.ndarray:
-    """Return noise-free ink, as drawn in a paint program, float [H, W]."""
+    """Return noise-free ink, as drawn with a paint program, float [H, W]."""
     width, height = (int(side) for side in rng.integers(240, 641, 2))
     tall = rng.uniform(0.4, 0.7) * min(height, width)
     place = width / 2 + rng.uniform(-0.1, 0.1) * width, height / 2 + 0.05 * height

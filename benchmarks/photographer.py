@@ -22,8 +22,8 @@ def photograph_paper(
 
     Args:
         kind: kind of photo: "plain"; "squared" (graph paper); "shadow" (the edge of a shadow);
-            "colored" (colored paper); "pen" (as wide as 2.5% of the photo's height); "thin pen"
-            (as wide as 2.5% of the digit's longer side); "light" (light pen on black paper);
+            "colored" (colored paper); "pen" (stroke width 2.5% of the photo's height); "thin pen"
+            (stroke width 2.5% of the digit's longer side); "light" (light pen on black paper);
             "clutter" (objects at the border).
         digit: light digit on black, uint8 [28, 28].
         rng: source of all randomness.
@@ -50,7 +50,7 @@ def photograph_paper(
 
 
 def expose(picture: np.ndarray, rng: np.random.Generator) -> tuple[Image.Image, int | None]:
-    """Add blur and noise to [H, W, 3] in 0 to 1; return it with a JPEG quality (None: PNG)."""
+    """Blur a [H, W, 3] image in 0 to 1 and add noise; return it and a JPEG quality (None: PNG)."""
     height, width, _ = picture.shape
     image = to_image(picture)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2)))
@@ -109,7 +109,7 @@ def uneven_light(height: int, width: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _shadow(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return illumination with a shadow whose edge is near the center and sharp or soft."""
+    """Return illumination with a shadow that has a sharp or soft edge near the center."""
     y, x = _coordinates(height, width)
     angle = rng.uniform(0, 2 * math.pi)
     offset = x * math.cos(angle) + y * math.sin(angle) - rng.uniform(-0.4, 0.4)
@@ -133,7 +133,7 @@ def _squares(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add specks on the paper, the table beside it, and an object across its edge."""
+    """Add specks, a strip of the table beside the paper, and an object across the paper's edge."""
     height, width, _ = picture.shape
     image = to_image(picture)
     draw = ImageDraw.Draw(image)
@@ -152,7 +152,7 @@ def _add_clutter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def encode(image: Image.Image, quality: int | None) -> tuple[bytes, str]:
-    """Encode as JPEG, or as PNG if `quality` is None; return the bytes and the extension."""
+    """Encode an image as JPEG (PNG if `quality` is None); return bytes and file extension."""
     file = io.BytesIO()
     if quality is None:
         image.save(file, "PNG", compress_level=1)

@@ -7,7 +7,7 @@
 
 Prints a table row per kind: the number of images per seed, the number of correct predictions for
 each seed, and, over all seeds, the number of rejected images and of wrong predictions with a
-probability above 90%. `docs/photos.md` has the results. `photographer.py` documents the kinds of
+probability above 90%. `docs/photos.md` has the results. `photographer.py` documents the photos of
 ink on paper, and `photo_kinds.py` all other kinds.
 """
 
@@ -27,7 +27,7 @@ from src.extras.paper.reader import digit_reader
 from src.inference.predictor import Predictor, PreparedImage
 from src.runs.directory import find_checkpoint
 
-SURE = 0.9  # a wrong prediction above this probability is misleading
+SURE = 0.9  # wrong predictions with a higher probability count as misleading
 
 Read = Callable[[str], PreparedImage]
 

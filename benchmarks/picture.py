@@ -6,7 +6,7 @@
 
 `training` draws the figure in the README: training curves, test images, and the most confident
 wrong predictions. `augmentation` draws 64 augmented training images, or 64 augmentations of one
-image (--same), with the config and flags of `train.py`. People should still recognize the images,
+image (--same), with the config and flags of `train.py`. The images should remain recognizable,
 except for a few that TrivialAugment moves out of view. Both take a few seconds and print the path
 of the output file.
 """

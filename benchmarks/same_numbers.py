@@ -3,9 +3,10 @@
     python -m benchmarks.same_numbers ../before .                    ten minutes on one CPU core
     python -m benchmarks.same_numbers ../before . --only digits sgd  selected training runs
 
-A change that only moves or renames code must pass. Each checkout trains with its own `train.py` and
-configs on the CPU with seed 0; both read the same datasets. Other flags are passed to all training
-runs. Prints a table with a row per training run; exits with code 1 if anything differs.
+A change that only moves or renames code must pass this check. Each checkout trains with its own
+`train.py` and configs on the CPU with seed 0; both read the same datasets. Other flags are passed
+to all training runs. Prints a table with a row per training run; exits with code 1 if anything
+differs.
 """
 
 import os

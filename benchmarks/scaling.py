@@ -4,7 +4,7 @@
     python -m benchmarks.scaling --precision bf16-mixed --json out.json
 
 Each row is one network and batch size, measured in a new process: the median time of a training
-step, and the peak memory above the level after the imports. One variable changes at a time; the
+step, and the increase of peak memory since the imports. One variable changes at a time; the
 others keep their values from `BASE`. Also prints scaling exponents (least-squares fit of logarithms
 over the last three values), the peak memory of training runs by number of epochs, and the peak
 memory of reading folders larger than `data.memory_budget` by number of images.

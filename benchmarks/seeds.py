@@ -16,7 +16,7 @@ images (unless --data.val_fraction is set) and does not use the test images. --i
 class folders with the given number of CIFAR-100 images per class.
 
 Runs are stored in `data/runs/<config>_<change>_seed<n>/`. Finished runs are skipped, interrupted
-runs are resumed, and a run with different settings is an error.
+runs are resumed, and a run with different settings causes an error.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from src.runs.results import read_results
 
 ABLATIONS = {
     "mnist": {
-        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 4e-3",  # lower learning rate
+        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 4e-3",  # lower rate for AdamW
         "no weight averaging": "--model.ema_decay 0",
         "no augmentation": (
             "--data.augment.translate 0 --data.augment.rotate 0 --data.augment.scale 0"
@@ -138,7 +138,7 @@ def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant
 
 
 def link(source: Path, target: Path, classes: list[str], images: int) -> None:
-    """Create class folders with links to the first `images` training and all test images."""
+    """Create class folders of links to the first `images` training images and all test images."""
     shutil.rmtree(target, ignore_errors=True)
     for split, most in (("train", images), ("test", None)):
         for name in classes:
@@ -155,7 +155,7 @@ def link(source: Path, target: Path, classes: list[str], images: int) -> None:
 
 
 def finish(variant: Variant, seed: int, runs: str) -> Path:
-    """Return the finished run of a variant and seed, after starting or resuming it if needed.
+    """Return the finished run of a variant and seed; start or resume it if needed.
 
     Raises:
         InputError: training failed (and printed the reason), or the run has different settings.
@@ -183,7 +183,7 @@ def summary(results: list[dict[str, Any]]) -> Row:
     """Return the table row of a variant from the results of its runs.
 
     Raises:
-        InputError: there was no test and no validation.
+        InputError: the runs have neither test nor validation results.
     """
     tested = results[0]["test_accuracy"] is not None
     metric = "test_accuracy" if tested else "val_accuracy"

@@ -53,7 +53,7 @@ def write(lines: list[str], rows: Rows, columns: tuple[str, ...], path: Path | N
 
     Args:
         lines: lines to print above the table.
-        rows: table rows by name; can have more values than `columns`.
+        rows: table rows by name; values that are not in `columns` are not printed.
         columns: names of the values to print.
         path: JSON file for the lines and all values of the rows, or None.
     """

@@ -101,7 +101,7 @@ def _parse() -> argparse.Namespace:
 
 def measure(peers: list[str], shape: Shape, setting: Setting, rounds: int, peak: float) -> Rows:
     """Measure all peers and return a table row for each."""
-    torch.compiler.reset()  # start below the recompilation limit
+    torch.compiler.reset()  # earlier networks count toward the recompilation limit
     contenders = {peer: Contender(peer, shape, setting) for peer in peers}
     found = interleave(contenders, rounds)
     rows: Rows = {}
@@ -177,7 +177,7 @@ def train_step(
 
 @torch.no_grad()
 def measure_peak(device: str, dtype: torch.dtype) -> float:
-    """Return the FLOP/s of the fastest matrix product (each timed as a median of seven)."""
+    """Return the FLOP/s of the fastest matrix product (median of seven timings for each)."""
     speeds = []
     for m, k, n in PRODUCTS[device]:
         a = torch.randn(m, k, dtype=dtype, device=device)

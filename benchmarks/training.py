@@ -14,8 +14,8 @@ def run_train_py(*flags: str, **process: Any) -> None:
     """Run `python train.py` with `flags`, and redirect its output to stderr.
 
     Args:
-        flags: of `train.py`.
-        process: more arguments of `subprocess.Popen`.
+        flags: `train.py` flags.
+        process: additional arguments for `subprocess.Popen`.
 
     Raises:
         InputError: training failed; the reason has been printed.
@@ -40,9 +40,9 @@ def train(*flags: str, runs: str | None = None, **process: Any) -> dict[str, Any
     """Train, and return the contents of results.json plus the run directory as `run`.
 
     Args:
-        flags: of `train.py`.
+        flags: `train.py` flags.
         runs: run folder; by default, a temporary folder.
-        process: more arguments of `subprocess.Popen`.
+        process: additional arguments for `subprocess.Popen`.
     """
     runs = runs or tempfile.mkdtemp(prefix="benchmark-")
     before = set(Path(runs).glob("*/version_*"))

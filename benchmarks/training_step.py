@@ -8,7 +8,7 @@ Prints a table of medians over interleaved rounds. The first two rows of a recip
 float32 and in bf16 on one batch of random images: forward, loss, backward, clipping, optimizer and
 weight averaging. The other rows time only the optimizer, with fixed gradients: the recipe's
 optimizer, PyTorch's Muon (which does not support convolutions, so fused AdamW updates the rest),
-and fused AdamW for all parameters. Their time is also given as a fraction of the 32-bit step.
+and fused AdamW for all parameters. Their time is also given as a fraction of the float32 step.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def recipe_step(settings: Settings, device: str, precision: str) -> Callable[[],
 
 
 def measure_recipe(flags: list[str], device: str, seconds: float) -> tuple[float, float | None]:
-    """Return the speed of a recipe's bare step in images per second, and its peak GPU GiB."""
+    """Return the images per second of a recipe's bare step, and the peak GPU memory in GiB."""
     silence_lightning()
     settings = parse(flags)
     precision = "bf16-mixed" if device == "cuda" else "32-true"
