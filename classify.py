@@ -125,7 +125,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def _is_not_a_choice(value: str) -> bool:
-    """Return whether the word after `--invert` is a flag or an image, not a (misspelled) choice."""
+    """Return whether the word after `--invert` is a flag or a path, not a (misspelled) choice."""
     looks_like_a_path = any(c in value for c in "-./*?[") or os.path.exists(value)
     return value not in INVERT and looks_like_a_path
 
@@ -245,8 +245,8 @@ def extra(flag: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    # Must be set before PyTorch is imported. Idle threads then sleep immediately, which frees the
-    # CPU for the threads that read files.
+    # Set this before PyTorch is imported, so that idle threads sleep immediately and leave the CPU
+    # to the threads that read files.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     with exit_on_input_error():
         main(sys.argv[1:])

@@ -68,7 +68,7 @@ def find_extras(
 
 
 if __name__ == "__main__":
-    # Must be set before PyTorch is imported. Idle threads then spin only briefly before they sleep
+    # Set this before PyTorch is imported, so that idle threads spin only briefly before they sleep
     # (docs/ablation.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     with exit_on_input_error():

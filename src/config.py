@@ -1,7 +1,7 @@
 """Typed descriptions of the dataset, the network and its training, as stored in checkpoints.
 
-Each is validated once, on construction. `to_primitives` converts one to plain values for a
-checkpoint; `from_primitives` converts it back.
+Each description is validated once, on construction. `to_primitives` converts it to plain values for
+a checkpoint, and `from_primitives` converts it back.
 """
 
 import math
@@ -12,8 +12,8 @@ from src.errors import InputError
 
 Config = TypeVar("Config")
 
-# B and L are from Table 1 of the ViT paper, Ti and S from Steiner et al. 2021, "How to train your
-# ViT?", arXiv:2106.10270.
+# Sizes B and L are from Table 1 of the ViT paper, Ti and S from Steiner et al. 2021, "How to train
+# your ViT?", arXiv:2106.10270.
 SIZES = {
     "Ti": {"width": 192, "depth": 12, "heads": 3},
     "S": {"width": 384, "depth": 12, "heads": 6},
@@ -27,7 +27,7 @@ Optimizer = Literal["muon", "adamw", "adam", "sgd"]
 
 MAX_CLASSES = 10**6
 MAX_CHANNELS = 1024
-MAX_PARAMETERS = 2 * 10**9  # 32 GB with gradients and moments; anything larger is a typo
+MAX_PARAMETERS = 2 * 10**9  # 32 GB with gradients and moments; more is probably a typo
 
 
 @dataclass(frozen=True, kw_only=True)

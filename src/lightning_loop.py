@@ -80,5 +80,5 @@ def saved_epochs(checkpoint: dict[str, Any]) -> int:
 
 
 def end_after(trainer: Trainer, epochs: int) -> None:
-    """Stop training after this number of epochs."""
+    """Stop training after the given number of epochs."""
     trainer.fit_loop.max_epochs = epochs

@@ -4,7 +4,7 @@ import sys
 
 from lightning_utilities.core import imports
 
-# Dependencies of metrics for audio, text and generated images, and of plots.
+# Packages needed only by plots and by metrics for audio, text and generated images.
 UNUSED = ("matplotlib", "scipy", "torchvision", "transformers")
 
 

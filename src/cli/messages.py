@@ -22,7 +22,7 @@ IRRELEVANT_WARNINGS = (
 
 
 def silence_lightning() -> None:
-    """Hide Lightning's log messages, and warnings that do not apply to this program."""
+    """Hide Lightning's log messages and irrelevant warnings."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)

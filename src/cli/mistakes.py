@@ -44,7 +44,7 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
 
 
 def _check(keys: list[str], classes: dict[str, str], general: set[str]) -> None:
-    """Raise InputError for the first key that is unknown to its group's class and the parser."""
+    """Raise InputError for the first key that neither its group's class nor the parser defines."""
     known = set(general)
     for group, name in classes.items():
         known |= {group, f"{group}.class_path", f"{group}.init_args"}

@@ -51,7 +51,7 @@ def parse(args: list[str]) -> Settings:
     check_keys(base, [action.dest for action in parser._actions])
     config = parser.parse_args(base.flags)
     _check_values(config)
-    if config.trainer.precision == "auto":  # resolved only once: resumed runs keep it
+    if config.trainer.precision == "auto":  # resolved once; resumed runs keep the result
         config.trainer.precision = automatic_precision(config.trainer.accelerator)
     written = config.clone()
     written.pop("config", None)

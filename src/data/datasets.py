@@ -1,4 +1,4 @@
-"""Named datasets: their descriptions, and readers for their original files."""
+"""Describe the named datasets, and read their original files."""
 
 import math
 import struct
@@ -65,8 +65,8 @@ IDX_FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 def read_digits(split: str) -> tuple[Tensor, Tensor]:
     """Return scikit-learn's digits: uint8 [N, 1, 8, 8], int64 [N].
 
-    13 people wrote the digits one after the other. The first 1,438 are training images and the last
-    359 are test images, so at most one person contributed to both.
+    The images are grouped by writer (13 people). The first 1,438 are training images and the last
+    359 are test images, so at most one writer contributed to both.
     """
     from sklearn.datasets import load_digits  # takes half a second to import
 
@@ -124,7 +124,7 @@ def read_torchvision(
 
 
 def _check_idx(place: Path, split: str) -> None:
-    """Reject IDX files with an unexpected size or shape; torchvision only asserts this."""
+    """Reject IDX files with an unexpected size or shape; torchvision checks only with `assert`."""
     prefix, count = IDX_FILES[split]
     headers = {
         f"{prefix}-images-idx3-ubyte": (2051, count, 28, 28),
@@ -146,7 +146,7 @@ def _check_idx(place: Path, split: str) -> None:
 
 
 def _check_batches(place: Path, dataset_class: Any) -> None:
-    """Reject CIFAR files with an invalid checksum: they are pickles, which can run code."""
+    """Reject CIFAR files with an invalid checksum, because they are pickles and can run code."""
     from torchvision.datasets.utils import check_integrity
 
     meta = (dataset_class.meta["filename"], dataset_class.meta["md5"])

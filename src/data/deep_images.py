@@ -10,11 +10,11 @@ from src.errors import InputError
 
 MAX_SAMPLE_VALUE, MAX_SAMPLE_VALUE_OF_TYPE = 281, 341  # TIFF tags
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
-OVERSHOOT = 0.1  # allowed beyond 0 and 1, because sharpening and resampling overshoot
+OVERSHOOT = 0.1  # tolerance beyond 0 and 1, because sharpening and resampling overshoot
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an image has integers with more than 8 bits, or floating-point values."""
+    """Return whether an image has floating-point values or integers of more than 8 bits."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
@@ -22,8 +22,8 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Decode an image to mode F with values from 0 to 255, or to RGBA if it is transparent.
 
     16-bit values are divided by the maximum declared in a TIFF tag or a PNG sBIT chunk, or by 65535
-    if there is none, regardless of the brightest pixel. Floating-point values must be in the range
-    from 0 to 1 or from 0 to 255.
+    if there is none, regardless of the brightest pixel. Floating-point values must range from
+    0 to 1 or from 0 to 255.
 
     Raises:
         InputError: the range is unknown; the message does not include the path.

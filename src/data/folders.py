@@ -1,4 +1,4 @@
-"""Read class folders: decode each image once, keep what fits in memory, stream the rest."""
+"""Read class folders: decode each image once, keep some in memory, stream the rest."""
 
 import contextlib
 import hashlib
@@ -188,7 +188,7 @@ def _load_cache(cache: Path, key: str) -> dict[str, Any] | None:
     try:
         state = torch.load(cache, weights_only=True, mmap=True)
         return state if state["key"] == key else None
-    except Exception:  # a cache that cannot be read is rewritten
+    except Exception:  # an unreadable cache is rewritten
         return None
 
 

@@ -44,8 +44,8 @@ UPRIGHT = {  # EXIF orientation -> operation that undoes it
     8: Image.Transpose.ROTATE_90,
 }
 MAX_BYTES = 128 * 2**20
-MAX_MEMORY = 448 * 2**20  # while decoding; enough for a page scanned at 600 dpi
-MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # measured bytes per pixel in the worst case
+MAX_MEMORY = 448 * 2**20  # bytes while decoding; enough for a page scanned at 600 dpi
+MEMORY = {"JPEG": 7, "MPO": 7, "WEBP": 20}  # bytes per pixel, measured in the worst case
 OTHER_MEMORY = 12
 
 _decoders = threading.Lock()
@@ -94,7 +94,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         Image.init()
     try:
         with _open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; real problems raise
+            warnings.simplefilter("ignore")  # about odd metadata; real problems raise errors
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_bomb(path, image)
                 yield image
@@ -138,7 +138,7 @@ def _open_regular(path: str | Path) -> BinaryIO:
 
 
 def _problem(path: str | Path, status: os.stat_result) -> str | None:
-    """Return the reason this is not a valid image file, or None."""
+    """Return the reason this is not a valid image file, or None if it is one."""
     if stat.S_ISDIR(status.st_mode):
         return f"is a directory; pass image files, for example {path}/*.png"
     if not stat.S_ISREG(status.st_mode):
@@ -163,7 +163,7 @@ def _refuse_bomb(path: str | Path, image: Image.Image) -> None:
 
 
 def _square(image: Image.Image, size: int, channels: int) -> Tensor:
-    """Crop and resize first, so that the other steps take little time and memory."""
+    """Crop and resize before all other steps, to save time and memory."""
     mode = "RGB" if channels == 3 else "L"
     image.draft(mode, (2 * size, 2 * size))  # decode JPEGs at a reduced size
     decoded = _decode(image)

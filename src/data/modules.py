@@ -115,7 +115,7 @@ class ImageDataModule(LightningDataModule):
                 f"{self.augmentation.translate}"
             )
 
-    # Reading
+    # Reading the dataset
 
     def read(self, split: Split) -> ImageSet | None:
         """Return all images of a split, or None if the dataset does not have the split."""
@@ -133,7 +133,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Download and decode in one process; report missing files before training starts."""
+        """Download and decode files in one process; report missing ones before training starts."""
         self.setup("fit")
         self.setup("test")
 
@@ -152,7 +152,7 @@ class ImageDataModule(LightningDataModule):
         """Return sorted training and validation indices: int64 labels [N] -> int64 [T], [V]."""
         return split_indices(labels, self.val_fraction, self.seed)
 
-    # Serving
+    # Serving batches
 
     def train_dataloader(self) -> Loader:
         """Return the training batches for the current epoch of the trainer."""
@@ -190,7 +190,7 @@ class ImageDataModule(LightningDataModule):
         return self._loader(images, batches, batch_size=size, sampler=share)
 
     def _loader(self, images: ImageSet, batches: Batches, **options: Any) -> Loader:
-        """Return a loader for batches of indices, given to a DataLoader through `options`."""
+        """Return a loader for batches of indices; `options` describe them to a DataLoader."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and not images.paths:

@@ -44,7 +44,7 @@ class TrainBatches:
     """Batch sampler whose order depends only on (seed, epoch), so that training can be resumed.
 
     Each iteration gets the epoch and the number of completed batches from the trainer. A resumed
-    run therefore continues with the batch that would have come next. The last, smaller batch is
+    run therefore continues with the batch that would have come next. A smaller last batch is
     dropped.
 
     Args:

@@ -50,7 +50,7 @@ def find_images(names: list[str]) -> list[str]:
 
 
 def _in_folder(folder: str) -> tuple[list[str], str]:
-    """Return all images below a folder, and a description of the skipped entries."""
+    """Return all images under a folder, and a description of the skipped entries."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -136,7 +136,7 @@ def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
 def read_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[Result]:
-    """Apply a function in threads; yield results in order, at most `most` ahead of the consumer."""
+    """Apply a function in threads; yield results in order, computing at most `most` ahead."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results: deque[Future[Result]] = deque()
         try:

@@ -62,7 +62,7 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
 
 
 def _without_formula(cell: Any) -> Any:
-    """Prepend a quote to text that a spreadsheet would run as a formula."""
+    """Prepend a quote to text that a spreadsheet would evaluate as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 

@@ -1,4 +1,4 @@
-"""Predict class probabilities of image files, without importing Lightning or torchvision."""
+"""Predict class probabilities for image files, without importing Lightning or torchvision."""
 
 import contextlib
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class Predictor:
         self.device = chosen
 
     def _check_output(self) -> None:
-        """Classify a blank image, so that an altered checkpoint fails early, in one line."""
+        """Classify a blank image, so that altered checkpoints fail early with a one-line error."""
         size, path = self.dataset.image_size, self.checkpoint.path
         blank = torch.zeros(1, self.dataset.channels, size, size, dtype=torch.uint8)
         try:

@@ -11,7 +11,7 @@ from src.models.vit import VisionTransformer
 
 @torch.no_grad()
 def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the contribution of each image token to the head, by attention rollout.
+    """Return the contribution of each image token to the head, computed by attention rollout.
 
     Half of each block's output is assumed to come from its residual connection. Attention weights
     are averaged over heads, and the matrices of all blocks are multiplied. For an ensemble, the

@@ -150,7 +150,7 @@ class Checkpoint:
 def load(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint; see `Checkpoint.open`.
 
-    All its tensors are dense, on the CPU, and no larger than their storage in the file.
+    All tensors are dense, on the CPU, and no larger than their storage in the file.
     """
     if path.is_dir():
         example = path / "checkpoints" / "best.ckpt"

@@ -30,7 +30,7 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
 
 
 def add_metrics(run: Path, row: dict[str, Any]) -> None:
-    """Add the row for an epoch; drop rows from that epoch on, left over from a crash."""
+    """Add the row for an epoch; drop rows for this and later epochs, left over from a crash."""
     rows = [old for old in read_metrics(run) if int(old["epoch"]) < row["epoch"]]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)

@@ -26,8 +26,9 @@ class SaveCheckpoints(CheckpointCallback):
 
     Args:
         folder: directory for the checkpoints.
-        every_n_steps: interval for also writing last.ckpt within an epoch; each write waits for a
-            step from which the run can be resumed exactly. None disables these extra writes.
+        every_n_steps: number of steps between additional writes of last.ckpt; each write is
+            delayed to a step from which the run can be resumed exactly. None disables these extra
+            writes.
         global_batch: number of training images per step over all devices.
         images: number of training and validation images.
     """
@@ -47,12 +48,12 @@ class SaveCheckpoints(CheckpointCallback):
         # epoch, val_loss and val_accuracy of the last validation
         self.validated: dict[str, float] = {}
         self.seconds_before, self.started = 0.0, math.inf
-        # (loss on the device, description of its step)
+        # pairs of a loss, on the device, and a description of its step
         self.unread_losses: list[tuple[Tensor, str]] = []
 
     @property
     def chosen_path(self) -> Path:
-        """The checkpoint to test and predict with: best.ckpt, or last.ckpt if never validated."""
+        """The checkpoint to test and predict with: best.ckpt, or last.ckpt without validation."""
         return self.folder / ("last.ckpt" if self.best_epoch is None else "best.ckpt")
 
     @property
@@ -114,7 +115,7 @@ class SaveCheckpoints(CheckpointCallback):
         if lightning_loop.is_dry_run(trainer):
             return
         accuracy = self.epoch_metrics(trainer).get("val_accuracy", -math.inf)
-        if accuracy >= self.best_accuracy:  # on ties, keep the later one
+        if accuracy >= self.best_accuracy:  # on a tie, keep the later checkpoint
             self.best_accuracy, self.best_epoch = accuracy, trainer.current_epoch
             self.save(trainer, module, "best")
         self.save(trainer, module, "last")
@@ -138,11 +139,11 @@ class SaveCheckpoints(CheckpointCallback):
         self, what: str, values: Iterable[Tensor], trainer: Trainer, module: LightningModule
     ) -> None:
         finite = [torch.isfinite(value).all() for value in values]
-        if finite and not torch.stack(finite).all():  # one device read for all tensors
+        if finite and not torch.stack(finite).all():  # a single read from the device
             raise self._divergence(f"{what} became infinite or NaN", _step_name(trainer, module))
 
     def _check_losses(self) -> None:
-        """Read back the losses since the last call.
+        """Read back and check the losses recorded since the last call.
 
         This is the only place where training waits for the device.
         """

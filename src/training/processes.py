@@ -19,7 +19,7 @@ from torch import Tensor
 
 from src.errors import InputError, one_line
 
-TIMEOUT = 30 * 60  # seconds to wait for rank 0; PyTorch waits as long for the other ranks
+TIMEOUT = 30 * 60  # seconds to wait for rank 0; PyTorch's timeout for the other ranks is the same
 Result = TypeVar("Result")
 
 
@@ -82,7 +82,7 @@ def _check_process_count(trainer: Trainer) -> None:
 
 
 def _join(trainer: Trainer) -> None:
-    """Launch the other processes if we are responsible for it, and wait until all have joined."""
+    """Launch the other processes if necessary, and wait until all processes have joined."""
     strategy = trainer.strategy
     environment: Any = getattr(strategy, "cluster_environment", None)
     try:

@@ -16,7 +16,7 @@ from src.runs.results import read_results
 from src.training.classifier import Classifier
 from src.training.trainer import Trainer
 
-# Checkpoint fields that may change on resume, because they do not affect what is learned.
+# Checkpoint fields that may change on resume, because they do not affect the trained weights.
 MAY_DIFFER = (
     "dataset.root",
     "dataset.name",
@@ -103,7 +103,7 @@ def refuse_other_images(run: Path, checkpoint: Checkpoint, now: dict[str, int]) 
 
 
 def _keep_global_batch(size: int, data: ImageDataModule, trainer: Trainer) -> None:
-    """Split the run's batch across the current processes, which keeps data order and schedule."""
+    """Split the run's batch across the current processes, to keep the data order and schedule."""
     if size == data.batch_size * trainer.world_size:
         return
     if size % trainer.world_size:

@@ -42,7 +42,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue (in HSV) by a fraction of the color circle, from -0.5 to 0.5."""
+    """Shift the hue (in HSV) by a fraction of the color wheel, from -0.5 to 0.5."""
     if images.shape[1] != 3:
         return images
     pixels = images.float()
@@ -50,7 +50,7 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     chroma = high - low
     r, g, b = (pixels / chroma.clamp(min=1)).split(1, dim=1)
     angle = torch.where(g >= b, b - r + 2, r - g + 4)
-    angle = torch.where(r >= torch.maximum(g, b), g - b, angle)  # in sixths of the circle, 0 is red
+    angle = torch.where(r >= torch.maximum(g, b), g - b, angle)  # in sixths of a circle; 0 is red
     angle += 6 * _per_image(shift)
     # HSV to RGB in closed form: V - chroma * max(0, min(k, 4 - k, 1)), with k = (n + angle) mod 6
     # and n = 5, 3, 1 for red, green, blue.

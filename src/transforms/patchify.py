@@ -22,7 +22,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     B, C, H, W = images.shape
     P = patch_size
     check_patch_size(P, (H, W))
-    # Two copies of long contiguous runs are over twice as fast as one copy of single values.
+    # Two copies of long contiguous runs are more than twice as fast as one copy of single values.
     rows = images.permute(0, 2, 3, 1).reshape(B, H // P, P, W // P, P * C)
     return rows.transpose(2, 3).flatten(3).flatten(1, 2)
 
@@ -97,7 +97,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 def normalize_(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalize float images [B, C, H, W] with values from 0 to 255 in place."""
-    # Use Python numbers, because mean and std tensors would have to be copied to the device.
+    # Use Python floats, because mean and std tensors would have to be copied to the device.
     for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
         channel.mul_(1 / (255 * s)).sub_(m / s)
     return pixels

@@ -113,7 +113,7 @@ def sidecar(output: Path) -> Path:
 
 
 def preparation(dataset: DatasetInfo, format: str) -> list[str]:
-    """Return the steps that turn a picture into an input image, as sentences."""
+    """Return the steps that turn a picture into an input image, one sentence per step."""
     size, strokes = dataset.image_size, strokes_of(dataset)
     square = f"{size}x{size} pixels"
     mode = "grayscale" if dataset.channels == 1 else f"{dataset.channels} channels"

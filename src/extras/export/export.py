@@ -59,21 +59,21 @@ def main(args: list[str]) -> None:
 def export(
     checkpoint: Path, format: str, output: Path, force: bool = False, data: str | None = None
 ) -> Description:
-    """Write the network of a checkpoint to `output`, and its description next to it.
+    """Export the network of a checkpoint to `output`, and write its description next to it.
 
     Args:
         checkpoint: checkpoint written by `train.py`.
         format: a key of `FORMATS`.
         output: path of the output file.
         force: replace existing files.
-        data: folder of the datasets; None for the folder used in training.
+        data: dataset folder; None selects the folder used in training.
 
     Returns:
         The description.
 
     Raises:
         InputError: a package is missing, a file exists, the checkpoint cannot be used, or the check
-            failed. Existing files are then unchanged.
+            failed. Existing files are left unchanged.
     """
     _check_output(output, force)
     _check_packages(format)
@@ -100,7 +100,7 @@ def export(
 
 
 def to_input(images: Tensor, dtype: str, predictor: Predictor) -> Tensor:
-    """Convert uint8 [B, C, S, S] to the input type of a file: `uint8` or `normalized`."""
+    """Convert uint8 images [B, C, S, S] to the input type of a file: `uint8` or `normalized`."""
     if dtype == "normalized":
         return normalize(images, predictor.dataset.mean, predictor.dataset.std)
     return images
@@ -127,7 +127,7 @@ def _write(file: BinaryIO, format: str, predictor: Predictor, images: Tensor) ->
     """Write the file, open it again, and compare its logits with the network's.
 
     Returns:
-        The largest difference of a logit, and the number of images whose predicted class changes.
+        The largest logit difference, and the number of images whose predicted class changes.
     """
     dtype = "normalized" if format == "safetensors" else "uint8"
     try:

@@ -1,4 +1,4 @@
-"""The export formats: how each file is written, and opened again in its runtime.
+"""Write files in each export format, and open them in its runtime.
 
 | format | input | runtime |
 |---|---|---|
@@ -27,7 +27,7 @@ from src.extras.weights.names import TIMM, from_ours, timm_arguments
 from src.inference.predictor import Predictor
 
 Run = Callable[[Tensor], Tensor]  # input of a format, [B, C, S, S] -> logits, float32 [B, K]
-MAX_BATCH = 2**31 - 1  # without it, torch 2.6 exports a limit of 2**63
+MAX_BATCH = 2**31 - 1  # without this, torch 2.6 sets a limit of 2**63
 MAX_OFFSET = 0.75  # pixels; MNIST images are centered to within 0.52 pixels
 
 
@@ -35,7 +35,7 @@ class ExportedNetwork(nn.Module):
     """Map images to logits, without the in-place normalization of `ImageClassifier`.
 
     If the training images show light strokes on black, images with a light border are inverted,
-    and off-center strokes are shifted to the center. Images of the dataset are not changed.
+    and off-center strokes are shifted to the center. Dataset images are not changed.
 
     Args:
         predictor: the network and its dataset.
@@ -96,7 +96,7 @@ def make_onnx(predictor: Predictor) -> bytes:
     )
     assert program
     model = program.model_proto
-    # The exporter's own metadata makes up a sixth of the file of a small network.
+    # The exporter's metadata makes up a sixth of a small network's file.
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
     steps = preparation(predictor.dataset, "onnx")
@@ -115,7 +115,7 @@ def make_int8(predictor: Predictor) -> bytes:
         path = Path(folder, "network.onnx")
         logging.disable(
             logging.WARNING
-        )  # hides advice to preprocess the model, which gains nothing
+        )  # hides the advice to preprocess the model, which has no benefit here
         try:
             quantize_dynamic(model, path, weight_type=QuantType.QInt8)
         finally:
@@ -124,7 +124,7 @@ def make_int8(predictor: Predictor) -> bytes:
 
 
 def open_onnx(predictor: Predictor, path: Path, threads: int = 0) -> Run:
-    """Open the file with this number of threads; 0 for one per core."""
+    """Open the file in onnxruntime; `threads=0` uses one thread per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

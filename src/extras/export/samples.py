@@ -20,9 +20,9 @@ def sample_images(dataset: DatasetInfo, count: int, root: str | None = None) -> 
     Images are generated if the dataset cannot be read. Nothing is downloaded.
 
     Args:
-        dataset: dataset that a checkpoint describes.
+        dataset: description of the dataset, from a checkpoint.
         count: number of images; fewer are returned if the dataset is smaller.
-        root: folder of the datasets; None for the folder used in training.
+        root: dataset folder; None selects the folder used in training.
 
     Returns:
         Images, uint8 [count, C, S, S] (test images if available), and their description.
@@ -56,8 +56,8 @@ def _read(images: ImageSet, count: int) -> list[Tensor]:
 def _generate(dataset: DatasetInfo, count: int) -> Tensor:
     """Return noise over the full brightness range.
 
-    It is symmetric and has a black border, so that an exported network for handwritten digits
-    neither shifts nor inverts it.
+    The noise is symmetric and has a black border, so that an exported network for handwritten
+    digits neither shifts nor inverts it.
     """
     generator = torch.Generator().manual_seed(0)
     inside = dataset.image_size - 2

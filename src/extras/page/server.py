@@ -24,8 +24,8 @@ from src.extras.page.request import UPLOAD, Refusal, Request, host_pattern
 from src.inference.predictor import Predictor, PreparedImage
 
 MAX_CONNECTIONS = 32  # further connections wait
-MAX_UPLOADS = 4  # in memory at the same time; further uploads wait
-SECONDS = 60  # deadline of a connection; enough for 20 MiB at 3 Mbit/s
+MAX_UPLOADS = 4  # simultaneous uploads in memory; further uploads wait
+SECONDS = 60  # deadline for a connection; enough for 20 MiB at 3 Mbit/s
 HEADERS = """\
 Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
 connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'
@@ -101,7 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _network_address() -> str:
     """Return the network address of this computer, or its host name if it has none."""
     with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; reserved for documentation (RFC 5737)
+        probe.connect(("192.0.2.1", 9))  # a documentation address (RFC 5737); sends no packet
         return str(probe.getsockname()[0])
     return socket.gethostname()
 

@@ -6,9 +6,9 @@ import numpy as np
 
 # Minimum size of a component, as a fraction of the shorter side of the photo.
 MIN_SIDE = 0.02
-# Maximum gap between parts of one digit, as a fraction of the size of the digit.
+# Maximum gap between parts of one digit, as a fraction of the digit size.
 MAX_GAP = 0.12
-# The same for parts that may be something else, such as a table edge or the next digit.
+# Maximum gap for parts that may be something else, such as a table edge or the next digit.
 MAX_DOUBTFUL_GAP = 0.05
 # Maximum gap between a toolbar and the border, as a fraction of the shorter side of the photo.
 BORDER_GAP = 0.05
@@ -128,7 +128,7 @@ def _grow_digit(
     """Grow a digit from the first component; return the digit and the remaining components.
 
     Args:
-        rest: component indices, int [R].
+        rest: indices of the components to choose from, int [R].
         boxes: bounding boxes of all components, int [P, 4].
         cut: True for components at the border, bool [P].
     """
@@ -142,7 +142,7 @@ def _grow_digit(
 
 
 def _is_near(digit: np.ndarray, others: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    """Decide from their boxes [R, 4] which components belong to a digit, bool [R]."""
+    """Return whether each of the other boxes [R, 4] belongs to the digit, bool [R]."""
     left, top, right, bottom = enclosing_box(digit)
     side = max(right - left, bottom - top)
     x_gaps = np.maximum(others[:, 0] - right, left - others[:, 2])
@@ -157,7 +157,7 @@ def _is_near(digit: np.ndarray, others: np.ndarray, cut: np.ndarray) -> np.ndarr
 
 
 def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return a mask of the boxes [P, 4] that touch the border of the photo, bool [P]."""
+    """Return whether each box [P, 4] touches the border of the photo, bool [P]."""
     height, width = shape
     at_start = (boxes[:, :2] == 0).any(axis=1)
     at_end = (boxes[:, 2:] == (width, height)).any(axis=1)
@@ -165,7 +165,7 @@ def touches_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def lies_along_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return a mask of long boxes [P, 4] close to the border, such as toolbars, bool [P]."""
+    """Return whether each box [P, 4] is long and close to the border, like a toolbar, bool [P]."""
     height, width = shape
     x_gaps = np.minimum(boxes[:, 0], width - boxes[:, 2])
     y_gaps = np.minimum(boxes[:, 1], height - boxes[:, 3])

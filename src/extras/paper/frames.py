@@ -7,24 +7,24 @@ from src.extras.paper.components import Components, find_components, touches_bor
 from src.extras.paper.windows import sliding
 
 MIN_INK = 0.3  # low, because frames can be paler than the digit
-# Minimum side of a cell, as a fraction of the shorter side of the photo. Smaller ones are holes of
-# a digit.
+# Minimum side of a cell, as a fraction of the shorter side of the photo. Smaller cells are holes
+# in a digit.
 MIN_SIDE = 0.08
-# Maximum wall thickness, as a fraction of the shorter side of the cell. Thicker ones are strokes.
+# Maximum wall thickness, as a fraction of the shorter side of the cell. Thicker walls are strokes.
 MAX_WALL = 0.06
 WALL_BLUR = 8  # extra wall thickness caused by blur, in pixels
-MAX_CELLS = 40  # more than this is graph paper
-AREA_RATIO = (0.87, 1.08)  # area of the polygon over area of the cell; an ellipse has 0.64
-MAX_COSINE = 0.3  # maximum cosine of the corner angles, which are not exactly 90 degrees
-INSET = 0.03  # width of the soft line edges, as a fraction of the shorter side of the cell
+MAX_CELLS = 40  # more cells indicate graph paper
+AREA_RATIO = (0.87, 1.08)  # polygon area divided by cell area; 0.64 for an ellipse
+MAX_COSINE = 0.3  # maximum cosine of a corner angle, which is rarely exactly 90 degrees
+INSET = 0.03  # width of the blurry line edges, as a fraction of the shorter side of the cell
 
 
 def find_frames(ink: np.ndarray) -> list[np.ndarray]:
     """Return the corners of all thin rectangular frames.
 
     The inside of a frame is a connected component of the paper, called a cell. The corners are its
-    outermost points in the four diagonal directions. The hole of a digit is not rectangular, or it
-    has thick walls.
+    outermost points in the four diagonal directions. A hole in a digit is not rectangular or has
+    thick walls.
 
     Args:
         ink: float32 [H, W], 0 to 1.
@@ -120,7 +120,7 @@ def _grow(corners: np.ndarray, pixels: float) -> np.ndarray:
 
 
 def inside_of(frames: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Return a mask of the area inside the frames, excluding soft line edges, bool [H, W]."""
+    """Return a mask of the area inside the frames, excluding blurry line edges, bool [H, W]."""
     cells = [_grow(corners, -INSET * _shorter_side(corners)) for corners in frames]
     return _fill(cells, shape)
 

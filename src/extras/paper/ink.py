@@ -12,7 +12,7 @@ WINDOW = 1 / 3
 # one does not mistake the background between thin strokes for a stroke.
 POLARITY_WINDOWS = (1 / 3, 1 / 5, 1 / 8)
 MIN_CONTRAST = 0.06  # minimum contrast of ink, as a fraction of the paper brightness
-# Minimum contrast relative to the strongest strokes. Thin frames have less contrast than a pen.
+# Minimum contrast relative to the strongest strokes. Thin frames have less contrast than digits.
 POLARITY_CONTRAST = 0.4
 POLARITY_SIZE = 240  # longer side of the downscaled photo in which contrasts are compared
 LOG_TABLE = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astype(np.uint8)
@@ -21,7 +21,7 @@ LOG_TABLE = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astyp
 def ink_channel(photo: Image.Image) -> np.ndarray:
     """Return the gray values of a photo, or one of its color channels, uint8 [H, W].
 
-    Ink with the same brightness as the paper is only visible in a color channel.
+    Ink that is as bright as the paper is visible only in a color channel.
     """
     gray = photo.convert("L")
     if photo.mode == "RGB":
@@ -59,7 +59,7 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
 
 
 def _stroke_score(photo: np.ndarray, window: int, least: float, edges: np.ndarray) -> float:
-    """Score the similarity of dark details narrower than `window` to strokes."""
+    """Score how closely dark details narrower than `window` resemble strokes."""
     mask = closing(photo, window) - photo > least
     return _extent(mask) * _edge_fraction(mask, edges) ** 5
 
@@ -113,9 +113,9 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
 
 
 def _noise(contrast: np.ndarray) -> float:
-    """Estimate the standard deviation of the noise from differences of distant pixels.
+    """Estimate the standard deviation of the noise from differences between distant pixels.
 
-    Blur correlates adjacent pixels. The median is robust to the amount of ink.
+    Adjacent pixels are correlated by blur. The median is robust to the amount of ink.
     """
     distance = max(1, contrast.shape[1] // 20)
     differences = np.abs(contrast[:, distance:] - contrast[:, :-distance])
@@ -127,7 +127,7 @@ def window_size(gray: np.ndarray) -> int:
 
 
 def peak(contrast: np.ndarray) -> float:
-    """Return the 99.95th percentile; a small digit has few pixels."""
+    """Return the 99.95th percentile; a lower one could miss a small digit."""
     values = contrast.ravel()
     count = max(1, len(values) // 2000)
     return float(np.partition(values, -count)[-count])

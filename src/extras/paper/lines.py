@@ -10,7 +10,8 @@ MAX_THICKNESS = 0.03
 BLUR = 2  # extra thickness caused by blur, in pixels
 MAX_LINES = 40
 SAMPLED_ROWS = 100  # number of rows used to search for lines
-# Maximum fraction of pixels with ink. More is a thick marker or noise, and would take seconds.
+# Maximum fraction of pixels with ink. More ink means a thick marker or noise, and the search would
+# take seconds.
 MAX_DENSITY = 0.3
 
 
@@ -91,7 +92,7 @@ def _find_upright_line(mask: np.ndarray) -> np.ndarray | None:
 
 
 def _runs_at(mask: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the start and end of the run on a line in each row, int [H, 1]; 0 if none."""
+    """Return the start and end of the line's run in each row, int [H, 1]; 0 if there is none."""
     width = mask.shape[1]
     columns = np.arange(width)
     is_hit = mask & (np.abs(columns - line) <= BLUR)

@@ -27,11 +27,11 @@ Box = tuple[float, float, float, float]
 MIN_SIDE = 280
 MAX_SIDE = 640
 MAX_BLACK = 8  # maximum brightness of a black background, including JPEG noise
-# Maximum offset from the center, in pixels. No dataset image has a larger one.
+# Maximum offset from the center, in pixels. No dataset image has a larger offset.
 MAX_OFFSET = 1.5
-# Minimum ink of a digit relative to the frame or line around it. Less ink is noise or residue.
+# Minimum ink of a digit relative to the frame or line around it. Fainter ink is noise or residue.
 MIN_RELATIVE_INK = 0.35
-# Maximum fraction of the lines of empty frames that lies outside the frames.
+# If a larger fraction of the lines of empty frames lies outside them, they are loops of a digit.
 MAX_OUTSIDE = 0.15
 
 
@@ -112,7 +112,7 @@ def _find_digit(gray: np.ndarray) -> _FoundDigit | None:
 
 
 def _is_paper_in_frames(found: _FoundDigit, gray: np.ndarray) -> bool:
-    """Return whether the light strokes found are actually paper inside dark frames."""
+    """Return whether the detected light strokes are actually the paper inside dark frames."""
     frames = find_frames(find_ink(gray))
     if not frames:
         return False
@@ -151,9 +151,10 @@ def _enlarge(gray: np.ndarray) -> np.ndarray:
 
 
 def _without_frames_and_lines(ink: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the ink of the regions to search for a digit, 0 to 1, [H, W], most likely first.
+    """Yield the ink, 0 to 1, [H, W], of each region to search for a digit, the likeliest first.
 
-    The regions are the inside of frames, the outside without ruled lines, and the whole outside.
+    The regions are the inside of the frames, the outside without ruled lines, and the entire
+    outside.
     """
     frames = find_frames(ink)
     if frames:
@@ -168,7 +169,7 @@ def _without_frames_and_lines(ink: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _continue_outside(mask: np.ndarray, outside: np.ndarray) -> bool:
-    """Return whether empty frames are loops of a digit, whose strokes continue outside."""
+    """Return whether empty frames are actually loops of a digit with strokes outside them."""
     components = find_components(mask)
     total = components.count(np.ones_like(mask))
     beyond = components.count(outside)
@@ -192,7 +193,7 @@ def _as_fractions(box: np.ndarray, shape: tuple[int, int]) -> Box:
 def _as_dataset_image(
     photo: Image.Image, image_size: int, strokes: Strokes, invert: Invert
 ) -> np.ndarray | None:
-    """Return a photo that looks like a dataset image as light on black; None for others."""
+    """Return the photo as light on black if it looks like a dataset image, otherwise None."""
     if photo.size != (image_size, image_size):
         return None
     gray = np.asarray(photo.convert("L"))

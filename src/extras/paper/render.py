@@ -51,7 +51,7 @@ def _cut_out(ink: np.ndarray, mask: np.ndarray, longer: int) -> np.ndarray:
         mask: mask of the digit, bool [H, W].
         longer: longer side of the digit, in pixels.
     """
-    margin = round(0.02 * longer) + 1  # includes soft stroke edges, but no nearby marks
+    margin = round(0.02 * longer) + 1  # includes blurry stroke edges, but no nearby marks
     padded = np.pad(mask, margin)
     near = sliding(padded, 2 * margin + 1, np.maximum)
     digit = np.where(near, ink, 0)

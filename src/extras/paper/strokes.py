@@ -12,7 +12,7 @@ class Strokes:
 
     Args:
         side: longer side of the bounding box of the strokes, in pixels.
-        center: method of centering the strokes, by center of mass or by bounding box.
+        center: method for centering the strokes: by center of mass or by bounding box.
         pen: first quartile of the stroke width in the training images, in pixels. Thinner strokes
             in a photo are thickened to this width.
     """

@@ -8,7 +8,7 @@ def sliding(
 ) -> np.ndarray:
     """Return the maximum or minimum of every window of `k` pixels along `axes`.
 
-    The window doubles in each step, so the cost is logarithmic in k.
+    The window length doubles in each step, so the cost is logarithmic in k.
 
     Args:
         x: image [H, W].
@@ -35,7 +35,7 @@ def closing(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def dilate(x: np.ndarray, radius: float) -> np.ndarray:
-    """Replace every pixel of [H, W] with the maximum within `radius` pixels of it."""
+    """Replace every pixel of an image [H, W] with the maximum within `radius` pixels of it."""
     reach = int(radius)
     if reach <= 0:
         return x

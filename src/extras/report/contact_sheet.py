@@ -15,7 +15,7 @@ from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 from src.runs.atomic import write_atomically
 
-MAX_IMAGES = 64  # maximum per sheet
+MAX_IMAGES = 64  # maximum number of images per sheet
 MAX_COLUMNS = 4
 SIDE, GAP, LINE = 224, 12, 20  # pixels: image size, spacing, height of a text line
 PIXELATED = 64  # pixels; images up to this size are enlarged without smoothing
@@ -64,7 +64,7 @@ def write_inputs(path: str, results: list[Result], total: int) -> None:
 def write_attention(path: str, results: list[Result], total: int, predictor: Predictor) -> None:
     """Write the contact sheet of `--attention`: each network input next to its attention rollout.
 
-    See `write_inputs` for the other arguments.
+    See `write_inputs` for `path`, `results` and `total`.
     """
     pairs = []
     for row, prepared in results:
@@ -127,7 +127,7 @@ def fit(picture: Image.Image) -> Image.Image:
 
 
 def shorten(text: str, font: Any, width: int) -> str:
-    """Shorten a text to `width` pixels by cutting its start; the prediction is at the end."""
+    """Shorten a text to `width` pixels by cutting off its start; the prediction is at its end."""
     text = printable(text)
     if font.getlength(text) <= width:
         return text
@@ -160,7 +160,7 @@ def draw_frame(photo: Image.Image, box: tuple[float, float, float, float] | None
 
 
 def overlay_attention(image: Tensor, attention: Tensor) -> Image.Image:
-    """Overlay an attention map, from black (lowest) to yellow (highest), on the image in gray.
+    """Overlay an attention map, from black (lowest) to yellow (highest), on the grayscale image.
 
     Args:
         image: uint8 [C, H, W].

@@ -91,7 +91,7 @@ def evaluate(run: Path) -> Evaluation | None:
     Predictions come from the run's best checkpoint, in float32 regardless of the run's precision.
 
     Returns:
-        The evaluation, or None if the run has no such images.
+        The evaluation, or None if that split has no images.
 
     Raises:
         InputError: the run, its checkpoint or its dataset cannot be read.
@@ -111,7 +111,7 @@ def evaluate(run: Path) -> Evaluation | None:
 
 
 def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | None:
-    """Return the images of a split, with the same images held out as during training."""
+    """Return the images of a split; the validation split is the same as during training."""
     from src.data import modules  # imported late, because Lightning takes seconds
 
     path = run / "config.yaml"
@@ -130,7 +130,7 @@ def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | N
         return data.sets[split]
     except InputError:
         raise
-    except Exception as error:  # edited settings can raise anything
+    except Exception as error:  # edited settings can cause any exception
         raise InputError(
             f"{path}: invalid dataset settings ({one_line(repr(error))}); restore the file"
         ) from None

@@ -1,6 +1,6 @@
 """Draw curves, images and evaluations for TensorBoard and the report.
 
-Draw and render figures inside `plain_text`. Importing this module imports matplotlib.
+Draw and render figures inside a `plain_text` block. Importing this module imports matplotlib.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ PANELS = {
 LONGEST = 14  # maximum length of a class name, in characters
 LONGEST_RUN = 30  # maximum length of a run name, which can be a path
 LARGEST = 1e30  # matplotlib cannot scale axes to much larger values
-MAX_COUNTED = 20  # classes; larger confusion matrices are drawn without counts
-MAX_NAMED = 120  # classes; larger confusion matrices are drawn without class names
+MAX_COUNTED = 20  # with more classes, confusion matrices are drawn without counts
+MAX_NAMED = 120  # with more classes, confusion matrices are drawn without class names
 
 
 @contextlib.contextmanager
@@ -205,7 +205,7 @@ def confusion(evaluation: Evaluation) -> Figure:
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Draw a reliability diagram (Guo et al. 2017) above a histogram of the confidence."""
+    """Draw a reliability diagram (Guo et al. 2017) above a histogram of confidences."""
     count, _, accuracy = evaluation.reliability()
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

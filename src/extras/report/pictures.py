@@ -1,8 +1,8 @@
 """Write pictures and texts about a training run to TensorBoard, and write its report.
 
 Nothing here draws random numbers or changes the network, so a run is bit-identical with and without
-pictures. matplotlib is imported with the first picture, because the import takes a second and would
-slow down `train.py --help`.
+pictures. matplotlib is imported when the first picture is drawn, because the import takes a second
+and would slow down `train.py --help`.
 """
 
 import textwrap
@@ -34,7 +34,7 @@ Attention = tuple[Tensor, Tensor]  # validation image indices [n], maps float32 
 
 
 class Pictures(Checkpoint):
-    """Write pictures of the first batch, of validation results and of weights, and the report.
+    """Write pictures of the first batch, validation results and weights, and write the report.
 
     Texts and the first batch are written at the start of training, validation pictures after epochs
     1, 2, 4, 8, ... and after the last epoch, and pictures of the weights at the end.
@@ -48,8 +48,8 @@ class Pictures(Checkpoint):
 
     def __init__(self, config: str):
         self.config = config
-        self.predictions: Predictions = []  # results of validation or test, until drawn
-        self.attention: Attention | None = None  # attention maps of the same validation
+        self.predictions: Predictions = []  # validation or test results to draw
+        self.attention: Attention | None = None  # attention maps from the same validation
         self.validated_step = 0
         self.seconds = 0.0  # time spent on pictures
 
@@ -72,11 +72,11 @@ class Pictures(Checkpoint):
 
     def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, *batch: Any) -> None:
         probabilities = outputs.float().softmax(dim=1)
-        self.predictions.append(probabilities.max(dim=1))  # stays on the device, so nothing waits
+        self.predictions.append(probabilities.max(dim=1))  # kept on the device to avoid a sync
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         self.validated_step = _logged_step(trainer)
-        if trainer.is_global_zero and not trainer.sanity_checking:  # still in eval mode here
+        if trainer.is_global_zero and not trainer.sanity_checking:  # network still in eval mode
             self.attention = attention_maps(module.eval_net, trainer.datamodule, module.device)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
@@ -148,7 +148,7 @@ def validation_images(data: ImageDataModule) -> ImageSet:
 def attention_maps(
     network: nn.Module, data: ImageDataModule, device: torch.device
 ) -> Attention | None:
-    """Compute attention rollout for a few validation images, the same ones every time.
+    """Compute attention rollout for the same few validation images every time.
 
     Returns:
         Image indices and attention maps, or None if the network has no attention.

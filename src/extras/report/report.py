@@ -12,8 +12,8 @@ from src.extras.report.run_files import read_metrics, read_results
 from src.runs.atomic import write_atomically
 from src.training.resume import flatten
 
-MISTAKES = 40  # images
-MAX_SIDE_BY_SIDE = 20  # classes; larger confusion matrices take the full width
+MISTAKES = 40  # maximum number of mistakes to show
+MAX_SIDE_BY_SIDE = 20  # with more classes, confusion matrices take the full width
 HEADLINE = (
     "test_accuracy",
     "test_loss",
@@ -64,7 +64,7 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
 
 
 def _headline(results: dict[str, Any], evaluation: Evaluation | None) -> str:
-    """Return tiles with the most important results."""
+    """Return HTML tiles with the most important results."""
     values = {key: number(key, results.get(key)) for key in HEADLINE}
     if evaluation:
         values["calibration_error"] = f"{evaluation.calibration_error():.4f}"

@@ -23,7 +23,7 @@ COMPONENTS = 28  # as in figure 7 of the ViT paper
 def position_similarity(network: VisionTransformer) -> Figure:
     """Draw the cosine similarities between the position embeddings of all patches.
 
-    Figure 7, center, of the ViT paper: one map per patch, at the patch's position in the image.
+    Each patch has a map at its position in the image, as in figure 7, center, of the ViT paper.
     """
     side = network.side
     positions = F.normalize(_on_cpu(network.positions)[0, -(side**2) :], dim=1)

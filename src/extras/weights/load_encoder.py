@@ -43,14 +43,14 @@ def initialize(model: "ViT") -> str:
 def load_encoder(network: VisionTransformer, source: str) -> str:
     """Load all trained weights except the head; resample position embeddings to the network's grid.
 
-    All checks run before the first copy: after an error, the network is unchanged.
+    All checks run before any weight is copied, so an error leaves the network unchanged.
 
     Args:
         network: the network to load the weights into. Its head is not changed.
-        source: `torchvision:vit_b_16` or another torchvision vit_* model; a state dict of
-            torchvision or timm (.pth, .pt, .bin, .safetensors); a checkpoint of this program
-            (.ckpt), its run directory, or the folder of all runs with the same name. If a
-            checkpoint has averaged weights, these are loaded.
+        source: `torchvision:vit_b_16` or another torchvision vit_* model; a torchvision or
+            timm state dict (.pth, .pt, .bin, .safetensors); a checkpoint of this program (.ckpt),
+            its run directory, or the folder of all runs with the same name. Averaged weights are
+            loaded if the checkpoint has them.
 
     Returns:
         A report of a few lines that lists the loaded, resampled, unused and new weights.
@@ -97,7 +97,7 @@ def resample_positions(
 
     Args:
         positions: [1, extra_tokens + S * S, D].
-        side: tokens along one side of the new grid.
+        side: number of tokens along one side of the new grid.
         extra_tokens: number of leading tokens that are not part of the grid, such as the class
             token. They are not changed.
         name: name of the tensor in error messages.
@@ -124,7 +124,7 @@ def resample_positions(
 
 
 def _check_options(encoder: Encoder, own: dict[str, Any]) -> None:
-    """Raise InputError if settings differ; the message contains the flags that make them equal."""
+    """Raise InputError if settings differ; the message contains the flags that make them match."""
     differing = {name: value for name, value in encoder.options.items() if value != own[name]}
     if not differing:
         return
@@ -167,7 +167,7 @@ def _describe_head(weight: Tensor | None) -> str:
 
 
 def _fit_positions(encoder: Encoder, network: VisionTransformer) -> tuple[Tensor, str]:
-    """Return position embeddings for the network's grid, and what was resampled."""
+    """Return position embeddings for the network's grid, and a note about resampling."""
     positions = encoder.state["positions"]
     extra = int(network.pool == "cls")
     name = f"{encoder.source}: {encoder.describe('positions').split()[0]}"

@@ -1,7 +1,8 @@
 """Convert state dicts between our parameter names and those of torchvision and timm.
 
-We flatten patches channels last, [P, P, C]; the other libraries project them by a convolution with
-weights [D, C, P, P]. All other tensors differ in name only. In the tables, `#` is a block number.
+We flatten patches with channels last, [P, P, C]; the other libraries project them with a
+convolution whose weights are [D, C, P, P]. All other tensors differ only in name. In the tables,
+`#` is a block number.
 """
 
 import math
@@ -53,7 +54,7 @@ TORCHVISION_OLD = {
 def to_ours(state: State, names: Names, source: str = "state dict") -> State:
     """Convert a state dict of torchvision or timm to our names.
 
-    Tensors that only change their name are shared, not copied, here and in `from_ours`.
+    Tensors that are only renamed are not copied, here and in `from_ours`.
 
     Args:
         state: state dict of a torchvision `VisionTransformer`, or of a timm `vit_*_patch*` model

@@ -17,7 +17,7 @@ from src.runs.checkpoint import Checkpoint
 
 TORCHVISION_PREFIX = "torchvision:"
 LIBRARIES = {"torchvision": TORCHVISION, "timm": TIMM}
-# The number of heads cannot be inferred from weight shapes. These are the published sizes.
+# The number of heads cannot be inferred from weight shapes. These are from published models.
 HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()}
 HEADS[1280, 32] = 16  # ViT-H
 
@@ -68,7 +68,7 @@ def read_encoder(source: str) -> Encoder:
 
 
 def options_of(network: VisionTransformer) -> dict[str, Any]:
-    """Return the settings that decide which weights fit the network."""
+    """Return the settings that determine which weights fit the network."""
     first: Any = network.blocks[0]
     embed, patch_size = network.embed, network.patch_size
     width = network.norm.weight.numel()
@@ -153,7 +153,7 @@ def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_state(source: str, content: Any) -> None:
-    """Reject everything but a dict of named, dense tensors that are no larger than their storage.
+    """Reject anything but a dict of named, dense tensors that are no larger than their storage.
 
     A tensor with stride 0 takes up a few bytes but can declare any size. Copying it would exhaust
     memory.
