@@ -57,7 +57,7 @@ Batch = Sequence[Tensor]  # inputs and labels
 
 
 class Classifier(LightningModule):
-    """Base class of `ViT` and `CNN`: train an image classifier.
+    """Base class for image classifiers; subclassed by `ViT` and `CNN`.
 
     Batches are pairs (inputs, labels). Inputs are uint8 images [B, C, H, W], which this module
     normalizes, normalized float images of the same shape, or patches [B, N, P*P*C]. Labels are

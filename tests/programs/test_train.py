@@ -242,7 +242,7 @@ def test_a_fast_dev_run_leaves_no_results(tmp_path):
 
 
 def test_own_images_are_trained_on_like_a_named_dataset(tmp_path):
-    """Check that the same images give equal results as class folders and as CIFAR-10."""
+    """Check that training on class folders gives the same results as on CIFAR-10 files."""
     info = DATASETS["cifar10"]
     folder = class_folders(tmp_path / "cifar10", info.classes, (32, 32), train=26, test=2)
     flags = ["--data.patch_size", 16, "--data.augment.flip", "true", "--data.augment.erase", 0.5]

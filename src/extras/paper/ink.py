@@ -14,7 +14,7 @@ POLARITY_WINDOWS = (1 / 3, 1 / 5, 1 / 8)
 MIN_CONTRAST = 0.06  # minimum contrast of ink, as a fraction of the paper brightness
 # Minimum contrast relative to the strongest strokes. Thin frames have less contrast than digits.
 POLARITY_CONTRAST = 0.4
-POLARITY_SIZE = 240  # longer side of the downscaled photo in which contrasts are compared
+POLARITY_SIZE = 240  # longer side of photos, in pixels, when contrasts are compared
 LOG_TABLE = (255 * np.log(np.arange(256) / 16 + 1) / np.log(255 / 16 + 1)).astype(np.uint8)
 
 
