@@ -124,11 +124,10 @@ def _rows(
 
 def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
     """Return a list with a note if the top probability is low, otherwise an empty list."""
-    highest = predictions[0]["probability"]
-    if highest >= UNSURE:
+    if predictions[0]["probability"] >= UNSURE:
         return []
     return [
-        f"unsure: no class has a probability above {highest:.1%}; use --show input.png to see the "
+        f"unsure: no class reaches a probability of {UNSURE:.0%}; use --show input.png to see the "
         "image as the network saw it"
     ]
 

@@ -178,7 +178,7 @@ def test_a_single_unreadable_file_is_an_error(predictor):
 def test_unsure_predictions_have_a_note(predictor, tmp_path):
     assert batch.unsure_note([{"probability": 0.5}, {"probability": 0.3}]) == []
     (note,) = batch.unsure_note([{"probability": 0.4321}])
-    assert note.startswith("unsure: no class has a probability above 43.2%")
+    assert note.startswith("unsure: no class reaches a probability of 50%")
     paths = [save(tmp_path / f"{number}.png", number) for number in range(40)]
     rows = [row for row, _ in classified(predictor, paths)]
     unsure = [row["predictions"][0]["probability"] < 0.5 for row in rows]
