@@ -1,7 +1,7 @@
 """Train a Vision Transformer from scratch on small images.
 
 python train.py                                             MNIST
-python train.py --config configs/digits.yaml                no download, under a minute
+python train.py --config configs/digits.yaml                no download
 python train.py --model.depth 4 --trainer.max_epochs 3      flags override any key of the config
 python train.py --resume                                    resume the newest run
 python train.py --help                                      list all keys
