@@ -96,7 +96,8 @@ def build(
         InputError: settings conflict with each other or with the run to resume.
     """
     data, model = settings.data, settings.model
-    _initialize(model, initialize)
+    if not settings.resumed:  # otherwise all weights come from the checkpoint
+        _initialize(model, initialize)
     options = dict(settings.trainer)
     max_seconds = seconds(options.pop("max_time"))
     resumed_run, resumed = settings.resumed or (None, None)
