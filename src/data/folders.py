@@ -65,7 +65,7 @@ def read_folder(
             damaged; the message lists up to 20 of them.
     """
     files, labels = _list_files(folder, info)
-    settings = (info.image_size, info.channels, budget, skip_broken, files)
+    settings = ("all paths", info.image_size, info.channels, budget, skip_broken, files)
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
@@ -162,7 +162,7 @@ def _decode(
     return {
         "images": images,
         "labels": torch.tensor(labels)[kept],
-        "paths": [paths[row] for row in kept[room:]],
+        "paths": [paths[row] for row in kept],
         "broken": broken,
     }
 

@@ -13,7 +13,7 @@ class ImageSet(Dataset):
     Args:
         images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share the memory.
         labels: int64 [N], N >= M.
-        paths: paths of the N - M images that are not in memory.
+        paths: paths of all N images; None if the images do not have their own files.
         rows: sorted int64 [n] indices; if given, the set contains only these images.
     """
 
@@ -31,6 +31,11 @@ class ImageSet(Dataset):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no image needs to be decoded on demand."""
+        return len(self.held) == len(self.all_labels)
 
     @property
     def labels(self) -> Tensor:
@@ -54,7 +59,7 @@ class ImageSet(Dataset):
         if self.rows is not None:
             indices = self.rows[indices]
         labels = self.all_labels[indices]
-        if not self.paths:
+        if self.in_memory:
             return self.held[indices], labels
         images = [self._image(row) for row in indices.tolist()]
         return torch.stack(images), labels
@@ -63,7 +68,7 @@ class ImageSet(Dataset):
         held, channels, size = self.held.shape[:3]
         if row < held:
             return self.held[row]
-        return read_image(self.paths[row - held], size, channels)
+        return read_image(self.paths[row], size, channels)
 
     def to(self, device: torch.device) -> "ImageSet":
         """Return a copy on `device`; all images must be in memory."""

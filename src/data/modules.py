@@ -193,7 +193,7 @@ class ImageDataModule(LightningDataModule):
         """Return a loader for batches of indices; `options` describe them to a DataLoader."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
-        if self.on_device == "auto" and not images.paths:
+        if self.on_device == "auto" and images.in_memory:
             if on_cuda:
                 room = torch.cuda.mem_get_info(device)[0] / 4  # the network needs the rest
                 if images.images.nbytes <= room:

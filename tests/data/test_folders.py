@@ -98,6 +98,7 @@ def test_images_of_every_size_and_mode_are_read(photos):
     expected = torch.stack([read_image(path, 16, 3) for path in paths])
     assert images.equal(expected)
     assert labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert read(photos)["train"].paths == [str(path) for path in paths]  # now from the cache
     assert all(image.float().std() > 10 for image in images)
 
 
