@@ -3,7 +3,7 @@
 jsonargparse applies the flags to a base configuration, as in LightningCLI.
 """
 
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytorch_lightning
 from jsonargparse import ActionConfigFile, Namespace
@@ -26,6 +26,7 @@ MINIMUMS = {
     "seed_everything": 0,
     "patience": 1,
     "checkpoint_every_n_steps": 1,
+    "threads": 1,
     "trainer.max_epochs": 1,
     "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1,
@@ -71,6 +72,7 @@ def parse(args: list[str]) -> Settings:
         patience=config.patience,
         checkpoint_every_n_steps=config.checkpoint_every_n_steps,
         pictures=config.pictures,
+        threads=config.threads,
         resumed=base.resumed,
     )
 
@@ -144,6 +146,12 @@ def _add_program_options(parser: Parser) -> None:
         help="also write last.ckpt within an epoch, after this number of steps",
     )
     parser.add_argument(
+        "--threads",
+        type=int | Literal["auto"],
+        default="auto",
+        help="number of CPU threads; auto measures which number is fastest when a run starts",
+    )
+    parser.add_argument(
         "--pictures",
         type=bool,
         default=True,
@@ -154,7 +162,9 @@ def _add_program_options(parser: Parser) -> None:
 def _check_values(config: Namespace) -> None:
     for key, least in MINIMUMS.items():
         value = config[key]
-        if value is not None and (isinstance(value, bool) or value < least):
+        if value in (None, "auto"):
+            continue
+        if isinstance(value, bool) or value < least:
             raise InputError(f"{key} must be a number >= {least}, got {value}")
     if config.trainer.limit_train_batches == 0:
         raise InputError("trainer.limit_train_batches must be above 0, got 0")

@@ -7,7 +7,7 @@ and before the callbacks, which write to it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import yaml
 from pytorch_lightning.callbacks import Callback
@@ -28,6 +28,7 @@ from src.training.loggers import tensorboard_loggers
 from src.training.processes import in_order
 from src.training.resume import check_resume, refuse_other_images
 from src.training.stopping import StopOnSignal
+from src.training.threads import ProcessorShare, set_threads
 from src.training.trainer import Trainer, make_trainer, seconds
 
 
@@ -50,6 +51,7 @@ class Settings:
     patience: int | None
     checkpoint_every_n_steps: int | None
     pictures: bool
+    threads: int | Literal["auto"]
     resumed: tuple[Path, Checkpoint] | None
 
 
@@ -105,7 +107,8 @@ def build(
     config = settings.config
     if resumed_run and resumed:
         check_resume(resumed_run, resumed, yaml.safe_load(config), model, data, trainer)
-        config = _with_batch_size(config, data.batch_size)
+    threads = set_threads(settings.threads, bool(resumed), trainer, model, data)
+    config = _with_actual_values(config, threads, data.batch_size)
 
     claimed = in_order(trainer, lambda: _prepare(settings, trainer, config))
     folder = trainer.strategy.broadcast(claimed[0] if claimed else None)
@@ -174,13 +177,13 @@ def _check_together(data: ImageDataModule, model: Classifier, patience: int | No
         )
 
 
-def _with_batch_size(config: str, batch_size: int) -> str:
-    """Return the config with the per-device batch size, which depends on the number of devices."""
+def _with_actual_values(config: str, threads: int | None, batch_size: int) -> str:
+    """Return the config with the measured number of threads and the batch size per device."""
     tree = yaml.safe_load(config)
-    if tree["data"]["init_args"]["batch_size"] == batch_size:
-        return config
+    tree["threads"] = threads or "auto"
     tree["data"]["init_args"]["batch_size"] = batch_size
-    return yaml.safe_dump(tree, sort_keys=False)
+    header = [line for line in config.splitlines(keepends=True) if line.startswith("#")]
+    return "".join(header) + yaml.safe_dump(tree, sort_keys=False)
 
 
 def _add_callbacks(
@@ -193,6 +196,8 @@ def _add_callbacks(
     """Add our callbacks and move checkpoint callbacks to the end, as Lightning does."""
     users = lightning_loop.callbacks(trainer)
     ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
+    if trainer.strategy.root_device.type == "cpu":
+        ours.append(ProcessorShare())
     ours += [EpochLog(folder, checkpoints), checkpoints]
     every = [*users, *ours, *more]
     first = [callback for callback in every if not isinstance(callback, CheckpointCallback)]

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "patience",
     "checkpoint_every_n_steps",
     "pictures",
+    "threads",
     "model.init_args.compile",
     "trainer.max_epochs",
     "trainer.max_time",
@@ -72,7 +73,7 @@ def check_resume(
     Raises:
         InputError: the settings have changed, or the checkpoint belongs to a different model.
     """
-    _refuse_changed_settings(run, settings)
+    _compare_settings(run, settings)
     _refuse_other_model(checkpoint, model, lightning_loop.state(trainer))
     saved = checkpoint.content["callbacks"]["SaveCheckpoints"]
     _keep_global_batch(saved["global_batch"], data, trainer)
@@ -119,7 +120,8 @@ def _keep_global_batch(size: int, data: ImageDataModule, trainer: Trainer) -> No
         )
 
 
-def _refuse_changed_settings(run: Path, settings: dict[str, Any]) -> None:
+def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
+    """Refuse settings that would change what the run learns."""
     before = flatten(yaml.safe_load((run / "config.yaml").read_text()) or {})
     now = flatten(settings)
     changed = [
@@ -131,6 +133,11 @@ def _refuse_changed_settings(run: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{run}: cannot be resumed with different settings: {'; '.join(changed)}; start a new "
             "run instead"
+        )
+    if (saved := before.get("threads", "auto")) != now["threads"]:
+        print(
+            f"note: the run has used {saved} threads and now uses {now['threads']}; the last digits "
+            "of the results may differ from those of an uninterrupted run"
         )
 
 
