@@ -85,6 +85,7 @@ def _parser(base: Base) -> Parser:
         dump_header=[f"pytorch_lightning=={pytorch_lightning.__version__}"],
         allow_abbrev=False,
     )
+    _add_base_options(parser)
     _add_program_options(parser)
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.set_defaults(
@@ -106,8 +107,8 @@ def _info(data: ImageDataModule) -> Any:
     return data.info
 
 
-def _add_program_options(parser: Parser) -> None:
-    # `read_base` parses these four options; they are repeated here for --help and config.yaml.
+def _add_base_options(parser: Parser) -> None:
+    """Add the options that `read_base` has already parsed, for --help and config.yaml."""
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML config file")
     parser.add_argument(
         "--name",
@@ -126,6 +127,9 @@ def _add_program_options(parser: Parser) -> None:
         metavar="PATH",
         help="resume the run or checkpoint at PATH, or without PATH the newest run of this name",
     )
+
+
+def _add_program_options(parser: Parser) -> None:
     parser.add_argument(
         "--seed_everything",
         type=int,

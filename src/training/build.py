@@ -104,13 +104,10 @@ def build(
     max_seconds = seconds(options.pop("max_time"))
     resumed_run, resumed = settings.resumed or (None, None)
     trainer = make_trainer(options, settings.patience, resumed)
-    config = settings.config
     if resumed_run and resumed:
-        check_resume(resumed_run, resumed, yaml.safe_load(config), model, data, trainer)
-    threads = set_threads(settings.threads, bool(resumed), trainer, model, data)
-    config = _with_actual_values(config, threads, data.batch_size)
+        check_resume(resumed_run, resumed, yaml.safe_load(settings.config), model, data, trainer)
 
-    claimed = in_order(trainer, lambda: _prepare(settings, trainer, config))
+    claimed = in_order(trainer, lambda: _prepare(settings, trainer))
     folder = trainer.strategy.broadcast(claimed[0] if claimed else None)
     assert folder
     if resumed_run and not folder.samefile(resumed_run):
@@ -129,15 +126,17 @@ def build(
     return Run(folder, data, model, trainer, checkpoints, resumed, tensorboard, lock)
 
 
-def _prepare(settings: Settings, trainer: Trainer, config: str) -> tuple[Path, IO[str]] | None:
+def _prepare(settings: Settings, trainer: Trainer) -> tuple[Path, IO[str]] | None:
     """Read the data; on rank 0, also create (or reopen) and lock the run directory."""
     data = settings.data
     data.prepare_data()
     _check_together(data, settings.model, settings.patience)
     if settings.resumed:
         refuse_other_images(*settings.resumed, _image_counts(data))
+    threads = set_threads(settings.threads, bool(settings.resumed), trainer, settings.model, data)
     if not trainer.is_global_zero:
         return None
+    config = _with_actual_values(settings.config, threads, data.batch_size)
     folder = settings.resumed[0] if settings.resumed else create_run(settings.runs, settings.name)
     lock = lock_run(folder)
     write_atomically(folder / "config.yaml", config.encode())

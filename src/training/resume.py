@@ -136,8 +136,8 @@ def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
         )
     if (saved := before.get("threads", "auto")) != now["threads"]:
         print(
-            f"note: the run has used {saved} threads and now uses {now['threads']}; the last digits "
-            "of the results may differ from those of an uninterrupted run"
+            f"note: the run has used {saved} threads and now uses {now['threads']}; the last "
+            "digits of the results may differ from those of an uninterrupted run"
         )
 
 
