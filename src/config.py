@@ -5,6 +5,7 @@ a checkpoint, and `from_primitives` converts it back.
 """
 
 import math
+import unicodedata
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -60,7 +61,8 @@ class DatasetInfo:
         names = self.classes
         if isinstance(names, int):
             names = tuple(map(str, range(min(names, MAX_CLASSES + 1))))
-        _set(self, "classes", tuple(names))
+        # One name for all Unicode forms, because macOS decomposes accented letters.
+        _set(self, "classes", tuple(unicodedata.normalize("NFC", name) for name in names))
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise InputError(
                 f"the number of classes must be from 2 to {MAX_CLASSES:,}, got {len(self.classes)}"

@@ -1,4 +1,4 @@
-"""Read class folders: decode each image once, keep some in memory, stream the rest."""
+"""Read image files: decode each image once, keep some in memory, stream the rest."""
 
 import contextlib
 import hashlib
@@ -14,45 +14,26 @@ from torch import Tensor
 
 from src.config import DatasetInfo
 from src.data.image_set import ImageSet
-from src.data.images import EXTENSIONS, read_image
+from src.data.images import read_image
+from src.data.listing import Listing
 from src.errors import InputError
 from src.runs.atomic import open_atomically
 
-ImageFile = tuple[str, int, int]  # relative path, size, modification time
 
-
-def list_classes(folder: Path) -> list[str]:
-    """Return the sorted names of the class folders in `folder`; ignore hidden folders."""
-    entries = [entry for entry in _entries(folder) if entry.is_dir()]
-    names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    if len(names) < 2:
-        found = f"1 ({names[0]})" if names else "none"
-        raise InputError(
-            f"{folder}: at least two class folders are needed, found {found}; put images in "
-            f"{folder}/<class>/*.png"
-        )
-    return names
-
-
-def list_folder(folder: Path, info: DatasetInfo) -> ImageSet:
-    """List the images in `folder/<class>/*`, which are decoded on demand.
-
-    Raises:
-        InputError: the folder's classes differ from the dataset's, or a class is empty.
-    """
-    files, labels = _list_files(folder, info)
+def open_files(listing: Listing, info: DatasetInfo) -> ImageSet:
+    """Return the listed images, which are decoded on demand."""
     images = torch.empty(0, info.channels, info.image_size, info.image_size, dtype=torch.uint8)
-    paths = [str(folder / path) for path, _, _ in files]
-    return ImageSet(images, torch.tensor(labels), paths)
+    paths = [str(listing.folder / path) for path, _, _ in listing.files]
+    return ImageSet(images, torch.tensor(listing.labels), paths)
 
 
-def read_folder(
-    folder: Path, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool
+def read_files(
+    listing: Listing, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool
 ) -> ImageSet:
-    """Decode `folder/<class>/*` once and cache the result in the file `cache`.
+    """Decode the listed images once and cache the result in the file `cache`.
 
     Args:
-        folder: folder with one class folder for each class of the dataset.
+        listing: image files and labels.
         info: classes, image size and channels.
         cache: file that stores the decoded images between runs; it is rewritten when an image file
             or a setting has changed.
@@ -61,86 +42,38 @@ def read_folder(
         skip_broken: skip damaged images and print their number instead of raising an error.
 
     Raises:
-        InputError: the folder's classes differ from the dataset's, a class is empty, or images are
-            damaged; the message lists up to 20 of them.
+        InputError: images are damaged (the message lists up to 20 of them), or all images of a
+            class are.
     """
-    files, labels = _list_files(folder, info)
-    settings = ("all paths", info.image_size, info.channels, budget, skip_broken, files)
+    paths = [str(listing.folder / path) for path, _, _ in listing.files]
+    labels = torch.tensor(listing.labels)
+    settings = (listing.files, info.image_size, info.channels, budget, skip_broken)
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
-        state = _decode(folder, [path for path, _, _ in files], labels, info, budget)
+        state = _decode(paths, info, budget, str(listing.folder))
         if state["broken"] and not skip_broken:
             names = ", ".join(state["broken"][:20])
             raise InputError(
-                f"{folder}: {len(state['broken'])} image(s) cannot be read: {names}; replace or "
-                "remove them, or skip them with --data.skip_broken true"
+                f"{listing.folder}: {len(state['broken'])} image(s) cannot be read: {names}; "
+                "replace or remove them, or skip them with --data.skip_broken true"
             )
         _save_cache(cache, state | {"key": key})
         state = _load_cache(cache, key) or state  # processes share the memory of a mapped file
+    readable = state["readable"]
     if state["broken"]:
-        print(f"{folder}: skipped {len(state['broken'])} damaged image(s)")
-    counts = state["labels"].bincount(minlength=len(info.classes))
-    if not counts.all():
-        empty = [info.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
-        raise InputError(
-            f"{folder}: all images of class {', '.join(empty)} are damaged; add images or remove "
-            "the folder"
-        )
-    paths = [str(folder / path) for path in state["paths"]]
-    return ImageSet(state["images"], state["labels"], paths)
-
-
-def _list_files(folder: Path, info: DatasetInfo) -> tuple[list[ImageFile], list[int]]:
-    """Return all image files and their labels, in a deterministic order."""
-    _check_classes(folder, info.classes)
-    files: list[ImageFile] = []
-    labels: list[int] = []
-    for label, name in enumerate(info.classes):
-        found = []
-        for entry in _entries(folder / name):
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                # A broken symlink raises an error later, when the image is read.
-                status = entry.stat(follow_symlinks=os.path.exists(entry))
-                found.append((f"{name}/{entry.name}", status.st_size, status.st_mtime_ns))
-        if not found:
+        print(f"{listing.folder}: skipped {len(state['broken'])} damaged image(s)")
+        if lost := sorted(set(listing.labels) - set(labels[readable].tolist())):
             raise InputError(
-                f"{folder / name}: the class has no images (subfolders are not read); add images "
-                "or remove the folder"
+                f"{listing.folder}: all images of class "
+                f"{', '.join(info.classes[label] for label in lost)} are damaged; replace them, or "
+                "remove the folder"
             )
-        files += sorted(found)
-        labels += [label] * len(found)
-    return files, labels
+        paths = [paths[row] for row in readable.tolist()]
+    return ImageSet(state["images"], labels[readable], paths)
 
 
-def _check_classes(folder: Path, expected: tuple[str, ...]) -> None:
-    here, expected_here = set(list_classes(folder)), set(expected)
-    if here != expected_here:
-        extra = ", ".join(sorted(here - expected_here)) or "none"
-        missing = ", ".join(sorted(expected_here - here)) or "none"
-        raise InputError(
-            f"{folder}: its classes differ from the training classes (additional: {extra}; "
-            f"missing: {missing}); use the same class folders in all splits"
-        )
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{folder}: no such folder; put the images in {folder}/<class>/*.png"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be listed ({error.strerror}); change its permissions"
-        ) from None
-
-
-def _decode(
-    folder: Path, paths: list[str], labels: list[int], info: DatasetInfo, budget: int
-) -> dict[str, Any]:
+def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Any]:
     """Decode all files in parallel to find damaged ones; keep images within the budget."""
     from rich.progress import track  # slow to import and rarely needed
 
@@ -149,28 +82,23 @@ def _decode(
     images = torch.empty(room, *shape, dtype=torch.uint8)
     kept: list[int] = []
     broken: list[str] = []
-    decoded = _decode_in_order([folder / path for path in paths], info)
-    for row, image in enumerate(track(decoded, f"Reading {folder}", len(paths))):
+    decoded = _decode_in_order(paths, info)
+    for row, image in enumerate(track(decoded, f"Reading {name}", len(paths))):
         if image is None:
-            broken.append(str(folder / paths[row]))
+            broken.append(paths[row])
             continue
         if len(kept) < room:
             images[len(kept)] = image
         kept.append(row)
     if len(kept) < room:
         images = images[: len(kept)].clone()  # torch.save would write the whole storage of a view
-    return {
-        "images": images,
-        "labels": torch.tensor(labels)[kept],
-        "paths": [paths[row] for row in kept],
-        "broken": broken,
-    }
+    return {"images": images, "readable": torch.tensor(kept, dtype=torch.int64), "broken": broken}
 
 
-def _decode_in_order(paths: list[Path], info: DatasetInfo) -> Iterator[Tensor | None]:
+def _decode_in_order(paths: list[str], info: DatasetInfo) -> Iterator[Tensor | None]:
     """Yield each image, or None if it is damaged; keep at most 1,024 images in memory."""
 
-    def decode(path: Path) -> Tensor | None:
+    def decode(path: str) -> Tensor | None:
         with contextlib.suppress(InputError):
             return read_image(path, info.image_size, info.channels)
         return None

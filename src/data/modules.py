@@ -13,17 +13,19 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src import lightning_loop as loop
 from src.config import DatasetInfo
 from src.data.datasets import DATASETS
-from src.data.folders import list_classes, read_folder
+from src.data.folders import read_files
 from src.data.image_set import ImageSet
+from src.data.listing import Listing, Split, describe_other_folders, find_split, list_classes
 from src.data.sampling import Batches, InMemoryBatches, Share, TrainBatches, split_indices
-from src.data.splits import OWN_IMAGES, Split, open_split
-from src.errors import InputError
+from src.data.splits import OWN_IMAGES, open_split
+from src.errors import InputError, printable
 from src.randomness import fold_in
 from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
@@ -119,13 +121,14 @@ class ImageDataModule(LightningDataModule):
 
     def read(self, split: Split) -> ImageSet | None:
         """Return all images of a split, or None if the dataset does not have the split."""
-        return open_split(self.info, split, download=True, read_folder=self._read_folder)
+        return open_split(self.info, split, download=True, read_files=self._read_files)
 
-    def _read_folder(self, folder: Path, info: DatasetInfo) -> ImageSet:
-        """Read class folders and cache the decoded images in `<root>/.cache`."""
-        name = f"{info.name}-{folder.name}-{info.image_size}x{info.channels}.pt"
-        return read_folder(
-            folder,
+    def _read_files(self, listing: Listing, info: DatasetInfo) -> ImageSet:
+        """Read image files and cache the decoded images in `<root>/.cache`."""
+        _print_note(listing.note)
+        name = f"{info.name}-{listing.folder.name}-{info.image_size}x{info.channels}.pt"
+        return read_files(
+            listing,
             info,
             cache=self.root / ".cache" / name,
             budget=int(self.memory_budget * 2**30),
@@ -244,6 +247,12 @@ def _ignore_signals(worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
+@rank_zero_only
+def _print_note(note: str) -> None:
+    if note:
+        print(f"note: {printable(note)}", flush=True)
+
+
 def _identity(batch: Any) -> Any:
     return batch  # `ImageSet` returns whole batches
 
@@ -317,6 +326,7 @@ class CIFAR100DataModule(NamedDataModule):
 class FolderDataModule(ImageDataModule):
     """Your own images: `<root>/train/<class>/*`, and optionally `<root>/val/` and `<root>/test/`.
 
+    Other spellings of these folders are accepted, too; see `SPELLINGS` in src/data/listing.py.
     Images of any size and mode are turned upright, cropped to the center square and resized to
     `image_size`. Without `val/`, `val_fraction` of the training images is held out. Without
     `test/`, there is no test after training.
@@ -343,7 +353,7 @@ class FolderDataModule(ImageDataModule):
         mean = mean or ([0.485, 0.456, 0.406] if channels == 3 else [0.5])
         std = std or ([0.229, 0.224, 0.225] if channels == 3 else [0.25])
         info = DatasetInfo(
-            classes=tuple(list_classes(self.root / "train")),
+            classes=tuple(list_classes(find_split(self.root, "train") or self.root / "train")),
             image_size=image_size,
             channels=channels,
             mean=tuple(mean),
@@ -352,3 +362,8 @@ class FolderDataModule(ImageDataModule):
             module=OWN_IMAGES,
         )
         self._describe(info)
+
+    def read(self, split: Split) -> ImageSet | None:
+        if split == "train":
+            _print_note(describe_other_folders(self.root))
+        return super().read(split)

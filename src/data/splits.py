@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from src.config import DatasetInfo
 from src.data.datasets import DATASETS, read_digits, read_torchvision
-from src.data.folders import list_folder
+from src.data.folders import open_files
 from src.data.image_set import ImageSet
+from src.data.listing import Listing, Split, find_split, list_images
 from src.errors import InputError
 
 OWN_IMAGES = "FolderDataModule"
-Split = Literal["train", "val", "test"]
 
 
 def open_split(
@@ -21,7 +20,7 @@ def open_split(
     *,
     root: str | Path | None = None,
     download: bool = False,
-    read_folder: Callable[[Path, DatasetInfo], ImageSet] = list_folder,
+    read_files: Callable[[Listing, DatasetInfo], ImageSet] = open_files,
 ) -> ImageSet | None:
     """Return the images of one split, or None if the dataset does not have the split.
 
@@ -33,17 +32,17 @@ def open_split(
             optional.
         root: folder that contains the datasets; `dataset.root` by default.
         download: whether to download a named dataset that is missing.
-        read_folder: function that reads `folder/<class>/*`.
+        read_files: function that reads the images of class folders.
 
     Raises:
         InputError: the dataset is unknown, missing or damaged, or does not match its description.
     """
     place = Path(root or dataset.root or "data")
     if dataset.module == OWN_IMAGES:
-        folder = place / split
-        if split != "train" and place.is_dir() and not folder.is_dir():
+        folder = find_split(place, split)
+        if folder is None and split != "train" and place.is_dir():
             return None
-        return read_folder(folder, dataset)
+        return read_files(list_images(folder or place / split, dataset.classes, split), dataset)
 
     name = _name_of(dataset)
     if split == "val":
@@ -51,7 +50,8 @@ def open_split(
     if name == "digits":
         return ImageSet(*read_digits(split))
     if (place / name).is_dir():
-        return read_folder(place / name / split, dataset)
+        folder = find_split(place / name, split) or place / name / split
+        return read_files(list_images(folder, dataset.classes, split), dataset)
     return ImageSet(*read_torchvision(name, place, split, download))
 
 

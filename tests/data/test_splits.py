@@ -67,8 +67,10 @@ def test_splits_that_own_images_do_not_have(tmp_path):
 
 
 def test_labels_are_those_of_the_checkpoint(tmp_path):
-    class_folders(tmp_path, ("dog", "fox"), (20, 20), test=1)
-    with pytest.raises(InputError, match="additional: fox; missing: cat"):
+    class_folders(tmp_path, ("dog",), (20, 20), test=1)
+    assert open_split(own_images(tmp_path), "test").labels.tolist() == [1]
+    class_folders(tmp_path, ("fox",), (20, 20), test=1)
+    with pytest.raises(InputError, match=r"test: classes without training images \(1: fox\); add"):
         open_split(own_images(tmp_path), "test")
 
 

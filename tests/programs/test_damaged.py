@@ -136,13 +136,12 @@ def train_on(photos, *more, prepare=()):
 def damage(photos) -> list:
     """Damage four images, each in a different way, and return their paths."""
     names = ("cat/3.png", "dog/0.png", "dog/7.png", "eel/5.png")
-    truncated, empty, dangling, folder = paths = [photos / "train" / name for name in names]
+    truncated, empty, dangling, text = paths = [photos / "train" / name for name in names]
     truncated.write_bytes(truncated.read_bytes()[:40])
     empty.write_bytes(b"")
     dangling.unlink()
     dangling.symlink_to("nowhere.png")
-    folder.unlink()
-    folder.mkdir()
+    text.write_text("hello")
     return paths
 
 
@@ -200,11 +199,11 @@ def rename_a_test_class(photos):
 
 
 MISTAKES = {
-    empty_a_class: "train/dog: the class has no images .*; add images or remove the folder",
-    damage_a_class: "all images of class dog are damaged; add images or remove the folder",
+    empty_a_class: "train/dog: no images found; add images, or remove the folder",
+    damage_a_class: "all images of class dog are damaged; replace them, or remove the folder",
     leave_one_class: r"at least two class folders are needed, found 1 \(cat\); put images in",
     remove_all_classes: "train: no such folder; put the images in",
-    rename_a_test_class: "additional: fox; missing: dog.; use the same class folders",
+    rename_a_test_class: r"test: classes without training images \(1: fox\); add",
 }
 
 
