@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 EXAMPLES = 12  # number of test images on the web page
 MAX_DRAWN = 64  # maximum number of images in the output of --show and --attention
 INVERT = ("auto", "yes", "no")
+NOTHING_TRAINED = (
+    "note: no network has been trained yet; using the bundled network for handwritten digits "
+    "(mnist)"
+)
 
 
 def main(args: list[str]) -> None:
@@ -39,7 +43,10 @@ def main(args: list[str]) -> None:
 
     paths = batch.find_images(options.images)
     check_pictures(options, paths)
-    checkpoint = find_checkpoint(options.ckpt, Path(options.runs))
+    checkpoint = find_checkpoint(options.ckpt, options.runs and Path(options.runs))
+    untrained = checkpoint.suffix == ".safetensors" and not options.ckpt
+    if untrained:
+        print(NOTHING_TRAINED, file=sys.stderr)
     predictor = Predictor(checkpoint, options.device)
     prepare = find_reader(predictor, "auto" if options.serve else options.invert)
     if options.serve:
@@ -64,7 +71,7 @@ def main(args: list[str]) -> None:
             yield row
 
     output.print_rows(rows(), options.format, paths, predictor.classes, options.top_k)
-    if not (options.ckpt or options.format) and options.index is None:
+    if not (options.ckpt or options.format or untrained) and options.index is None:
         print(
             f"note: using the newest run, {printable(str(checkpoint))}, trained on "
             f"{printable(predictor.dataset.name)}; use --ckpt to choose a different one",
@@ -83,8 +90,13 @@ def parse(args: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns (*.png)")
     add("--index", type=int, metavar="N", help="classify test image N of the dataset")
-    add("--ckpt", metavar="PATH", help="checkpoint or run directory (default: the newest run)")
-    add("--runs", default="data/runs", metavar="DIR", help="parent directory of all runs")
+    add(
+        "--ckpt",
+        metavar="PATH",
+        help="checkpoint, run directory, or bundled network, such as mnist (default: the "
+        "newest run or, without one, mnist)",
+    )
+    add("--runs", metavar="DIR", help="parent directory of all runs (default: data/runs)")
     add("--data", metavar="DIR", help="dataset directory (default: as in training)")
     add("--top-k", type=int, default=3, metavar="K", help="number of classes (default: 3)")
     formats = parser.add_mutually_exclusive_group()

@@ -12,6 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from src.cli.mistakes import check_keys, refuse_nulls, shorten
 from src.cli.options import Base, read_base
+from src.cli.pretrained import use_pretrained_shape
 from src.data.modules import ImageDataModule
 from src.errors import InputError
 from src.training.build import Settings
@@ -51,6 +52,8 @@ def parse(args: list[str]) -> Settings:
     parser = _parser(base)
     check_keys(base, [action.dest for action in parser._actions])
     config = parser.parse_args(base.flags)
+    if not base.resumed:  # config.yaml of a run has these settings
+        use_pretrained_shape(config, base.flags)
     _check_values(config)
     if config.trainer.precision == "auto":  # resolved once; resumed runs keep the result
         config.trainer.precision = automatic_precision(config.trainer.accelerator)

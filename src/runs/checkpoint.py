@@ -20,6 +20,7 @@ from src.config import (
 )
 from src.errors import InputError, is_out_of_memory, one_line
 from src.models.build import build_network
+from src.runs.weights_file import unpack
 
 # Increase this number with every incompatible change to the checkpoint format.
 FORMAT = 2
@@ -60,12 +61,12 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> "Checkpoint":
-        """Open a checkpoint without running any code in it.
+        """Open a checkpoint, or a weights file (`.safetensors`), without running any code in it.
 
         Raises:
-            InputError: the file is missing, damaged (even a single flipped bit is detected), not a
-                checkpoint of this program, or in a different format version; or its weights do not
-                match its hyperparameters.
+            InputError: the file is missing, damaged (in a checkpoint, even a single flipped bit is
+                detected), not a checkpoint of this program, or in a different format version; or
+                its weights do not match its hyperparameters.
         """
         path = Path(path)
         content = load(path)
@@ -158,9 +159,12 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; check the path, or train first")
     try:
-        with open(path, "rb") as file:
-            _check_zip(file)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = unpack(path)
+        else:
+            with open(path, "rb") as file:
+                _check_zip(file)
+                content = torch.load(file, map_location="cpu", weights_only=True)
         if not {"hyper_parameters", "state_dict"} <= content.keys():
             raise InputError(
                 f"{path}: not a checkpoint of this program; pass a .ckpt file written by train.py"

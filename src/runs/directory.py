@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import IO
 
 from src.errors import InputError
+from src.runs.weights_file import BUNDLED
+
+TORCHVISION_PREFIX = "torchvision:"
 
 try:
     import fcntl
@@ -71,16 +74,24 @@ def newest_run(runs: Path, name: str = "*") -> Path:
     return found.parent.parent
 
 
-def find_checkpoint(path: str | None, runs: Path = Path("data/runs"), flag: str = "--ckpt") -> Path:
+def find_checkpoint(path: str | None, runs: Path | None = None, flag: str = "--ckpt") -> Path:
     """Return the checkpoint to predict with.
 
     For a run directory, return best.ckpt if it exists and last.ckpt otherwise.
 
     Args:
-        path: checkpoint, run directory, or `<runs>/<name>` folder; None for the newest run.
+        path: checkpoint, run directory, `<runs>/<name>` folder, or a name in `BUNDLED`; None for
+            the newest run.
+        runs: parent directory of all runs; None for data/runs or, if it has no run, the bundled
+            network for MNIST.
         flag: command line flag to mention in error messages.
     """
-    run = newest_run(runs) if path is None else _newest_version(Path(path).expanduser())
+    parent = runs or Path("data/runs")
+    if path is None and runs is None and not _folders_of_runs(parent):
+        path = "mnist"
+    if path in BUNDLED:
+        return BUNDLED[path]
+    run = newest_run(parent) if path is None else _newest_version(Path(path).expanduser())
     if not run.is_dir():
         return run
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
@@ -134,16 +145,24 @@ def _check_resumable(run: Path, checkpoint: Path, given: Path) -> None:
     raise InputError(f"{checkpoint}: no such checkpoint; check the path given to --resume")
 
 
-def find_finished(path: str) -> Path:
-    """Return the checkpoint to initialize a new training run from.
+def find_pretrained(source: str) -> str:
+    """Return the file that `--model.init_from` refers to.
 
     Args:
-        path: checkpoint, run directory, or `<runs>/<name>` folder, which stands for the newest
-            finished run in it.
+        source: run directory, `<runs>/<name>` folder, which stands for the newest finished run in
+            it, or a name in `BUNDLED`. Files and torchvision's models are returned unchanged.
 
     Raises:
         InputError: no checkpoint was found; the message says which run to train or resume.
     """
+    if source in BUNDLED:
+        return str(BUNDLED[source])
+    path = Path(source).expanduser()
+    is_name = not path.suffix and not source.startswith(TORCHVISION_PREFIX)
+    return str(_find_finished(source)) if path.is_dir() or is_name else source
+
+
+def _find_finished(path: str) -> Path:
     folder = Path(path).expanduser()
     finished = _newest(folder, "version_*/results.json")
     stopped = _newest_version(folder)

@@ -310,8 +310,9 @@ class ViT(Classifier):
     Args:
         dataset: a `DatasetInfo`, such as the `info` of a data module, or a dict of its fields.
         init_from: pretrained weights to start from: `torchvision:vit_b_16`, a torchvision or timm
-            state dict (`.pth`, `.safetensors`), or a checkpoint or run of this program. The head is
-            always initialized randomly.
+            state dict (`.pth`, `.safetensors`), a checkpoint or run of this program, or the name of
+            bundled weights. The head is always initialized randomly. `train.py` takes the shape of
+            the network from a checkpoint or a run.
         freeze: `encoder` to train only the head, or `none`.
         settings: fields of `ViTHyperparameters`.
     """

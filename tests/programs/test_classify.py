@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from photos import class_folders
+from photos import SEVEN, class_folders, written
 from PIL import Image
 from program import ROOT, Running, call
 
@@ -67,6 +67,20 @@ def test_a_note_names_the_newest_run_if_no_checkpoint_was_chosen(run, digit, dig
     assert run(digit).err.endswith(note)
     for flags in (["--ckpt", digits_run], ["--json"], ["--csv"]):
         assert "newest run" not in run(digit, *flags).err
+
+
+def test_a_photo_of_a_digit_is_read_before_anything_was_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(SEVEN).save("photo.png")
+    ended = call(classify.main, "photo.png", "--device", "cpu", "--json")
+    assert rows(ended)[0]["predictions"][0]["class"] == "7"
+    assert ended.err == (
+        "note: no network has been trained yet; using the bundled network for handwritten digits "
+        "(mnist)\n"
+    )
+    chosen = call(classify.main, "photo.png", "--ckpt", "mnist", "--csv")
+    assert chosen.code == 0
+    assert chosen.err == ""
 
 
 def test_blank_paper_is_an_error(run, tmp_path):

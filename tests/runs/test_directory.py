@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.runs.directory import create_run, find_checkpoint, find_finished, lock_run
+from src.runs.directory import create_run, find_checkpoint, find_pretrained, lock_run
 
 
 def test_a_new_run_gets_the_next_number(tmp_path):
@@ -42,22 +42,22 @@ def test_best_checkpoint_is_preferred(tmp_path):
 def test_the_newest_finished_run_of_a_name_is_found(tmp_path):
     name = tmp_path / "cifar100_cpu"
     with pytest.raises(InputError, match="no checkpoint found; train .* configs/cifar100_cpu"):
-        find_finished(str(name))
+        find_pretrained(str(name))
     runs = [create_run(tmp_path, name.name) for _ in range(3)]
     checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
     for seconds, checkpoint in enumerate(checkpoints):
         write(checkpoint, seconds)
     with pytest.raises(InputError, match=f"none of its runs is finished; .* --resume {runs[2]}"):
-        find_finished(str(name))
-    assert find_finished(str(runs[2])) == checkpoints[2]
+        find_pretrained(str(name))
+    assert find_pretrained(str(runs[2])) == str(checkpoints[2])
     for seconds, run in enumerate(runs[:2]):
         write(run / "results.json", seconds)
-    assert find_finished(str(name)) == checkpoints[1]
+    assert find_pretrained(str(name)) == str(checkpoints[1])
 
 
 def test_an_unknown_run_is_an_error(tmp_path):
     with pytest.raises(InputError, match="nowhere: no checkpoint found; check the path"):
-        find_finished(str(tmp_path / "nowhere"))
+        find_pretrained(str(tmp_path / "nowhere"))
 
 
 def test_locking_a_run_deletes_half_written_files(tmp_path):

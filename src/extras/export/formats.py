@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from src.extras.export.describe import preparation
@@ -149,8 +150,6 @@ def open_torch_export(predictor: Predictor, path: Path) -> Run:
 
 
 def make_safetensors(predictor: Predictor) -> bytes:
-    from safetensors.torch import save
-
     state = predictor.classifier.network.state_dict()
     if timm_arguments(predictor.checkpoint):
         state = from_ours(state, TIMM, predictor.dataset.channels)
@@ -158,8 +157,6 @@ def make_safetensors(predictor: Predictor) -> bytes:
 
 
 def open_safetensors(predictor: Predictor, path: Path) -> Run:
-    from safetensors.torch import load_file
-
     network: Any
     if arguments := timm_arguments(predictor.checkpoint):
         import timm
@@ -211,7 +208,5 @@ FORMATS = {
     "onnx": Format(".onnx", ONNX, make_onnx, open_onnx),
     "onnx_int8": Format(".int8.onnx", ONNX, make_int8, open_onnx, math.inf, 0.01),
     "torch_export": Format(".pt2", (), make_torch_export, open_torch_export),
-    "safetensors": Format(
-        ".safetensors", ("safetensors", "timm"), make_safetensors, open_safetensors
-    ),
+    "safetensors": Format(".safetensors", ("timm",), make_safetensors, open_safetensors),
 }

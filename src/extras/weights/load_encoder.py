@@ -1,7 +1,6 @@
 """Initialize a network with the encoder of a trained one (`--model.init_from`)."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,15 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.errors import InputError
-from src.extras.weights.read_encoder import (
-    TORCHVISION_PREFIX,
-    Encoder,
-    options_of,
-    read_encoder,
-)
+from src.extras.weights.read_encoder import Encoder, options_of, read_encoder
 from src.models.blocks import sincos_positions
 from src.models.vit import VisionTransformer
-from src.runs.directory import find_finished
+from src.runs.directory import find_pretrained
 
 if TYPE_CHECKING:
     from src.training.classifier import ViT
@@ -49,8 +43,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
         network: the network to load the weights into. Its head is not changed.
         source: `torchvision:vit_b_16` or another torchvision vit_* model; a torchvision or
             timm state dict (.pth, .pt, .bin, .safetensors); a checkpoint of this program (.ckpt),
-            its run directory, or the folder of all runs with the same name. Averaged weights are
-            loaded if the checkpoint has them.
+            its run directory, or the folder of all runs with the same name; or the name of bundled
+            weights. Averaged weights are loaded if the checkpoint has them.
 
     Returns:
         A report of a few lines that lists the loaded, resampled, unused and new weights.
@@ -58,10 +52,7 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     Raises:
         InputError: the source cannot be read safely, or its encoder does not fit the network.
     """
-    path = Path(source).expanduser()
-    is_name = not path.suffix and not source.startswith(TORCHVISION_PREFIX)
-    if path.is_dir() or is_name:
-        source = str(find_finished(source))
+    source = find_pretrained(source)
     encoder = read_encoder(source)
     own = network.state_dict()
     head = {key: value for key, value in own.items() if key.startswith("head.")}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from src.config import SIZES
@@ -14,8 +15,9 @@ from src.extras.weights.names import TIMM, TORCHVISION, rename, to_ours
 from src.models.stem import ConvStem, Whiten, doubling_widths
 from src.models.vit import VisionTransformer
 from src.runs.checkpoint import Checkpoint
+from src.runs.directory import TORCHVISION_PREFIX
+from src.runs.weights_file import is_weights_file
 
-TORCHVISION_PREFIX = "torchvision:"
 LIBRARIES = {"torchvision": TORCHVISION, "timm": TIMM}
 # The number of heads cannot be inferred from weight shapes. These are from published models.
 HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()}
@@ -54,7 +56,7 @@ def read_encoder(source: str) -> Encoder:
     Raises:
         InputError: the source cannot be read safely, or does not contain the encoder of a ViT.
     """
-    if source.endswith(".ckpt"):
+    if source.endswith(".ckpt") or is_weights_file(Path(source).expanduser()):
         return _from_checkpoint(source)
     if source.startswith(TORCHVISION_PREFIX):
         content = _download(source)
@@ -202,15 +204,9 @@ def _open(source: str) -> Any:
         )
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         _reject_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise InputError(
-            f"{source}: the package safetensors is not installed; run pip install safetensors"
-        ) from None
     except Exception as error:  # a damaged file can raise any exception
         raise InputError(
             f"{source}: cannot be loaded as plain tensors, because it is damaged or contains code "

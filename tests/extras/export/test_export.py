@@ -143,7 +143,6 @@ assert not [name for name in sys.modules if name.split(".")[0] == "src"]
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_described_code_loads_safetensors(tmp_path, save_checkpoint, images, kind):
-    pytest.importorskip("safetensors")
     pytest.importorskip("timm")
     path, network = save_checkpoint(NETWORKS[kind])
     exported(path, "--format", "safetensors")
