@@ -70,7 +70,8 @@ def read_files(
                 "remove the folder"
             )
         paths = [paths[row] for row in readable.tolist()]
-    return ImageSet(state["images"], labels[readable], paths)
+    hashes = listing.fingerprint(info.classes)
+    return ImageSet(state["images"], labels[readable], paths, hashes=hashes)
 
 
 def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Any]:

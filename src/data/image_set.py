@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.images import read_image
+from src.data.listing import short_hash
 
 
 class ImageSet(Dataset):
@@ -15,6 +16,7 @@ class ImageSet(Dataset):
         labels: int64 [N], N >= M.
         paths: paths of all N images; None if the images do not have their own files.
         rows: sorted int64 [n] indices; if given, the set contains only these images.
+        hashes: hashes that identify the images, by class; by default, only labels are compared.
     """
 
     def __init__(
@@ -23,11 +25,13 @@ class ImageSet(Dataset):
         labels: Tensor,
         paths: list[str] | None = None,
         rows: Tensor | None = None,
+        hashes: dict[str, str] | None = None,
     ):
         self.held = images
         self.all_labels = labels
         self.paths = paths or []
         self.rows = rows
+        self.hashes = hashes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,6 +52,10 @@ class ImageSet(Dataset):
         if self.rows is None:
             return self.held
         return self.held[self.rows[self.rows < len(self.held)]]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return hashes that differ if the images have been replaced or renamed."""
+        return self.hashes or {"labels": short_hash(self.all_labels.cpu().numpy().tobytes())}
 
     def __getitems__(self, indices: Tensor | list[int]) -> tuple[Tensor, Tensor]:
         """Return a whole batch: int64 [B] -> uint8 [B, C, H, W], int64 [B].

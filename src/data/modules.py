@@ -64,6 +64,7 @@ class ImageDataModule(LightningDataModule):
     Attributes:
         info: complete description of the dataset, as stored in checkpoints.
         sets: splits that have been read, by name; None for splits that the dataset does not have.
+        fingerprint: hashes of the training and validation images, by split and class.
     """
 
     info: DatasetInfo
@@ -95,6 +96,7 @@ class ImageDataModule(LightningDataModule):
         self.skip_broken = skip_broken
         self.seed = seed
         self.sets: dict[str, ImageSet | None] = {}
+        self.fingerprint: dict[str, str] = {}
         self.patchify = Patchify(patch_size) if patch_size else torch.nn.Identity()
         least = {"batch_size": 1, "eval_batch_size": 1, "workers": 0, "memory_budget": 0}
         for name, lowest in least.items():
@@ -144,6 +146,9 @@ class ImageDataModule(LightningDataModule):
         """Read the splits that the stage needs, unless they have already been read."""
         if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
+            for split, images in (("train", train), ("val", val)):
+                hashes = images.fingerprint() if images else {}
+                self.fingerprint |= {f"{split}/{name}": value for name, value in hashes.items()}
             if train and val is None and self.val_fraction:
                 train_indices, val_indices = self.split(train.labels)
                 train, val = train.subset(train_indices), train.subset(val_indices)

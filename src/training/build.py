@@ -119,6 +119,7 @@ def build(
         settings.checkpoint_every_n_steps,
         data.batch_size * trainer.world_size,
         _image_counts(data),
+        data.fingerprint,
     )
     _add_callbacks(trainer, folder, checkpoints, max_seconds, callbacks)
     tensorboard = _add_loggers(trainer, settings, folder, resumed)
@@ -132,7 +133,7 @@ def _prepare(settings: Settings, trainer: Trainer) -> tuple[Path, IO[str]] | Non
     data.prepare_data()
     _check_together(data, settings.model, settings.patience)
     if settings.resumed:
-        refuse_other_images(*settings.resumed, _image_counts(data))
+        refuse_other_images(*settings.resumed, _image_counts(data), data.fingerprint)
     threads = set_threads(settings.threads, bool(settings.resumed), trainer, settings.model, data)
     if not trainer.is_global_zero:
         return None

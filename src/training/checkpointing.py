@@ -31,6 +31,7 @@ class SaveCheckpoints(CheckpointCallback):
             writes.
         global_batch: number of training images per step over all devices.
         images: number of training and validation images.
+        fingerprint: hashes of these images; see `ImageDataModule`.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class SaveCheckpoints(CheckpointCallback):
         every_n_steps: int | None,
         global_batch: int,
         images: dict[str, int],
+        fingerprint: dict[str, str],
     ):
         self.folder = folder
         self.every_n_steps, self.saved_step = every_n_steps, 0
-        self.global_batch, self.images = global_batch, images
+        self.global_batch, self.images, self.fingerprint = global_batch, images, fingerprint
         self.best_accuracy: float = -1.0
         self.best_epoch: int | None = None
         # epoch, val_loss and val_accuracy of the last validation
@@ -69,6 +71,7 @@ class SaveCheckpoints(CheckpointCallback):
             "train_seconds": self.train_seconds,
             "global_batch": self.global_batch,
             "images": self.images,
+            "fingerprint": self.fingerprint,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

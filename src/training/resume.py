@@ -89,18 +89,32 @@ def check_resume(
     lightning_loop.end_after(trainer, epochs)
 
 
-def refuse_other_images(run: Path, checkpoint: Checkpoint, now: dict[str, int]) -> None:
-    """Refuse to resume with more or fewer images: the validation split would change."""
-    before = checkpoint.content["callbacks"]["SaveCheckpoints"]["images"]
-    if before != now:
-        was, is_now = (
-            ", ".join(f"{count} {split}" for split, count in images.items())
-            for images in (before, now)
-        )
-        raise InputError(
-            f"{run}: the number of images has changed (was {was}, now {is_now}); restore the "
-            "images, or start a new run"
-        )
+def refuse_other_images(
+    run: Path, checkpoint: Checkpoint, counts: dict[str, int], fingerprint: dict[str, str]
+) -> None:
+    """Refuse to resume with other images: some of them would move to the validation split.
+
+    Args:
+        run: run directory.
+        checkpoint: the checkpoint to resume from; without a fingerprint, only counts are compared.
+        counts: number of training and validation images.
+        fingerprint: hashes of these images, by split and class.
+    """
+    saved = checkpoint.content["callbacks"]["SaveCheckpoints"]
+    before = saved.get("fingerprint", fingerprint)
+    names = sorted(before.keys() | fingerprint.keys())
+    changed = [name for name in names if before.get(name) != fingerprint.get(name)]
+    if saved["images"] == counts and not changed:
+        return
+    was, now = (
+        ", ".join(f"{count} {split}" for split, count in images.items())
+        for images in (saved["images"], counts)
+    )
+    what = f"the number of images has changed (was {was}, now {now}"
+    if was == now:
+        what = f"image files have been renamed or replaced ({was}, as before"
+    where = f"; changed: {', '.join(changed[:5])}{', ...' * (len(changed) > 5)}" if changed else ""
+    raise InputError(f"{run}: {what}{where}); restore the images, or start a new run")
 
 
 def _keep_global_batch(size: int, data: ImageDataModule, trainer: Trainer) -> None:
@@ -182,6 +196,7 @@ def _is_complete(content: dict[str, Any], model: Classifier, loop: dict[str, Any
         and _optimizer_fits(optimizer_state, model.configure_optimizers())
         and isinstance(saved["validated"], dict)
         and isinstance(saved["images"], dict)
+        and isinstance(saved.get("fingerprint", {}), dict)
         and type(saved["global_batch"]) is int
         and all(type(content[key]) is int for key in ("epoch", "global_step", "total_steps"))
         and bool(re.fullmatch(r"\d+(\.\d+)+\w*", content["pytorch-lightning_version"]))

@@ -67,9 +67,23 @@ def test_images_may_move_but_not_change(made, tmp_path):
     moved = images.rename(tmp_path / "there")
     resume = ["--resume", made, f"--data.root={moved}", "--trainer.max_epochs"]
     assert train(*resume, 2).code == 0
-    (moved / "train" / "a" / "0.png").unlink()
-    message = "the number of images has changed (was 8 train, 2 val, now 7 train, 2 val)"
-    assert f"error: {made}: {message}" in train(*resume, 3).error
+    first = moved / "train" / "a" / "0.png"
+    renamed = first.rename(moved / "train" / "a" / "9.png")  # now sorted last
+    message = "image files have been renamed or replaced (8 train, 2 val, as before; "
+    assert f"error: {made}: {message}changed: train/a)" in train(*resume, 3).error
+    renamed.unlink()
+    message = "the number of images has changed (was 8 train, 2 val, now 7 train, 2 val; "
+    assert f"error: {made}: {message}changed: train/a)" in train(*resume, 3).error
+
+
+def test_checkpoints_without_a_fingerprint_are_resumed(finished):
+    for name in ("last", "best"):
+        path = finished / "checkpoints" / f"{name}.ckpt"
+        content = load(path)
+        assert list(content["callbacks"]["SaveCheckpoints"].pop("fingerprint")) == ["train/labels"]
+        torch.save(content, path)
+    resumed = train("--resume", finished, "--trainer.max_epochs=3")
+    assert resumed.code == 0, resumed
 
 
 @pytest.mark.parametrize(
