@@ -15,7 +15,7 @@ class ImageSet(Dataset):
         images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share the memory.
         labels: int64 [N], N >= M.
         paths: paths of all N images; None if the images do not have their own files.
-        rows: sorted int64 [n] indices; if given, the set contains only these images.
+        rows: int64 [n] indices; if given, the set contains only these images.
         hashes: hashes that identify the images, by class; by default, only labels are compared.
     """
 
@@ -83,6 +83,6 @@ class ImageSet(Dataset):
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """Return the subset with the given sorted int64 indices, without copying images."""
+        """Return the subset with the given int64 indices, without copying images."""
         rows = indices if self.rows is None else self.rows[indices]
         return ImageSet(self.held, self.all_labels, self.paths, rows)

@@ -104,14 +104,14 @@ def list_images(folder: Path, classes: tuple[str, ...], split: Split) -> Listing
     unknown = [name for name in list(found)[len(classes) :] if found[name]]
     if unknown:
         raise InputError(
-            f"{folder}: {_count('classes without training images', unknown)}; add training images, "
-            "or move these folders out of the dataset"
+            f"{folder}: {count_names('classes without training images', unknown)}; add training "
+            "images, or move these folders out of the dataset"
         )
     if lacking and (split == "train" or len(lacking) == len(classes)):
         because = f" ({not_used})" if not_used else ""
         where = folder / lacking[0] if split == "train" else folder
         raise InputError(f"{where}: no images found{because}; add images, or remove the folder")
-    notes = [_count("missing classes", lacking)] if lacking else []
+    notes = [count_names("missing classes", lacking)] if lacking else []
     notes += [not_used] if not_used else []
     files: list[ImageFile] = []
     labels: list[int] = []
@@ -128,6 +128,12 @@ def describe_other_folders(root: Path) -> str:
         if not any(_is_split(entry, split) for split in SPELLINGS):
             unused[_kind(entry)].append(entry.name)
     return f"{root}: {_describe(unused)}" if unused else ""
+
+
+def count_names(kind: str, names: list[str]) -> str:
+    """Return a description such as "broken links (2: cat, dog)"."""
+    first, more = sorted(names)[:3], ", ..." if len(names) > 3 else ""
+    return f"{kind} ({len(names):,}: {', '.join(first)}{more})"
 
 
 def _find_images(folder: Path, name: str, unused: dict[str, list[str]]) -> list[ImageFile]:
@@ -179,15 +185,10 @@ def _kind(entry: os.DirEntry) -> str:
 def _describe(unused: dict[str, list[str]]) -> str:
     """Return a description such as "not used: .heic files (2: cat/1.heic, cat/2.heic)"."""
     kinds = sorted(unused, key=lambda kind: (-len(unused[kind]), kind))
-    counts = [_count(kind, unused[kind]) for kind in kinds[:5]]
+    counts = [count_names(kind, unused[kind]) for kind in kinds[:5]]
     if others := sum(len(unused[kind]) for kind in kinds[5:]):
         counts.append(f"others ({others:,})")
     return f"not used: {', '.join(counts)}" if counts else ""
-
-
-def _count(kind: str, names: list[str]) -> str:
-    first, more = sorted(names)[:3], ", ..." if len(names) > 3 else ""
-    return f"{kind} ({len(names):,}: {', '.join(first)}{more})"
 
 
 def _normalize(name: str) -> str:

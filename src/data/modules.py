@@ -7,6 +7,7 @@ dataset files -> uint8 images [N, C, H, W] and int64 labels [N] in memory, on th
 """
 
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,7 +23,14 @@ from src.config import DatasetInfo
 from src.data.datasets import DATASETS
 from src.data.folders import read_files
 from src.data.image_set import ImageSet
-from src.data.listing import Listing, Split, describe_other_folders, find_split, list_classes
+from src.data.listing import (
+    Listing,
+    Split,
+    count_names,
+    describe_other_folders,
+    find_split,
+    list_classes,
+)
 from src.data.sampling import Batches, InMemoryBatches, Share, TrainBatches, split_indices
 from src.data.splits import OWN_IMAGES, open_split
 from src.errors import InputError, printable
@@ -151,6 +159,9 @@ class ImageDataModule(LightningDataModule):
                 self.fingerprint |= {f"{split}/{name}": value for name, value in hashes.items()}
             if train and val is None and self.val_fraction:
                 train_indices, val_indices = self.split(train.labels)
+                counts = train.labels.bincount().tolist()
+                if single := [self.info.classes[k] for k, count in enumerate(counts) if count == 1]:
+                    _print_note(count_names("classes with one image, never validated", single))
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
         if stage in ("test", "predict") and "test" not in self.sets:
@@ -185,15 +196,27 @@ class ImageDataModule(LightningDataModule):
         """Return the test batches; process r of n processes gets images r, r + n, r + 2n, ..."""
         return self.test_dataloader()
 
+    def share(self, split: Split) -> Share:
+        """Return the indices of the images that this process evaluates, in order.
+
+        If `trainer.limit_val_batches` selects a part of the validation images, they are shuffled,
+        so that the part covers all classes; the files are sorted by class.
+        """
+        images, trainer = self.sets[split], self.trainer
+        order: Sequence[int] = range(len(images or ()))
+        if not trainer:
+            return Share(order, 0, 1)
+        limit, batches = trainer.limit_val_batches, len(order) / self.eval_batch_size
+        if split == "val" and limit < (batches / trainer.world_size if type(limit) is int else 1):
+            generator = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(len(order), generator=generator).tolist()
+        return Share(order, trainer.global_rank, trainer.world_size)
+
     def _eval_loader(self, split: Split) -> Loader | list:
         images = self.sets[split]
         if not images:
             return []
-        rank, processes = 0, 1
-        if self.trainer:
-            rank, processes = self.trainer.global_rank, self.trainer.world_size
-        size = self.eval_batch_size
-        share = Share(len(images), rank, processes)
+        size, share = self.eval_batch_size, self.share(split)
         batches = torch.tensor(list(share)).split(size)
         return self._loader(images, batches, batch_size=size, sampler=share)
 

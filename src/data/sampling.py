@@ -1,6 +1,6 @@
 """Validation split, training order (a function of seed and epoch) and in-memory batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,22 +18,22 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
 
     Returns:
         Sorted int64 indices of the training images and of the validation images. Every class keeps
-        at least one training image.
+        at least one training image, and of every class that has two, at least one is held out.
 
     Raises:
-        InputError: the number of validation images rounds to 0 in every class.
+        InputError: every class has only one image.
     """
     generator = torch.Generator().manual_seed(seed)
     held_out = []
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
         order = members[torch.randperm(len(members), generator=generator)]
-        count = min(round(fraction * len(members)), len(members) - 1)
+        count = min(max(round(fraction * len(members)), bool(fraction)), len(members) - 1)
         held_out.append(order[:count])
     if fraction and not any(map(len, held_out)):
         raise InputError(
-            f"data.val_fraction {fraction} of {len(labels)} images rounds to 0 in every class; "
-            "raise it or set it to 0"
+            "no image can be held out for validation, because every class has only one; add images "
+            "or set data.val_fraction to 0"
         )
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True
@@ -114,8 +114,8 @@ class Share(DistributedSampler):
     every process evaluates all images.
     """
 
-    def __init__(self, size: int, rank: int, processes: int):
-        self.images = range(rank, size, processes) if size >= processes else range(size)
+    def __init__(self, order: Sequence[int], rank: int, processes: int):
+        self.images = order[rank::processes] if len(order) >= processes else order
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.images)

@@ -109,6 +109,15 @@ def test_training_images_are_held_out_where_there_is_no_val_folder(photos):
     assert sets["test"] is None
 
 
+def test_a_class_with_one_image_is_named(photos, capsys):
+    for path in (photos / "train" / "owl").glob("[1-7].*"):
+        path.unlink()
+    sets = read(photos, val_fraction=0.1)
+    assert sets["val"].labels.tolist() == [0, 1]
+    printed = capsys.readouterr().out
+    assert "note: classes with one image, never validated (1: owl)" in printed
+
+
 def test_val_and_test_folders_are_used_whole(photos):
     class_folders(photos, CLASSES, (20, 20), val=3, test=2)
     sets = read(photos, val_fraction=0.25)

@@ -80,6 +80,18 @@ def test_evaluation_is_in_order_and_complete(digits, split):
     assert torch.cat(labels).equal(whole.labels)
 
 
+@pytest.mark.parametrize(("limit", "limited"), [(0.5, True), (2, True), (3, False), (1.0, False)])
+def test_validation_of_a_part_covers_all_classes(digits, limit, limited):
+    digits.sets["val"] = digits.sets["val"].subset(digits.sets["val"].labels.argsort())
+    digits.eval_batch_size = 50  # 3 batches in 144 images
+    digits.trainer = trainer(limit_val_batches=limit)
+    labels = next(iter(digits.val_dataloader()))[1]
+    assert (len(labels.unique()) == 10) == limited
+    shares = [digits.share("val") for digits.trainer.global_rank in (0, 0)]
+    assert list(shares[0]) == list(shares[1])
+    assert sorted(shares[0]) == list(range(144))
+
+
 def test_evaluation_only_normalizes_and_patchifies(digits):
     images, labels = first_images(digits)
     digits.trainer = trainer(training=False)

@@ -42,9 +42,17 @@ def test_split_leaves_every_class_an_image_to_train_on():
     assert len(val) == 3
 
 
-def test_a_fraction_that_holds_out_nothing_is_refused():
-    with pytest.raises(InputError, match="data.val_fraction 0.1 of 4 images rounds to 0"):
-        split_indices(torch.tensor([0, 0, 1, 1]), 0.1, seed=0)
+def test_an_image_of_every_class_that_has_two_is_held_out():
+    labels = torch.tensor([0] * 40 + [1] * 4 + [2] * 2 + [3])
+    train, val = split_indices(labels, 0.1, seed=0)
+    assert labels[val].bincount().tolist() == [4, 1, 1]
+    assert labels[train].bincount().tolist() == [36, 3, 1, 1]
+    assert len(split_indices(labels, 0, seed=0)[1]) == 0
+
+
+def test_classes_with_one_image_are_refused_if_there_is_no_other():
+    with pytest.raises(InputError, match="every class has only one; .* data.val_fraction to 0"):
+        split_indices(torch.tensor([0, 1]), 0.1, seed=0)
 
 
 # Training order
@@ -143,7 +151,7 @@ def test_a_cuda_device_holds_images_that_fit_into_a_quarter_of_its_memory(free, 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 @pytest.mark.parametrize("size", [8, 359])
 def test_every_image_is_evaluated_by_exactly_one_process(size, processes):
-    shares = [Share(size, rank, processes) for rank in range(processes)]
+    shares = [Share(range(size), rank, processes) for rank in range(processes)]
     assert sorted(flat(shares)) == list(range(size))
     lengths = [len(share) for share in shares]
     assert sum(lengths) == size
@@ -151,4 +159,4 @@ def test_every_image_is_evaluated_by_exactly_one_process(size, processes):
 
 
 def test_every_process_evaluates_all_of_too_few_images():
-    assert list(Share(2, 2, 3)) == [0, 1]
+    assert list(Share(range(2), 2, 3)) == [0, 1]

@@ -37,7 +37,7 @@ def overfit(network, x, labels, steps: int) -> list[float]:
     return losses
 
 
-def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace:
+def trainer(epoch=0, batch=0, rank=0, world=1, training=True, limit_val_batches=1.0):
     """Return a stub of a CPU trainer with the attributes that `src/lightning_loop.py` reads."""
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))
     batches = SimpleNamespace(current=SimpleNamespace(processed=batch, ready=batch))
@@ -49,4 +49,5 @@ def trainer(epoch=0, batch=0, rank=0, world=1, training=True) -> SimpleNamespace
         training=training,
         fit_loop=SimpleNamespace(epoch_progress=epochs, epoch_loop=epoch_loop),
         overfit_batches=0,
+        limit_val_batches=limit_val_batches,
     )

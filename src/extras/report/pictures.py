@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from src.data.image_set import ImageSet
 from src.data.modules import ImageDataModule
-from src.data.sampling import Share
 from src.errors import InputError
 from src.extras.report.evaluation import Evaluation, Predictions, evaluate
 from src.models.ensemble import Ensemble
@@ -137,11 +136,10 @@ def _logged_step(trainer: Any) -> int:
 
 
 def validation_images(data: ImageDataModule) -> ImageSet:
-    """Return the validation images of the first process, in order."""
+    """Return the validation images of this process, in the order of evaluation."""
     images = data.sets["val"]
-    assert images and data.trainer
-    share = Share(len(images), 0, data.trainer.world_size)
-    return images.subset(torch.tensor(list(share)))
+    assert images
+    return images.subset(torch.tensor(list(data.share("val"))))
 
 
 @torch.no_grad()
