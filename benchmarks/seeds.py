@@ -4,6 +4,7 @@
     python -m benchmarks.seeds --config configs/mnist_patch7.yaml configs/mnist_cnn.yaml --seeds 0
     python -m benchmarks.seeds --config configs/cifar10_finetune.yaml --seeds 0 \\
         --compare "--model.freeze encoder" --compare "--model.init_from null"
+    python -m benchmarks.seeds --config configs/folder.yaml --data.root photos --folds 5 --seeds 0
     python -m benchmarks.seeds --config configs/mnist.yaml --ablation --trainer.max_epochs 2
     python -m benchmarks.seeds --config configs/folder.yaml --images 50 200 500
 
@@ -13,7 +14,9 @@ listed below are passed to all training runs.
 
 --ablation compares the recipe with the changes in `ABLATIONS`. It holds out 5% of the training
 images (unless --data.val_fraction is set) and does not use the test images. --images trains on
-class folders with the given number of CIFAR-100 images per class.
+class folders with the given number of CIFAR-100 images per class. --folds 5 trains five times for
+each seed, validates on a different fifth of the training images each time, and compares validation
+accuracies.
 
 Runs are stored in `data/runs/<config>_<change>_seed<n>/`. Finished runs are skipped, interrupted
 runs are resumed, and a run with different settings causes an error.
@@ -81,8 +84,13 @@ def main() -> None:
     options, flags = _parse()
     rows: Rows = {}
     for label, variant in variants(options, flags).items():
-        runs = [finish(variant, seed, options.runs) for seed in options.seeds]
-        rows[label] = summary([read_results(run) for run in runs])
+        runs = [
+            finish(each, seed, options.runs)
+            for seed in options.seeds
+            for each in folds(variant, options.folds)
+        ]
+        tests = not options.folds
+        rows[label] = summary([read_results(run) for run in runs], tests)
     print(table(rows, tuple(next(iter(rows.values())))))
 
 
@@ -90,6 +98,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = make_parser(__doc__)
     parser.add_argument("--config", nargs="+", required=True, help="recipe YAML files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folds", type=positive, help="cross-validate with this many folds")
     parser.add_argument("--runs", default="data/runs", help="run folder")
     parser.add_argument(
         "--compare", action="append", default=[], help="flags of an additional row, as one string"
@@ -137,6 +146,17 @@ def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant
     return found
 
 
+def folds(variant: Variant, count: int | None) -> list[Variant]:
+    """Return a variant for each fold of cross-validation, or only `variant` if `count` is None."""
+    return [
+        variant._replace(
+            name=f"{variant.name}_fold{fold}",
+            flags=[*variant.flags, "--data.folds", str(count), "--data.fold", str(fold)],
+        )
+        for fold in range(count or 0)
+    ] or [variant]
+
+
 def link(source: Path, target: Path, classes: list[str], images: int) -> None:
     """Create class folders of links to the first `images` training images and all test images."""
     shutil.rmtree(target, ignore_errors=True)
@@ -179,13 +199,17 @@ def finish(variant: Variant, seed: int, runs: str) -> Path:
     return find_run("", Path(runs), name)[0]
 
 
-def summary(results: list[dict[str, Any]]) -> Row:
+def summary(results: list[dict[str, Any]], tests: bool) -> Row:
     """Return the table row of a variant from the results of its runs.
+
+    Args:
+        results: content of the runs' results.json.
+        tests: whether to prefer test results to validation results.
 
     Raises:
         InputError: the runs have neither test nor validation results.
     """
-    tested = results[0]["test_accuracy"] is not None
+    tested = tests and results[0]["test_accuracy"] is not None
     metric = "test_accuracy" if tested else "val_accuracy"
     accuracies = [result[metric] for result in results]
     if None in accuracies:
@@ -197,7 +221,7 @@ def summary(results: list[dict[str, Any]]) -> Row:
     return {
         f"mean_{metric}": statistics.mean(accuracies),
         "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else "",
-        "each_seed": ", ".join(f"{accuracy:.4f}" for accuracy in accuracies),
+        "each_run": ", ".join(f"{accuracy:.4f}" for accuracy in accuracies),
         "parameters": results[0]["parameters"],
         "images_seen": results[0]["images_seen"],
         "train_seconds": ", ".join(seconds),

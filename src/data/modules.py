@@ -31,7 +31,14 @@ from src.data.listing import (
     find_split,
     list_classes,
 )
-from src.data.sampling import Batches, InMemoryBatches, Share, TrainBatches, split_indices
+from src.data.sampling import (
+    Batches,
+    InMemoryBatches,
+    Share,
+    TrainBatches,
+    split_fold,
+    split_indices,
+)
 from src.data.splits import OWN_IMAGES, open_split
 from src.errors import InputError, printable
 from src.randomness import fold_in
@@ -58,6 +65,9 @@ class ImageDataModule(LightningDataModule):
             CNN or a convolutional stem.
         val_fraction: fraction of the training images to hold out for validation; 0 trains on all
             images.
+        folds: number of folds for cross-validation; replaces `val_fraction` unless it is 0. The
+            training images are split into this many parts with equal shares of each class.
+        fold: part to validate on, from 0 to `folds` - 1; the other parts are trained on.
         augment: augmentation of the training images; see `Augmentation`.
         eval_batch_size: number of images per validation or test step.
         workers: number of data loader processes; not needed for images in memory.
@@ -83,6 +93,8 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 128,
         patch_size: int | None = 4,
         val_fraction: float = 0.1,
+        folds: int = 0,
+        fold: int = 0,
         augment: Augmentation = PHOTO_CHANGES,
         eval_batch_size: int = 500,
         workers: int = 0,
@@ -96,6 +108,8 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.patch_size = patch_size
         self.val_fraction = val_fraction
+        self.folds = folds
+        self.fold = fold
         self.augmentation = augment
         self.eval_batch_size = eval_batch_size
         self.workers = workers
@@ -113,6 +127,11 @@ class ImageDataModule(LightningDataModule):
         if not 0 <= val_fraction < 1:
             raise InputError(
                 f"data.val_fraction must be at least 0 and below 1, got {val_fraction}"
+            )
+        if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
+            raise InputError(
+                f"data.folds {folds} and data.fold {fold}: use at least 2 folds, and a fold from 0 "
+                "to folds - 1"
             )
 
     def _describe(self, info: DatasetInfo) -> None:
@@ -157,7 +176,12 @@ class ImageDataModule(LightningDataModule):
             for split, images in (("train", train), ("val", val)):
                 hashes = images.fingerprint() if images else {}
                 self.fingerprint |= {f"{split}/{name}": value for name, value in hashes.items()}
-            if train and val is None and self.val_fraction:
+            if val and self.folds:
+                raise InputError(
+                    f"data.folds {self.folds}: {self.root} already has validation images; move "
+                    "them to the training images, or set data.folds to 0"
+                )
+            if train and val is None and (self.val_fraction or self.folds):
                 train_indices, val_indices = self.split(train.labels)
                 counts = train.labels.bincount().tolist()
                 if single := [self.info.classes[k] for k, count in enumerate(counts) if count == 1]:
@@ -169,6 +193,8 @@ class ImageDataModule(LightningDataModule):
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return sorted training and validation indices: int64 labels [N] -> int64 [T], [V]."""
+        if self.folds:
+            return split_fold(labels, self.folds, self.fold, self.seed)
         return split_indices(labels, self.val_fraction, self.seed)
 
     # Serving batches
@@ -309,11 +335,14 @@ class DigitsDataModule(NamedDataModule):
         super().__init__(patch_size=patch_size, augment=augment, **kwargs)
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Hold out the last images, regardless of the seed, because different people wrote them."""
-        size = len(labels)
-        held_out = min(max(1, round(self.val_fraction * size)), size - 1)
-        indices = torch.arange(size)
-        return indices[:-held_out], indices[-held_out:]
+        """Hold out consecutive images, by default the last; the images are sorted by writer."""
+        indices = torch.arange(len(labels))
+        if self.folds:
+            parts = list(indices.tensor_split(self.folds))
+            held_out = parts.pop(self.fold)
+            return torch.cat(parts), held_out
+        count = min(max(1, round(self.val_fraction * len(labels))), len(labels) - 1)
+        return indices[:-count], indices[-count:]
 
 
 class MNISTDataModule(NamedDataModule):

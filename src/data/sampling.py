@@ -40,6 +40,28 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 
+def split_fold(labels: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split int64 labels [N] for cross-validation; each class is spread evenly over the folds.
+
+    Returns:
+        Sorted int64 indices of the other folds (training), and of fold number `fold` (validation).
+
+    Raises:
+        InputError: a class has only one image, or there are more folds than images.
+    """
+    counts = labels.bincount()
+    if folds > len(labels) or (counts == 1).any():
+        raise InputError(
+            f"data.folds {folds}: every class needs two images and every fold one, but "
+            f"there are {len(labels)} images, {int(counts.min())} in the smallest class; add images"
+        )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[labels[order].argsort(stable=True)]
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[by_class[fold::folds]] = True
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
 class TrainBatches:
     """Batch sampler whose order depends only on (seed, epoch), so that training can be resumed.
 

@@ -107,6 +107,21 @@ def test_seeds_compares_numbers_of_images(bench, tmp_path):
         bench("seeds", f"{flags} --images 7")
 
 
+def test_seeds_cross_validates(bench, tmp_path):
+    out = bench("seeds", f"{DIGITS} --folds 3 --seeds 0 --runs {tmp_path}")
+    results = [
+        json.loads((tmp_path / f"digits_fold{fold}_seed0/version_0/results.json").read_text())
+        for fold in range(3)
+    ]
+    accuracies = [result["val_accuracy"] for result in results]
+    assert len(set(accuracies)) > 1
+    mean, deviation, each = rows(out)["digits"][:3]
+    assert "mean val accuracy" in out
+    assert each == ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
+    assert float(mean) == pytest.approx(sum(accuracies) / 3, abs=1e-4)
+    assert float(deviation) > 0
+
+
 def test_ctrl_c_waits_for_the_training(tmp_path):
     flags = f"--config configs/digits.yaml --seeds 0 --runs {tmp_path} --trainer.max_epochs 500"
     command = [sys.executable, "-m", "benchmarks.seeds", *flags.split()]

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from batches import trainer
+from photos import class_folders
 from torch.utils.data import DataLoader
 
 from src.data.image_set import ImageSet
-from src.data.modules import DigitsDataModule
-from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_indices
+from src.data.modules import DigitsDataModule, FolderDataModule
+from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_fold, split_indices
 from src.errors import InputError
 
 
@@ -53,6 +54,54 @@ def test_an_image_of_every_class_that_has_two_is_held_out():
 def test_classes_with_one_image_are_refused_if_there_is_no_other():
     with pytest.raises(InputError, match="every class has only one; .* data.val_fraction to 0"):
         split_indices(torch.tensor([0, 1]), 0.1, seed=0)
+
+
+# Cross-validation
+
+
+def test_folds_cover_all_images_once_and_each_class_evenly():
+    labels = torch.arange(3).repeat_interleave(torch.tensor([23, 10, 2]))[torch.randperm(35)]
+    held_out = []
+    for fold in range(5):
+        train, val = split_fold(labels, 5, fold, seed=0)
+        assert sorted(train.tolist() + val.tolist()) == list(range(35))
+        assert len(val) == 7
+        counts = labels[val].bincount(minlength=3).tolist()
+        assert counts[0] in (4, 5)
+        assert counts[1] == 2
+        assert not val.equal(split_fold(labels, 5, fold, seed=1)[1])
+        held_out += val.tolist()
+    assert sorted(held_out) == list(range(35))
+
+
+def test_folds_that_cannot_be_filled_are_refused():
+    with pytest.raises(InputError, match="data.folds 3: .* 5 images, 1 in the smallest class"):
+        split_fold(torch.tensor([0, 0, 0, 0, 1]), 3, 0, seed=0)
+    with pytest.raises(InputError, match="data.folds 5: .* there are 4 images"):
+        split_fold(torch.tensor([0, 0, 1, 1]), 5, 0, seed=0)
+
+
+def test_data_modules_validate_on_the_chosen_fold(tmp_path):
+    """Digits are not shuffled, because they are sorted by writer."""
+    data = DigitsDataModule(folds=5, fold=1)
+    data.setup("fit")
+    assert data.sets["val"].rows.tolist() == list(range(288, 576))
+    assert len(data.sets["train"]) == 1438 - 288
+    root = class_folders(tmp_path, ("cat", "dog"), (20, 20), train=6)
+    for fold in range(3):
+        data = FolderDataModule(str(root), 16, folds=3, fold=fold, val_fraction=0)
+        data.setup("fit")
+        assert data.sets["val"].labels.tolist() == [0, 0, 1, 1]
+        assert data.sets["train"].labels.tolist() == [0] * 4 + [1] * 4
+    class_folders(tmp_path, ("cat", "dog"), (20, 20), val=1)
+    with pytest.raises(InputError, match="data.folds 3: .* already has validation images"):
+        FolderDataModule(str(root), 16, folds=3).setup("fit")
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (-2, 0), (5, 5), (0, 1), (5, -1)])
+def test_folds_that_do_not_exist_are_refused(folds, fold):
+    with pytest.raises(InputError, match=f"data.folds {folds} and data.fold {fold}: use at least"):
+        DigitsDataModule(folds=folds, fold=fold)
 
 
 # Training order
