@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from src.config import DatasetInfo
+from src.data.duplicates import hash_image
 from src.data.image_set import ImageSet
 from src.data.images import read_image
 from src.data.listing import Listing
@@ -47,7 +48,7 @@ def read_files(
     """
     paths = [str(listing.folder / path) for path, _, _ in listing.files]
     labels = torch.tensor(listing.labels)
-    settings = (listing.files, info.image_size, info.channels, budget, skip_broken)
+    settings = ("with hashes", listing.files, info.image_size, info.channels, budget, skip_broken)
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
@@ -70,8 +71,13 @@ def read_files(
                 "remove the folder"
             )
         paths = [paths[row] for row in readable.tolist()]
-    hashes = listing.fingerprint(info.classes)
-    return ImageSet(state["images"], labels[readable], paths, hashes=hashes)
+    return ImageSet(
+        state["images"],
+        labels[readable],
+        paths,
+        hashes=listing.fingerprint(info.classes),
+        image_hashes=state["hashes"],
+    )
 
 
 def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Any]:
@@ -83,6 +89,7 @@ def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict
     images = torch.empty(room, *shape, dtype=torch.uint8)
     kept: list[int] = []
     broken: list[str] = []
+    hashes: list[int] = []
     decoded = _decode_in_order(paths, info)
     for row, image in enumerate(track(decoded, f"Reading {name}", len(paths))):
         if image is None:
@@ -91,9 +98,15 @@ def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict
         if len(kept) < room:
             images[len(kept)] = image
         kept.append(row)
+        hashes.append(hash_image(image))
     if len(kept) < room:
         images = images[: len(kept)].clone()  # torch.save would write the whole storage of a view
-    return {"images": images, "readable": torch.tensor(kept, dtype=torch.int64), "broken": broken}
+    return {
+        "images": images,
+        "hashes": torch.tensor(hashes, dtype=torch.int64),
+        "readable": torch.tensor(kept, dtype=torch.int64),
+        "broken": broken,
+    }
 
 
 def _decode_in_order(paths: list[str], info: DatasetInfo) -> Iterator[Tensor | None]:

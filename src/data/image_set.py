@@ -17,6 +17,7 @@ class ImageSet(Dataset):
         paths: paths of all N images; None if the images do not have their own files.
         rows: int64 [n] indices; if given, the set contains only these images.
         hashes: hashes that identify the images, by class; by default, only labels are compared.
+        image_hashes: int64 [N], equal for identical images; None if they were not computed.
     """
 
     def __init__(
@@ -26,12 +27,14 @@ class ImageSet(Dataset):
         paths: list[str] | None = None,
         rows: Tensor | None = None,
         hashes: dict[str, str] | None = None,
+        image_hashes: Tensor | None = None,
     ):
         self.held = images
         self.all_labels = labels
         self.paths = paths or []
         self.rows = rows
         self.hashes = hashes
+        self.all_image_hashes = image_hashes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +48,17 @@ class ImageSet(Dataset):
     def labels(self) -> Tensor:
         """The labels, int64 [n]."""
         return self.all_labels if self.rows is None else self.all_labels[self.rows]
+
+    @property
+    def image_hashes(self) -> Tensor | None:
+        """Hashes of the decoded images, int64 [n]."""
+        if self.all_image_hashes is None or self.rows is None:
+            return self.all_image_hashes
+        return self.all_image_hashes[self.rows]
+
+    def path(self, index: int) -> str:
+        """Return the path of an image; the set must have paths."""
+        return self.paths[index if self.rows is None else int(self.rows[index])]
 
     @property
     def images(self) -> Tensor:
@@ -85,4 +99,4 @@ class ImageSet(Dataset):
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return the subset with the given int64 indices, without copying images."""
         rows = indices if self.rows is None else self.rows[indices]
-        return ImageSet(self.held, self.all_labels, self.paths, rows)
+        return ImageSet(self.held, self.all_labels, self.paths, rows, image_hashes=self.all_image_hashes)

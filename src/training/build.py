@@ -15,8 +15,9 @@ from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from src import lightning_loop
+from src.data.duplicates import write_duplicates
 from src.data.modules import ImageDataModule
-from src.errors import InputError
+from src.errors import InputError, printable
 from src.runs.atomic import write_atomically
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import create_run, lock_run
@@ -141,6 +142,8 @@ def _prepare(settings: Settings, trainer: Trainer) -> tuple[Path, IO[str]] | Non
     folder = settings.resumed[0] if settings.resumed else create_run(settings.runs, settings.name)
     lock = lock_run(folder)
     write_atomically(folder / "config.yaml", config.encode())
+    if found := write_duplicates(data.sets, data.info.classes, folder / "duplicates.csv"):
+        print(f"note: {printable(found)}")
     return folder, lock
 
 
