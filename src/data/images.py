@@ -87,13 +87,31 @@ def read_photo(path: str | Path, side: int, keep_alpha: bool = False) -> Image.I
         return _whole(image, side, keep_alpha)
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file without blocking on a pipe or device."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
+        reason = getattr(error, "strerror", "not a valid path")
+        raise InputError(
+            f"{path}: cannot be opened ({reason}); check the path and its permissions"
+        ) from None
+    if problem := _problem(path, os.fstat(descriptor)):
+        os.close(descriptor)
+        raise InputError(f"{path}: {problem}")
+    return os.fdopen(descriptor, "rb")
+
+
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open an image for decoding within the block; convert all errors to InputError."""
     with _decoders:  # Pillow's initialization of its decoders is not thread-safe
         Image.init()
     try:
-        with _open_regular(path) as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; real problems raise errors
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_bomb(path, image)
@@ -117,24 +135,6 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(
             f"{path}: cannot be read as an image: {reason}; replace or remove it"
         ) from None
-
-
-def _open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file without blocking on a pipe or device."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
-        reason = getattr(error, "strerror", "not a valid path")
-        raise InputError(
-            f"{path}: cannot be opened ({reason}); check the path and its permissions"
-        ) from None
-    if problem := _problem(path, os.fstat(descriptor)):
-        os.close(descriptor)
-        raise InputError(f"{path}: {problem}")
-    return os.fdopen(descriptor, "rb")
 
 
 def _problem(path: str | Path, status: os.stat_result) -> str | None:

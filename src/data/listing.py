@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from src.data.images import EXTENSIONS
 from src.errors import InputError
@@ -52,28 +52,38 @@ class Listing:
 def short_hash(content: str | bytes) -> str:
     """Return 16 hexadecimal digits; all Unicode forms of a text have the same hash."""
     if isinstance(content, str):
-        content = _normalize(content).encode(errors="surrogateescape")
+        content = normalize(content).encode(errors="surrogateescape")
     return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def split_named(name: str) -> Split | None:
+    """Return the split that a name stands for, or None."""
+    found: list[Split] = [split for split in get_args(Split) if name.lower() in SPELLINGS[split]]
+    return found[0] if found else None
 
 
 def find_split(root: Path, split: Split) -> Path | None:
     """Return the folder of a split, or None if there is none.
 
+    Without a folder of training images, class folders in `root` itself contain them.
+
     Raises:
         InputError: `root` cannot be listed, or has several folders for the split.
     """
     entries = _entries(root) if root.is_dir() else []
-    found = [entry.name for entry in entries if _is_split(entry, split)]
+    found = [entry.name for entry in entries if _split_of(entry) == split]
     if len(found) > 1:
         raise InputError(
             f"{root}: {' and '.join(sorted(found))} are both folders of {split} images; keep one"
         )
+    if entries and not found and split == "train" and any(map(_contains_images, _members(root))):
+        return root
     return root / found[0] if found else None
 
 
 def list_classes(folder: Path) -> list[str]:
     """Return the sorted names of the class folders in `folder`; ignore hidden folders."""
-    names = sorted({_normalize(entry.name) for entry in _entries(folder) if _is_folder(entry)})
+    names = sorted({normalize(entry.name) for entry in _members(folder) if _is_folder(entry)})
     if len(names) < 2:
         found = f"1 ({names[0]})" if names else "none"
         raise InputError(
@@ -93,9 +103,9 @@ def list_images(folder: Path, classes: tuple[str, ...], split: Split) -> Listing
     """
     unused: dict[str, list[str]] = defaultdict(list)
     found: dict[str, list[ImageFile]] = {name: [] for name in classes}
-    for entry in _entries(folder):
+    for entry in _members(folder):
         if _is_folder(entry):
-            images = found.setdefault(_normalize(entry.name), [])
+            images = found.setdefault(normalize(entry.name), [])
             images += _find_images(folder, entry.name, unused)
         else:
             unused[_kind(entry)].append(entry.name)
@@ -116,16 +126,16 @@ def list_images(folder: Path, classes: tuple[str, ...], split: Split) -> Listing
     files: list[ImageFile] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files += sorted(found[name], key=lambda file: (_normalize(file[0]), file))
+        files += sorted(found[name], key=lambda file: (normalize(file[0]), file))
         labels += [label] * len(found[name])
     return Listing(folder, files, labels, f"{folder}: {'; '.join(notes)}" if notes else "")
 
 
 def describe_other_folders(root: Path) -> str:
-    """Return a description of the files and folders in `root` that belong to no split, or ""."""
+    """Return a description of the files and folders beside the folders of splits, or ""."""
     unused: dict[str, list[str]] = defaultdict(list)
-    for entry in _entries(root):
-        if not any(_is_split(entry, split) for split in SPELLINGS):
+    for entry in _entries(root) if find_split(root, "train") not in (root, None) else ():
+        if not _split_of(entry):
             unused[_kind(entry)].append(entry.name)
     return f"{root}: {_describe(unused)}" if unused else ""
 
@@ -160,8 +170,14 @@ def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _is_split(entry: os.DirEntry, split: str) -> bool:
-    return entry.name.lower() in SPELLINGS[split] and _is_folder(entry)
+def _split_of(entry: os.DirEntry) -> Split | None:
+    return split_named(entry.name) if _is_folder(entry) else None
+
+
+def _contains_images(entry: os.DirEntry) -> bool:
+    return _is_folder(entry) and any(
+        inside.name.lower().endswith(EXTENSIONS) for inside in _entries(Path(entry))
+    )
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -191,9 +207,17 @@ def _describe(unused: dict[str, list[str]]) -> str:
     return f"not used: {', '.join(counts)}" if counts else ""
 
 
-def _normalize(name: str) -> str:
+def normalize(name: str) -> str:
     """Return the composed form of a name; macOS decomposes accented letters."""
     return unicodedata.normalize("NFC", name)
+
+
+def _members(folder: Path) -> list[os.DirEntry]:
+    """Return the entries of a split's folder, without the folders of other splits in it."""
+    entries = _entries(folder)
+    if split_named(folder.name):
+        return entries
+    return [entry for entry in entries if not _split_of(entry)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:

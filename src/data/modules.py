@@ -9,6 +9,7 @@ dataset files -> uint8 images [N, C, H, W] and int64 labels [N] in memory, on th
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,15 +23,10 @@ from src import lightning_loop as loop
 from src.config import DatasetInfo
 from src.data.datasets import DATASETS
 from src.data.folders import read_files
+from src.data.huggingface import copy_images, is_huggingface
 from src.data.image_set import ImageSet
-from src.data.listing import (
-    Listing,
-    Split,
-    count_names,
-    describe_other_folders,
-    find_split,
-    list_classes,
-)
+from src.data.layouts import list_own_classes
+from src.data.listing import Listing, Split, count_names, describe_other_folders
 from src.data.sampling import (
     Batches,
     InMemoryBatches,
@@ -150,16 +146,18 @@ class ImageDataModule(LightningDataModule):
 
     def read(self, split: Split) -> ImageSet | None:
         """Return all images of a split, or None if the dataset does not have the split."""
-        return open_split(self.info, split, download=True, read_files=self._read_files)
+        read = partial(self._read_files, split)
+        return open_split(self.info, split, download=True, read_files=read)
 
-    def _read_files(self, listing: Listing, info: DatasetInfo) -> ImageSet:
-        """Read image files and cache the decoded images in `<root>/.cache`."""
+    def _read_files(self, split: Split, listing: Listing, info: DatasetInfo) -> ImageSet:
+        """Read image files and cache the decoded images in a folder `.cache` next to them."""
         _print_note(listing.note)
-        name = f"{info.name}-{listing.folder.name}-{info.image_size}x{info.channels}.pt"
+        folder = self.root if self.root.is_dir() else listing.folder
+        name = f"{info.name}-{split}-{info.image_size}x{info.channels}.pt"
         return read_files(
             listing,
             info,
-            cache=self.root / ".cache" / name,
+            cache=folder / ".cache" / name,
             budget=int(self.memory_budget * 2**30),
             skip_broken=self.skip_broken,
         )
@@ -381,14 +379,16 @@ class CIFAR100DataModule(NamedDataModule):
 
 
 class FolderDataModule(ImageDataModule):
-    """Your own images: `<root>/train/<class>/*`, and optionally `<root>/val/` and `<root>/test/`.
+    """Your own images, in any of the layouts in docs/own-images.md.
 
-    Other spellings of these folders are accepted, too; see `SPELLINGS` in src/data/listing.py.
+    By default, `<root>/train/<class>/*`, and optionally `<root>/val/` and `<root>/test/`.
     Images of any size and mode are turned upright, cropped to the center square and resized to
     `image_size`. Without `val/`, `val_fraction` of the training images is held out. Without
     `test/`, there is no test after training.
 
     Args:
+        root: folder with train/, with class folders or with Parquet files, a CSV or JSON-lines
+            file, or hf:NAME for a dataset of the Hugging Face Hub.
         image_size: side length in pixels to resize the images to.
         channels: 3 for color, 1 for grayscale.
         mean: per-channel mean, on a scale from 0 to 1; the default for color is the ImageNet mean,
@@ -407,15 +407,17 @@ class FolderDataModule(ImageDataModule):
         **kwargs: Any,
     ):
         super().__init__(root=root, patch_size=patch_size, **kwargs)
+        if is_huggingface(self.root):
+            copy_images(self.root)
         mean = mean or ([0.485, 0.456, 0.406] if channels == 3 else [0.5])
         std = std or ([0.229, 0.224, 0.225] if channels == 3 else [0.25])
         info = DatasetInfo(
-            classes=tuple(list_classes(find_split(self.root, "train") or self.root / "train")),
+            classes=tuple(list_own_classes(self.root)),
             image_size=image_size,
             channels=channels,
             mean=tuple(mean),
             std=tuple(std),
-            name=self.root.name or "folder",
+            name=self.root.stem if self.root.is_file() else self.root.name or "folder",
             module=OWN_IMAGES,
         )
         self._describe(info)

@@ -8,6 +8,7 @@ from src.config import DatasetInfo
 from src.data.datasets import DATASETS, read_digits, read_torchvision
 from src.data.folders import open_files
 from src.data.image_set import ImageSet
+from src.data.layouts import list_own_images
 from src.data.listing import Listing, Split, find_split, list_images
 from src.errors import InputError
 
@@ -24,25 +25,24 @@ def open_split(
 ) -> ImageSet | None:
     """Return the images of one split, or None if the dataset does not have the split.
 
-    By default, class folders are only listed, and their images are decoded on demand.
+    By default, image files are only listed, and decoded on demand.
 
     Args:
         dataset: description of the dataset; `dataset.module` determines how it is stored.
         split: name of the split; "val" exists only for your own images, where "val" and "test" are
             optional.
-        root: folder that contains the datasets; `dataset.root` by default.
+        root: folder that contains the datasets, or any layout of your own images;
+            `dataset.root` by default.
         download: whether to download a named dataset that is missing.
-        read_files: function that reads the images of class folders.
+        read_files: function that reads the listed images.
 
     Raises:
         InputError: the dataset is unknown, missing or damaged, or does not match its description.
     """
     place = Path(root or dataset.root or "data")
     if dataset.module == OWN_IMAGES:
-        folder = find_split(place, split)
-        if folder is None and split != "train" and place.is_dir():
-            return None
-        return read_files(list_images(folder or place / split, dataset.classes, split), dataset)
+        listing = list_own_images(place, split, dataset.classes)
+        return read_files(listing, dataset) if listing else None
 
     name = _name_of(dataset)
     if split == "val":
