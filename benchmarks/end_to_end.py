@@ -43,8 +43,8 @@ from benchmarks.throughput import DTYPES, train_step
 from benchmarks.training import train
 from src.cli.messages import silence_lightning
 from src.cli.parser import parse
+from src.data.image_data import ImageDataModule
 from src.data.image_set import ImageSet
-from src.data.modules import ImageDataModule
 from src.errors import InputError, exit_on_input_error
 from src.models.vit import VisionTransformer
 from src.runs.results import read_metrics

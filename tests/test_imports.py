@@ -113,7 +113,7 @@ def test_core_does_not_import_extras():
 
 def test_only_training_needs_lightning():
     for name in CORE:
-        allowed = layer(name) in ("training", "cli") or name == "src.data.modules"
+        allowed = layer(name) in ("training", "cli") or name == "src.data.image_data"
         assert allowed or not PACKAGES[name] & LIGHTNING, name
 
 

@@ -13,7 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from src.cli.mistakes import check_keys, refuse_nulls, shorten
 from src.cli.options import Base, read_base
 from src.cli.pretrained import use_pretrained_shape
-from src.data.modules import ImageDataModule
+from src.data.image_data import ImageDataModule
 from src.errors import InputError
 from src.training.build import Settings
 from src.training.classifier import Classifier

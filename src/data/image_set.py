@@ -99,4 +99,6 @@ class ImageSet(Dataset):
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return the subset with the given int64 indices, without copying images."""
         rows = indices if self.rows is None else self.rows[indices]
-        return ImageSet(self.held, self.all_labels, self.paths, rows, image_hashes=self.all_image_hashes)
+        return ImageSet(
+            self.held, self.all_labels, self.paths, rows, image_hashes=self.all_image_hashes
+        )

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from src import lightning_loop
 from src.data.duplicates import write_duplicates
-from src.data.modules import ImageDataModule
+from src.data.image_data import ImageDataModule
 from src.errors import InputError, printable
 from src.runs.atomic import write_atomically
 from src.runs.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor
 
 from src import lightning_loop
-from src.data.modules import ImageDataModule
+from src.data.image_data import ImageDataModule
 from src.errors import InputError
 from src.runs.checkpoint import Checkpoint, describe
 from src.runs.results import read_results

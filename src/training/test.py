@@ -7,7 +7,7 @@ import torch
 
 from src import lightning_loop
 from src.config import ViTConfig
-from src.data.modules import ImageDataModule
+from src.data.image_data import ImageDataModule
 from src.runs.checkpoint import Checkpoint
 from src.runs.results import read_metrics, write_results
 from src.training.build import Run

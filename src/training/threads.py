@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
-from src.data.modules import ImageDataModule
+from src.data.image_data import ImageDataModule
 from src.training.classifier import Classifier
 
 PART = 0.1  # seconds that one measurement should take

@@ -66,7 +66,7 @@ def test_a_signal_during_the_test(made, tmp_path):
 
 
 def stop_while_reading() -> None:
-    from src.data.modules import ImageDataModule
+    from src.data.image_data import ImageDataModule
 
     ImageDataModule.prepare_data = lambda self: send(signal.SIGINT)
 

@@ -15,8 +15,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
+from src.data.image_data import ImageDataModule
 from src.data.image_set import ImageSet
-from src.data.modules import ImageDataModule
 from src.errors import InputError
 from src.extras.report.evaluation import Evaluation, Predictions, evaluate
 from src.models.ensemble import Ensemble
