@@ -28,7 +28,7 @@ from src.training.failures import hide_disk_full_in_threads
 from src.training.loggers import tensorboard_loggers
 from src.training.processes import in_order
 from src.training.resume import check_resume, refuse_other_images
-from src.training.stopping import StopOnSignal
+from src.training.stopping import StopEarly, StopOnSignal
 from src.training.threads import ProcessorShare, set_threads
 from src.training.trainer import Trainer, make_trainer, seconds
 
@@ -104,7 +104,7 @@ def build(
     options = dict(settings.trainer)
     max_seconds = seconds(options.pop("max_time"))
     resumed_run, resumed = settings.resumed or (None, None)
-    trainer = make_trainer(options, settings.patience, resumed)
+    trainer = make_trainer(options, resumed)
     if resumed_run and resumed:
         check_resume(resumed_run, resumed, yaml.safe_load(settings.config), model, data, trainer)
 
@@ -122,7 +122,12 @@ def build(
         _image_counts(data),
         data.fingerprint,
     )
-    _add_callbacks(trainer, folder, checkpoints, max_seconds, callbacks)
+    ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
+    if settings.patience:
+        ours.append(StopEarly(checkpoints, settings.patience))
+    if trainer.strategy.root_device.type == "cpu":
+        ours.append(ProcessorShare())
+    _add_callbacks(trainer, [*ours, EpochLog(folder, checkpoints), checkpoints, *callbacks])
     tensorboard = _add_loggers(trainer, settings, folder, resumed)
     lock = claimed[1] if claimed else None
     return Run(folder, data, model, trainer, checkpoints, resumed, tensorboard, lock)
@@ -189,20 +194,9 @@ def _with_actual_values(config: str, threads: int | None, batch_size: int) -> st
     return "".join(header) + yaml.safe_dump(tree, sort_keys=False)
 
 
-def _add_callbacks(
-    trainer: Trainer,
-    folder: Path,
-    checkpoints: SaveCheckpoints,
-    max_seconds: float | None,
-    more: Sequence[Callback],
-) -> None:
+def _add_callbacks(trainer: Trainer, ours: Sequence[Callback]) -> None:
     """Add our callbacks and move checkpoint callbacks to the end, as Lightning does."""
-    users = lightning_loop.callbacks(trainer)
-    ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
-    if trainer.strategy.root_device.type == "cpu":
-        ours.append(ProcessorShare())
-    ours += [EpochLog(folder, checkpoints), checkpoints]
-    every = [*users, *ours, *more]
+    every = [*lightning_loop.callbacks(trainer), *ours]
     first = [callback for callback in every if not isinstance(callback, CheckpointCallback)]
     last = [callback for callback in every if isinstance(callback, CheckpointCallback)]
     lightning_loop.set_callbacks(trainer, first + last)

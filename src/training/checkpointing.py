@@ -20,9 +20,11 @@ from src.training.failures import explain
 
 
 class SaveCheckpoints(CheckpointCallback):
-    """Write best.ckpt (highest validation accuracy), then last.ckpt, at the end of every epoch.
+    """Write best.ckpt whenever a validation is the best so far, and last.ckpt after every epoch.
 
-    Lightning calls `Checkpoint` callbacks after all others, so the saved state is complete.
+    A validation after the last batch of an epoch is saved together with last.ckpt, from which
+    training resumes at the next epoch. Lightning calls `Checkpoint` callbacks after all others, so
+    the saved state is complete.
 
     Args:
         folder: directory for the checkpoints.
@@ -32,6 +34,7 @@ class SaveCheckpoints(CheckpointCallback):
         global_batch: number of training images per step over all devices.
         images: number of training and validation images.
         fingerprint: hashes of these images; see `ImageDataModule`.
+        monitor: validation metric that decides which checkpoint is the best; higher is better.
     """
 
     def __init__(
@@ -41,14 +44,16 @@ class SaveCheckpoints(CheckpointCallback):
         global_batch: int,
         images: dict[str, int],
         fingerprint: dict[str, str],
+        monitor: str = "val_accuracy",
     ):
         self.folder = folder
         self.every_n_steps, self.saved_step = every_n_steps, 0
         self.global_batch, self.images, self.fingerprint = global_batch, images, fingerprint
-        self.best_accuracy: float = -1.0
-        self.best_epoch: int | None = None
-        # epoch, val_loss and val_accuracy of the last validation
+        self.monitor = monitor
+        # epoch, step and `val_*` metrics of the last and of the best validation
         self.validated: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.improved_epoch: int | None = None  # a tie updates `best`, but is no improvement
         self.seconds_before, self.started = 0.0, math.inf
         # pairs of a loss, on the device, and a description of its step
         self.unread_losses: list[tuple[Tensor, str]] = []
@@ -56,7 +61,7 @@ class SaveCheckpoints(CheckpointCallback):
     @property
     def chosen_path(self) -> Path:
         """The checkpoint to test and predict with: best.ckpt, or last.ckpt without validation."""
-        return self.folder / ("last.ckpt" if self.best_epoch is None else "best.ckpt")
+        return self.folder / ("best.ckpt" if self.best else "last.ckpt")
 
     @property
     def train_seconds(self) -> float:
@@ -65,8 +70,8 @@ class SaveCheckpoints(CheckpointCallback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "best_accuracy": self.best_accuracy,
-            "best_epoch": self.best_epoch,
+            "best": dict(self.best),
+            "improved_epoch": self.improved_epoch,
             "validated": dict(self.validated),
             "train_seconds": self.train_seconds,
             "global_batch": self.global_batch,
@@ -75,9 +80,9 @@ class SaveCheckpoints(CheckpointCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_accuracy = state_dict["best_accuracy"]
-        self.best_epoch = state_dict["best_epoch"]
-        self.validated = dict(state_dict["validated"])
+        state = current_state(state_dict)
+        self.best, self.improved_epoch = dict(state["best"]), state["improved_epoch"]
+        self.validated = dict(state["validated"])
         self.seconds_before = state_dict["train_seconds"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -103,9 +108,16 @@ class SaveCheckpoints(CheckpointCallback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        metrics = trainer.callback_metrics
-        self.validated = {key: float(metrics[key]) for key in ("val_loss", "val_accuracy")}
-        self.validated["epoch"] = trainer.current_epoch
+        metrics = trainer.callback_metrics.items()
+        self.validated = {key: float(value) for key, value in metrics if key.startswith("val_")}
+        self.validated |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        score, best = self.validated[self.monitor], self.best.get(self.monitor, -math.inf)
+        if score > best:
+            self.improved_epoch = trainer.current_epoch
+        if score >= best:  # on a tie, keep the later checkpoint
+            self.best = dict(self.validated)
+            if lightning_loop.batch(trainer) < trainer.num_training_batches:
+                self.save(trainer, module, "best")
 
     def epoch_metrics(self, trainer: Trainer) -> dict[str, Any]:
         """Return this epoch's metrics; Lightning drops the validation metrics on resume."""
@@ -117,9 +129,7 @@ class SaveCheckpoints(CheckpointCallback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if lightning_loop.is_dry_run(trainer):
             return
-        accuracy = self.epoch_metrics(trainer).get("val_accuracy", -math.inf)
-        if accuracy >= self.best_accuracy:  # on a tie, keep the later checkpoint
-            self.best_accuracy, self.best_epoch = accuracy, trainer.current_epoch
+        if self.best.get("step") == trainer.global_step:
             self.save(trainer, module, "best")
         self.save(trainer, module, "last")
 
@@ -170,6 +180,26 @@ class SaveCheckpoints(CheckpointCallback):
         intact = f"{last} is intact; " if last.is_file() else ""
         if explained := explain(exception, str(self.folder.parent), intact):
             raise explained
+
+
+def current_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of `SaveCheckpoints`, also for checkpoints without `best`."""
+    if "best" in state:
+        return state
+    epoch = state["best_epoch"]
+    best = {} if epoch is None else {"epoch": epoch, "val_accuracy": state["best_accuracy"]}
+    return state | {"best": best, "improved_epoch": epoch}
+
+
+def epochs_waited(state: dict[str, Any], epochs: int) -> int:
+    """Return how many of the completed epochs passed without improvement.
+
+    Args:
+        state: state of `SaveCheckpoints`.
+        epochs: number of completed epochs. If the last one was not validated, return 0.
+    """
+    is_validated = state["validated"].get("epoch") == epochs - 1
+    return epochs - 1 - current_state(state)["improved_epoch"] if is_validated else 0
 
 
 def _step_name(trainer: Trainer, module: Any) -> str:

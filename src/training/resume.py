@@ -13,6 +13,7 @@ from src.data.image_data import ImageDataModule
 from src.errors import InputError
 from src.runs.checkpoint import Checkpoint, describe
 from src.runs.results import read_results
+from src.training.checkpointing import epochs_waited
 from src.training.classifier import Classifier
 from src.training.trainer import Trainer
 
@@ -243,8 +244,7 @@ def _why_finished(
     if epochs >= max_epochs:
         longer = f"--trainer.max_epochs {2 * epochs}"
         return f"It has trained for all {epochs} epochs; to train longer, add {longer}"
-    states = [v for k, v in content["callbacks"].items() if k.startswith("EarlyStopping")]
-    waited = states[0]["wait_count"] if states else 0
+    waited = epochs_waited(content["callbacks"]["SaveCheckpoints"], epochs)
     if patience and waited >= patience:
         return (
             f"It stopped after {epochs} epochs, because validation accuracy had not improved for "

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback
 
 from src import lightning_loop
 from src.training import slurm
-from src.training.checkpointing import SaveCheckpoints
+from src.training.checkpointing import SaveCheckpoints, epochs_waited
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 if hasattr(signal, "SIGUSR1"):  # sent by SLURM before the time limit: `sbatch --signal=USR1@120`
@@ -23,9 +23,19 @@ if hasattr(signal, "SIGUSR1"):  # sent by SLURM before the time limit: `sbatch -
 REASONS = {0: "max_time"} | {128 + number: name for number, name in SIGNALS.items()}
 
 
-def early_stopping(patience: int) -> EarlyStopping:
-    """Return a callback that stops after `patience` epochs without improvement in val_accuracy."""
-    return EarlyStopping("val_accuracy", mode="max", patience=patience)
+class StopEarly(Callback):
+    """Stop after `patience` epochs without a better validation.
+
+    Lightning's `EarlyStopping` counts validations instead, and can stop in the middle of an epoch.
+    """
+
+    def __init__(self, checkpoints: SaveCheckpoints, patience: int):
+        self.checkpoints, self.patience = checkpoints, patience
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        state, epochs = self.checkpoints.state_dict(), lightning_loop.epochs_done(trainer)
+        if epochs_waited(state, epochs) >= self.patience:
+            trainer.should_stop = True
 
 
 class StopOnSignal(Callback):

@@ -9,8 +9,9 @@ from src import lightning_loop
 from src.config import ViTConfig
 from src.data.image_data import ImageDataModule
 from src.runs.checkpoint import Checkpoint
-from src.runs.results import read_metrics, write_results
+from src.runs.results import write_results
 from src.training.build import Run
+from src.training.checkpointing import current_state
 from src.training.classifier import Classifier
 from src.training.trainer import device_name, gpu_memory
 from src.transforms.augment import Augmentation
@@ -30,7 +31,7 @@ def test(run: Run) -> dict[str, Any] | None:
         tested = dict((trainer.test(model, datamodule=data, verbose=False) or [{}])[0])
     if not trainer.is_global_zero:
         return None
-    results = _results(run, chosen.epoch, tested)
+    results = _results(run, chosen, tested)
     write_results(run.folder, results)
     if run.tensorboard:
         keys = ("val_accuracy", "test_accuracy", "test_loss")
@@ -61,10 +62,9 @@ def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict[str, 
     }
 
 
-def _results(run: Run, chosen_epoch: int, tested: dict[str, Any]) -> dict[str, Any]:
+def _results(run: Run, chosen: Checkpoint, tested: dict[str, Any]) -> dict[str, Any]:
     trainer, model, data, checkpoints = run.trainer, run.model, run.data, run.checkpoints
-    rows = {int(row["epoch"]): row for row in read_metrics(run.folder)}
-    val_accuracy = rows.get(chosen_epoch, {}).get("val_accuracy")
+    best = current_state(chosen.content["callbacks"]["SaveCheckpoints"])["best"]
     train_set, test_set = data.sets["train"], data.sets["test"]
     assert train_set
     batch = min(data.batch_size, len(train_set) // trainer.world_size)
@@ -80,12 +80,12 @@ def _results(run: Run, chosen_epoch: int, tested: dict[str, Any]) -> dict[str, A
         "epochs": lightning_loop.epochs_done(trainer),
         "images_seen": images_seen,
         "seed": data.seed,
-        "val_accuracy": float(val_accuracy) if val_accuracy else None,
+        "val_accuracy": float(f"{best['val_accuracy']:.6g}") if best else None,
         "test_accuracy": tested.get("test_accuracy"),
         "test_loss": tested.get("test_loss"),
         "test_images": test_images,
         "checkpoint": checkpoints.chosen_path.name,
-        "checkpoint_epoch": chosen_epoch + 1,
+        "checkpoint_epoch": chosen.epoch + 1,
         "train_seconds": round(checkpoints.train_seconds, 2),
         "images_per_second": round(images_seen / checkpoints.train_seconds, 1),
         "device": device_name(trainer),

@@ -14,7 +14,6 @@ from src.errors import InputError, one_line
 from src.runs.checkpoint import Checkpoint as OpenedCheckpoint
 from src.training.checkpointing import AtomicCheckpointIO
 from src.training.precision import automatic_precision
-from src.training.stopping import early_stopping
 
 
 class Trainer(LightningTrainer):
@@ -35,17 +34,13 @@ class Trainer(LightningTrainer):
         super().__init__(*args, precision=chosen, **kwargs)
 
 
-def make_trainer(
-    settings: dict[str, Any], patience: int | None, resumed: OpenedCheckpoint | None
-) -> Trainer:
+def make_trainer(settings: dict[str, Any], resumed: OpenedCheckpoint | None) -> Trainer:
     """Return a trainer with the user's settings and callbacks.
 
     Raises:
         InputError: Lightning rejects a setting.
     """
     callbacks: list[Callback] = _as_list(settings["callbacks"])
-    if patience:
-        callbacks.append(early_stopping(patience))
     progress_bar = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
     if progress_bar:
         callbacks.append(RichProgressBar(leave=False))

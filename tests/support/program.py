@@ -231,12 +231,12 @@ def without(*modules: str) -> None:
     sys.modules.update(dict.fromkeys(modules))
 
 
-def validate_as(*accuracies: float) -> None:
-    """Replace the validation accuracies with the given values, one per epoch."""
+def validate_as(*accuracies: float, every: int = STEPS) -> None:
+    """Replace the validation accuracies with the given values, one for `every` so many steps."""
     from src.training.classifier import Classifier
 
     def on_validation_epoch_end(self) -> None:
-        accuracy = accuracies[self.current_epoch]
+        accuracy = accuracies[(self.global_step - 1) // every]
         self.log_dict({"val_loss": self.eval_loss.compute(), "val_accuracy": accuracy})
         self.eval_loss.reset()
         self.eval_accuracy.reset()
