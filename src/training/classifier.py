@@ -198,6 +198,11 @@ class Classifier(LightningModule):
         self.train_accuracy.update(logits.detach(), _labels(targets))
         self.epoch_images += len(inputs)
         self.step_loss = loss.detach()
+        # Lightning divides the losses of the last, smaller group of batches by this number, too.
+        accumulated = self.trainer.accumulate_grad_batches
+        remainder = self.trainer.num_training_batches % accumulated
+        if remainder and batch_idx >= self.trainer.num_training_batches - remainder:
+            loss = loss * (accumulated / remainder)
         return loss
 
     def configure_gradient_clipping(

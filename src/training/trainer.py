@@ -7,13 +7,31 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Trainer as LightningTrainer
-from pytorch_lightning.callbacks import Callback, Checkpoint, RichProgressBar, Timer
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    RichProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from src.errors import InputError, one_line
 from src.runs.checkpoint import Checkpoint as OpenedCheckpoint
 from src.training.checkpointing import AtomicCheckpointIO
 from src.training.precision import automatic_precision
+
+# Callbacks that ignore our schedule, best.ckpt or --resume, and the settings that replace them
+REPLACED = {
+    EarlyStopping: "--patience",
+    GradientAccumulationScheduler: "--trainer.accumulate_grad_batches",
+    StochasticWeightAveraging: "--model.ema_decay",
+    Timer: "--trainer.max_time",
+    WeightAveraging: "--model.ema_decay",
+}
 
 
 class Trainer(LightningTrainer):
@@ -38,9 +56,16 @@ def make_trainer(settings: dict[str, Any], resumed: OpenedCheckpoint | None) -> 
     """Return a trainer with the user's settings and callbacks.
 
     Raises:
-        InputError: Lightning rejects a setting.
+        InputError: Lightning rejects a setting, or a callback conflicts with our own ones.
     """
     callbacks: list[Callback] = _as_list(settings["callbacks"])
+    for callback in callbacks:
+        for kind, flag in REPLACED.items():
+            if isinstance(callback, kind):
+                raise InputError(
+                    f"trainer.callbacks: {type(callback).__name__} conflicts with the schedule or "
+                    f"the checkpoints of this program; use {flag} instead"
+                )
     progress_bar = settings["enable_progress_bar"] is not False and sys.stdout.isatty()
     if progress_bar:
         callbacks.append(RichProgressBar(leave=False))

@@ -3,12 +3,21 @@
 import math
 
 import pytest
+import torch
 from library import digits, small, trainer
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    Timer,
+)
 from pytorch_lightning.strategies import FSDPStrategy
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.errors import InputError
 from src.training.processes import check_strategy
+from src.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -61,6 +70,34 @@ def test_gradients_are_clipped_by_value():
     largest = [float(p.grad.abs().max()) for p in model.net.parameters()]
     assert max(largest) == pytest.approx(1e-5, rel=1e-3)
     assert sum(largest) > 1e-4  # many parameters reach the clip value
+
+
+def test_the_last_group_of_accumulated_batches_is_a_mean_too():
+    """Two batches have the same gradient as a whole group, and as the rest of a group of three."""
+    models = []
+    for accumulated in (2, 3):
+        torch.manual_seed(0)
+        models.append(small(optimizer="sgd", warmup_epochs=0))
+        accumulate = {"accumulate_grad_batches": accumulated, "limit_train_batches": 2}
+        trainer(1, **accumulate).fit(models[-1], digits())
+    whole, rest = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
+    torch.testing.assert_close(rest, whole)
+
+
+@pytest.mark.parametrize(
+    ("callback", "flag"),
+    [
+        (EarlyStopping("val_loss"), "--patience"),
+        (StochasticWeightAveraging(0.1), "--model.ema_decay"),
+        (EMAWeightAveraging(), "--model.ema_decay"),
+        (Timer("00:00:01:00"), "--trainer.max_time"),
+        (GradientAccumulationScheduler({0: 2}), "--trainer.accumulate_grad_batches"),
+    ],
+)
+def test_callbacks_that_a_setting_replaces_are_refused(callback, flag):
+    name = type(callback).__name__
+    with pytest.raises(InputError, match=f"{name} conflicts with .*; use {flag} instead"):
+        make_trainer({"callbacks": [callback]}, None)
 
 
 class ShardOnCPU(FSDPStrategy):
