@@ -4,6 +4,8 @@ The run directory is created after all other checks, so that invalid settings le
 and before the callbacks, which write to it.
 """
 
+import contextlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +79,20 @@ class Run:
     lock: IO[str] | None
 
     def fit(self) -> None:
-        """Train from the beginning or from the resumed checkpoint."""
-        path = self.resumed.path if self.resumed else None
-        with hide_disk_full_in_threads():
-            self.trainer.fit(self.model, datamodule=self.data, ckpt_path=path, weights_only=True)
+        """Train from the beginning or from the resumed checkpoint.
+
+        Remove the directory of a new run that fails before its first step, or of a dry run.
+        """
+        trainer, path = self.trainer, self.resumed.path if self.resumed else None
+        try:
+            with hide_disk_full_in_threads():
+                trainer.fit(self.model, datamodule=self.data, ckpt_path=path, weights_only=True)
+        finally:
+            is_unused = lightning_loop.is_dry_run(trainer) or not trainer.global_step
+            if is_unused and not self.resumed and trainer.is_global_zero:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    self.folder.parent.rmdir()  # unless it contains other runs
 
 
 def build(
@@ -137,7 +149,7 @@ def _prepare(settings: Settings, trainer: Trainer) -> tuple[Path, IO[str]] | Non
     """Read the data; on rank 0, also create (or reopen) and lock the run directory."""
     data = settings.data
     data.prepare_data()
-    _check_together(data, settings.model, settings.patience)
+    _check_together(data, settings.model, settings.patience, trainer)
     if settings.resumed:
         refuse_other_images(*settings.resumed, _image_counts(data), data.fingerprint)
     threads = set_threads(settings.threads, bool(settings.resumed), trainer, settings.model, data)
@@ -171,17 +183,20 @@ def _image_counts(data: ImageDataModule) -> dict[str, int]:
     return {split: len(data.sets[split] or ()) for split in ("train", "val")}
 
 
-def _check_together(data: ImageDataModule, model: Classifier, patience: int | None) -> None:
+def _check_together(
+    data: ImageDataModule, model: Classifier, patience: int | None, trainer: Trainer
+) -> None:
     networks = model.config.ensemble
     if networks > data.batch_size:
         raise InputError(
             f"model.ensemble {networks} needs at least one image per network, but data.batch_size "
             f"is {data.batch_size}; use a larger batch or fewer networks"
         )
-    if patience and not data.sets["val"]:
+    if patience and not (data.sets["val"] and trainer.limit_val_batches):
+        key = "data.val_fraction" if trainer.limit_val_batches else "trainer.limit_val_batches"
         raise InputError(
-            f"patience {patience}: early stopping needs validation images; set data.val_fraction "
-            "above 0, or patience to null"
+            f"patience {patience}: early stopping needs validation images; set {key} above 0, or "
+            "patience to null"
         )
 
 

@@ -39,7 +39,8 @@ def explain(exception: BaseException, folder: str, intact: str) -> InputError | 
         return InputError(
             f"another process of this run has died; check its output; {intact}use --resume"
         )
-    if isinstance(exception, MisconfigurationException):
+    is_interval = reason.startswith("`val_check_interval`")  # a plain ValueError
+    if is_interval or isinstance(exception, MisconfigurationException):
         return InputError(f"trainer: {reason}; see python train.py --help")
     if is_out_of_memory(exception):
         return InputError(
