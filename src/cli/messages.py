@@ -13,6 +13,7 @@ IRRELEVANT_WARNINGS = (
     ".*dataloader is not resumable.*",
     ".*isinstance.treespec.*",
     ".*Checkpoint directory.*",
+    ".*Previous log files in this directory will be deleted.*",
     ".*in eval mode.*",
     ".*callbacks used to create the checkpoint.*",
     ".*smaller than the logging interval.*",

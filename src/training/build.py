@@ -27,7 +27,7 @@ from src.training.checkpointing import SaveCheckpoints
 from src.training.classifier import CNN, Classifier, ViT, print_once
 from src.training.epoch_log import EpochLog, Norms
 from src.training.failures import hide_disk_full_in_threads
-from src.training.loggers import tensorboard_loggers
+from src.training.loggers import continue_loggers, tensorboard_loggers
 from src.training.processes import in_order
 from src.training.resume import check_resume, refuse_other_images
 from src.training.stopping import StopEarly, StopOnSignal
@@ -223,6 +223,9 @@ def _add_loggers(
     """Add TensorBoard before the user's loggers, unless `trainer.logger` is false."""
     if lightning_loop.is_dry_run(trainer) or settings.trainer["logger"] is False:
         return None
+    if resumed:
+        saved = resumed.content.get("loggers", [])
+        continue_loggers(trainer.loggers, saved, resumed.global_step)
     ours = tensorboard_loggers(folder, resumed.global_step if resumed else None)
     trainer.loggers = [*ours, *trainer.loggers]
     return ours[0]

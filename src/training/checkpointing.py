@@ -17,6 +17,7 @@ from src.errors import InputError
 from src.runs.atomic import open_atomically
 from src.runs.checkpoint import Checkpoint, load
 from src.training.failures import explain
+from src.training.loggers import versions
 
 
 class SaveCheckpoints(CheckpointCallback):
@@ -84,6 +85,11 @@ class SaveCheckpoints(CheckpointCallback):
         self.best, self.improved_epoch = dict(state["best"]), state["improved_epoch"]
         self.validated = dict(state["validated"])
         self.seconds_before = state_dict["train_seconds"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["loggers"] = versions(trainer.loggers)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.started, self.saved_step = time.monotonic(), trainer.global_step

@@ -12,8 +12,8 @@ Lightning calls the hooks in this order (capitalized names are callbacks in this
             on_before_optimizer_step  Norms: log the gradient norm; then clip
             optimizer_step          update the weights, then their moving average
             on_train_batch_end      StopOnSignal; Norms: update norm; SaveCheckpoints: last.ckpt
-        validation_step ...         evaluate `eval_net` and update the metrics
-        on_train_epoch_end          log metrics; EpochLog; SaveCheckpoints: best.ckpt, last.ckpt
+        validation_step ...         evaluate `eval_net`; SaveCheckpoints: decide about best.ckpt
+        on_train_epoch_end          log metrics; EpochLog; StopEarly; SaveCheckpoints: last.ckpt
 
 Training steps never wait for the device, so the host can run ahead. Values are read back every
 `trainer.log_every_n_steps` steps and at the end of an epoch.
@@ -47,6 +47,7 @@ from src.models.build import build_network
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
 from src.runs.checkpoint import FORMAT, Checkpoint, describe
+from src.training.loggers import log_hyperparameters
 from src.training.optim import build_optimizer, learning_rate
 from src.training.processes import check_strategy, mean_over_processes
 from src.training.running_mean import RunningMean
@@ -141,8 +142,7 @@ class Classifier(LightningModule):
     def on_fit_start(self) -> None:
         check_strategy(self.trainer)
         # `save_hyperparameters` would do this, but it misses arguments passed through **kwargs.
-        for logger in self.trainer.loggers if self.trainer.enable_autolog_hparams else ():
-            logger.log_hyperparams(dict(self.hparams))
+        log_hyperparameters(self.trainer, dict(self.hparams))
 
     # Training -------------------------------------------------------------------------------------
 

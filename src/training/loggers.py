@@ -1,13 +1,26 @@
 """TensorBoard loggers for training curves (run directory) and validation curves (`val/` in it).
 
 TensorBoard groups tags by prefix and plots the same tag of different runs in one chart. Validation
-is logged as a separate run, so that it shares charts with training.
+is logged as a separate run, so that it shares charts with training. Other loggers are the user's;
+with `--resume`, they continue where they were.
 """
 
+import csv
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
+from pytorch_lightning.utilities import rank_zero_only
+
+from src.data.image_data import ImageDataModule
 
 TAGS = {
     "train_accuracy": "curves/accuracy",
@@ -63,3 +76,59 @@ def tensorboard_loggers(run: Path, resumed_step: int | None) -> list[TensorBoard
     if resumed_step is not None:
         options["purge_step"] = resumed_step
     return [TrainingCurves(**options), ValidationCurves(**options, sub_dir="val")]
+
+
+def log_hyperparameters(trainer: Trainer, model: dict[str, Any]) -> None:
+    """Log the hyperparameters of the model, the trainer and the data."""
+    used: dict[str, Any] = {
+        "epochs": trainer.max_epochs,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, ImageDataModule):
+        used |= {key: getattr(data, key) for key in ("batch_size", "val_fraction", "seed")}
+        used |= {"augment": asdict(data.augmentation)}
+    for logger in trainer.loggers if trainer.enable_autolog_hparams else ():
+        if isinstance(logger, MLFlowLogger) and trainer.ckpt_path:
+            continue  # MLflow refuses changed values, such as more epochs
+        logger.log_hyperparams(model | used)
+
+
+def versions(loggers: list[Logger]) -> list[list[Any]]:
+    """Return the type and the version (or run ID) of each logger of the user."""
+    theirs = [logger for logger in loggers if not isinstance(logger, TrainingCurves)]
+    return [[type(logger).__name__, logger.version] for logger in theirs]
+
+
+@rank_zero_only
+def continue_loggers(loggers: list[Any], saved: list[list[Any]], step: int) -> None:
+    """Let loggers append to the version that they wrote before the run was resumed.
+
+    Args:
+        loggers: the loggers of the user.
+        saved: their `versions`, from the checkpoint.
+        step: global step of the checkpoint; later rows and points are deleted.
+    """
+    for logger, (kind, version) in zip(loggers, saved, strict=False):
+        if type(logger).__name__ != kind:  # `--trainer.logger` has changed
+            continue
+        if isinstance(logger, MLFlowLogger):
+            logger._run_id = logger._run_id or version
+        elif isinstance(logger, WandbLogger):
+            logger._wandb_init["id"] = logger._wandb_init["id"] or version
+        elif isinstance(logger, TensorBoardLogger | CSVLogger):
+            logger._version = version if logger._version is None else logger._version
+        if isinstance(logger, TensorBoardLogger):
+            logger._kwargs["purge_step"] = step
+        if isinstance(logger, CSVLogger):
+            _keep_rows(logger, step)
+
+
+def _keep_rows(logger: CSVLogger, step: int) -> None:
+    """Write the rows before `step` again, because Lightning deletes an existing file."""
+    path = Path(logger.log_dir, "metrics.csv")
+    if path.is_file():
+        with open(path, newline="") as file:
+            rows: list[Any] = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+        logger.experiment.metrics = rows
+        logger.save()

@@ -235,25 +235,6 @@ def test_every_kind_of_model_and_training(tmp_path, flags):
     assert_tested(made, "best", rel=0.02)  # bf16 is less precise
 
 
-def test_a_fast_dev_run_leaves_no_files(tmp_path):
-    ended = train(*tiny(tmp_path, "--trainer.fast_dev_run", "true"))
-    assert ended.code == 0, ended
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--trainer.val_check_interval=50", "number of the training batches (10)"),
-        ("--trainer.limit_val_batches=0", "set trainer.limit_val_batches above 0"),
-        ("--trainer.limit_val_batches=0.01", "increase the `limit_val_batches`"),
-    ],
-)
-def test_a_mistake_that_lightning_finds_late_leaves_no_files(tmp_path, flag, message):
-    assert message in train(*tiny(tmp_path, flag)).error
-    assert not list(tmp_path.iterdir())
-
-
 def test_own_images_are_trained_on_like_a_named_dataset(tmp_path):
     """Check that training on class folders gives the same results as on CIFAR-10 files."""
     info = DATASETS["cifar10"]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from library import digits, small, trainer
+from program import tiny, train
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -98,6 +99,25 @@ def test_callbacks_that_a_setting_replaces_are_refused(callback, flag):
     name = type(callback).__name__
     with pytest.raises(InputError, match=f"{name} conflicts with .*; use {flag} instead"):
         make_trainer({"callbacks": [callback]}, None)
+
+
+def test_a_fast_dev_run_leaves_no_files(tmp_path):
+    ended = train(*tiny(tmp_path, "--trainer.fast_dev_run", "true"))
+    assert ended.code == 0, ended
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--trainer.val_check_interval=50", "number of the training batches (10)"),
+        ("--trainer.limit_val_batches=0", "set trainer.limit_val_batches above 0"),
+        ("--trainer.limit_val_batches=0.01", "increase the `limit_val_batches`"),
+    ],
+)
+def test_a_mistake_that_lightning_finds_late_leaves_no_files(tmp_path, flag, message):
+    assert message in train(*tiny(tmp_path, flag)).error
+    assert not list(tmp_path.iterdir())
 
 
 class ShardOnCPU(FSDPStrategy):
