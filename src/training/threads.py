@@ -133,6 +133,10 @@ class ProcessorShare(Callback):
     def __init__(self) -> None:
         self.printed = False
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # Lightning does not call the hook below when it resumes within an epoch.
+        self.on_train_epoch_start(trainer, module)
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.before = time.perf_counter(), time.process_time(), seconds_waited()
 
