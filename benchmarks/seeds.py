@@ -7,6 +7,8 @@
     python -m benchmarks.seeds --config configs/folder.yaml --data.root photos --folds 5 --seeds 0
     python -m benchmarks.seeds --config configs/mnist.yaml --ablation --trainer.max_epochs 2
     python -m benchmarks.seeds --config configs/folder.yaml --images 50 200 500
+    python -m benchmarks.seeds --config configs/folder.yaml --images 500,200,80,30,10 --seeds 0 1 \\
+        --compare "--data.balance sampler"
 
 Prints a table with a row per config and change: the test accuracy of each seed (validation accuracy
 if there is no test), its mean and standard deviation, and the training time. Flags that are not
@@ -14,9 +16,9 @@ listed below are passed to all training runs.
 
 --ablation compares the recipe with the changes in `ABLATIONS`. It holds out 5% of the training
 images (unless --data.val_fraction is set) and does not use the test images. --images trains on
-class folders with the given number of CIFAR-100 images per class. --folds 5 trains five times for
-each seed, validates on a different fifth of the training images each time, and compares validation
-accuracies.
+class folders with the given number of CIFAR-100 images per class, or, separated by commas, of each
+class. --folds 5 trains five times for each seed, validates on a different fifth of the training
+images each time, and compares validation accuracies.
 
 Runs are stored in `data/runs/<config>_<change>_seed<n>/`. Finished runs are skipped, interrupted
 runs are resumed, and a run with different settings causes an error.
@@ -104,7 +106,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         "--compare", action="append", default=[], help="flags of an additional row, as one string"
     )
     parser.add_argument("--ablation", action="store_true", help="add a row per change in ABLATIONS")
-    parser.add_argument("--images", type=positive, nargs="+", help="training images per class")
+    parser.add_argument("--images", type=_counts, nargs="+", help="training images per class")
     parser.add_argument("--classes", nargs="+", default=FIVE, help="class folders in --source")
     parser.add_argument("--source", default="data/cifar100", help="{train,test}/<class>/* folder")
     options, flags = parser.parse_known_args()
@@ -120,6 +122,10 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     return options, flags
 
 
+def _counts(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
+
+
 def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant]:
     """Return the table rows as {label: variant}."""
     found = {}
@@ -129,13 +135,14 @@ def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant
         if options.ablation:
             changes |= ABLATIONS[stem]
         common = [*HELD_OUT, *flags] if options.ablation else flags
-        for count in options.images or [None]:
+        for counts in options.images or [[]]:
             folder: list[str] = []
             images, prefix = "", stem
-            if count:
-                prefix = f"{stem}_{count}"
+            count = ", ".join(map(str, counts))
+            if counts:
+                prefix = f"{stem}_{count.replace(', ', '_')}"
                 root = Path(options.runs, f"{prefix}_images")
-                link(Path(options.source), root, options.classes, count)
+                link(Path(options.source), root, options.classes, counts)
                 folder = ["--data.root", str(root)]
                 images = f"{options.source}: {', '.join(options.classes)}"
             for change, more in changes.items():
@@ -157,11 +164,26 @@ def folds(variant: Variant, count: int | None) -> list[Variant]:
     ] or [variant]
 
 
-def link(source: Path, target: Path, classes: list[str], images: int) -> None:
-    """Create class folders of links to the first `images` training images and all test images."""
+def link(source: Path, target: Path, classes: list[str], images: list[int]) -> None:
+    """Create class folders of links to the first training images and to all test images.
+
+    Args:
+        source: folder with the images.
+        target: folder to create.
+        classes: names of the classes.
+        images: number of training images, of each class or of all classes.
+    """
+    if len(images) == 1:
+        images = images * len(classes)
+    if len(images) != len(classes):
+        raise InputError(
+            f"--images has {len(images)} numbers, but --classes has {len(classes)} names; give one "
+            "number per class"
+        )
     shutil.rmtree(target, ignore_errors=True)
-    for split, most in (("train", images), ("test", None)):
-        for name in classes:
+    for split in ("train", "test"):
+        for name, count in zip(classes, images, strict=True):
+            most = count if split == "train" else None
             files = sorted((source / split / name).glob("*"))[:most]
             if len(files) < (most or 1):
                 raise InputError(

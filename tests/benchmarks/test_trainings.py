@@ -105,6 +105,15 @@ def test_seeds_compares_numbers_of_images(bench, tmp_path):
     assert images_seen[0] == images_seen[1] != images_seen[2]
     with pytest.raises(InputError, match="train/cat: only 6 images; change --classes"):
         bench("seeds", f"{flags} --images 7")
+    with pytest.raises(InputError, match="--images has 3 numbers, but --classes has 2 names"):
+        bench("seeds", f"{flags} --images 1,2,3")
+
+
+def test_seeds_with_a_number_of_images_for_each_class(tmp_path):
+    source = class_folders(tmp_path / "source", ("cat", "dog"), (32, 32), train=6, test=3)
+    seeds.link(source, tmp_path / "images", ["cat", "dog"], [5, 2])
+    counts = [len(list((tmp_path / "images").glob(f"*/{name}/*"))) for name in ("cat", "dog")]
+    assert counts == [5 + 3, 2 + 3]
 
 
 def test_seeds_cross_validates(bench, tmp_path):
