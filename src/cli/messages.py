@@ -6,7 +6,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from src.data.modules import ImageDataModule
+from src.errors import printable
 from src.training.build import Run
+
+RECOMMENDED = "sampler"  # value of data.balance; docs/own-images.md compares them
+MAX_CLASSES = 10  # classes to list after training
 
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers.*",
@@ -36,6 +41,8 @@ def announce(run: Run) -> None:
     trainer, model = run.trainer, run.model
     if not trainer.is_global_zero:
         return
+    if run.data.is_imbalanced:
+        print(_imbalance(run.data), flush=True)
     verb = "Resuming" if run.resumed else "Training"
     parameters = sum(p.numel() for p in model.net.parameters())
     sizes = [f"{len(images):,} {split}" for split, images in run.data.sets.items() if images]
@@ -61,9 +68,12 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
     speed = f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)"
     print(f"\nTrained {epochs} epoch{plural}, {results['images_seen']:,} images in {speed}")
     print(_accuracy(run, results))
+    if run.data.is_imbalanced and results["classes"]:
+        print(_class_table(results["classes"]))
     page = "report.html, " if report else ""
     resume = f"python train.py --resume {folder} --trainer.max_epochs {2 * epochs}"
-    files = f"{page}results.json, metrics.csv, config.yaml, checkpoints/"
+    rows = "predictions.csv, " if results["test_images"] else ""
+    files = f"{page}results.json, {rows}metrics.csv, config.yaml, checkpoints/"
     print(
         f"Written to {run.folder}/ ({files})\n\n"
         f"  python classify.py IMAGE --ckpt {folder}        classify your own image\n"
@@ -71,6 +81,21 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
         f"  {resume}        train longer",
         flush=True,
     )
+
+
+def _class_table(rows: list[dict[str, Any]]) -> str:
+    """Return the balanced accuracy, and the scores of the classes with the lowest recall."""
+    balanced = sum(row["recall"] for row in rows) / len(rows)
+    names = [printable(row["class"]) for row in rows]
+    width = max(map(len, names))
+    lines = [
+        f"{name:<{width}}  recall {row['recall']:.4f}  precision {row['precision']:.4f}  "
+        f"F1 {row['f1']:.4f}  {row['images']:,} images"
+        for name, row in sorted(zip(names, rows, strict=True), key=lambda pair: pair[1]["recall"])
+    ]
+    if len(rows) > MAX_CLASSES:
+        lines[MAX_CLASSES:] = [f"... ({len(rows)} classes in results.json)"]
+    return "\n".join([f"Balanced accuracy {balanced:.4f} (mean recall of the classes)", *lines])
 
 
 def _accuracy(run: Run, results: dict[str, Any]) -> str:
@@ -86,3 +111,17 @@ def _accuracy(run: Run, results: dict[str, Any]) -> str:
         f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f} "
         f"({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})"
     )
+
+
+def _imbalance(data: ImageDataModule) -> str:
+    """Describe how unequal the classes are, and what is done about it."""
+    sizes = data.class_sizes
+    most, least = (
+        f"{sizes[label]:,} of {printable(data.info.classes[label])}"
+        for label in (sizes.argmax(), sizes.argmin())
+    )
+    remedy = f"data.balance is {data.balance}"
+    if data.balance == "none":
+        remedy = f"--data.balance {RECOMMENDED} finds more images of small classes"
+    chosen = "best.ckpt is chosen by balanced accuracy; " if data.sets["val"] else ""
+    return f"note: the classes are unequal ({most}, {least} training images); {chosen}{remedy}"

@@ -25,10 +25,12 @@ from src.data.folders import read_files
 from src.data.image_set import ImageSet
 from src.data.listing import Listing, Split, count_names
 from src.data.sampling import (
+    Balance,
     Batches,
     InMemoryBatches,
     Share,
     TrainBatches,
+    class_weights,
     split_fold,
     split_indices,
 )
@@ -41,6 +43,7 @@ from src.transforms.patchify import Patchify, check_patch_size, normalize
 
 PHOTO_CHANGES = Augmentation(translate=4, flip=True)
 
+IMBALANCE = 2
 Loader = InMemoryBatches | DataLoader
 
 
@@ -58,6 +61,9 @@ class ImageDataModule(LightningDataModule):
             training images are split into this many parts with equal shares of each class.
         fold: part to validate on, from 0 to `folds` - 1; the other parts are trained on.
         augment: augmentation of the training images; see `Augmentation`.
+        balance: what to do about classes with unequal numbers of images. 'sampler' draws images of
+            all classes equally often; 'loss' weights losses by 1 / n, for a class of n images.
+            'sampler_sqrt' and 'loss_sqrt' go half of the way (1 / sqrt(n)).
         eval_batch_size: number of images per validation or test step.
         workers: number of data loader processes; not needed for images in memory.
         on_device: 'auto' keeps the images on the training device if they fit into a quarter of its
@@ -85,6 +91,7 @@ class ImageDataModule(LightningDataModule):
         folds: int = 0,
         fold: int = 0,
         augment: Augmentation = PHOTO_CHANGES,
+        balance: Balance = "none",
         eval_batch_size: int = 500,
         workers: int = 0,
         on_device: Literal["auto", "never"] = "auto",
@@ -100,6 +107,7 @@ class ImageDataModule(LightningDataModule):
         self.folds = folds
         self.fold = fold
         self.augmentation = augment
+        self.balance = balance
         self.eval_batch_size = eval_batch_size
         self.workers = workers
         self.on_device = on_device
@@ -188,6 +196,22 @@ class ImageDataModule(LightningDataModule):
             return split_fold(labels, self.folds, self.fold, self.seed)
         return split_indices(labels, self.val_fraction, self.seed)
 
+    @property
+    def class_sizes(self) -> Tensor:
+        """The number of training images of each class, int64 [K]; needs `setup("fit")`."""
+        train = self.sets["train"]
+        assert train
+        return train.labels.bincount(minlength=len(self.info.classes))
+
+    @property
+    def is_imbalanced(self) -> bool:
+        """Whether the largest class has more than `IMBALANCE` times as many images as the smallest.
+
+        Accuracy then depends mostly on the large classes, so balanced accuracy chooses best.ckpt.
+        """
+        sizes = self.class_sizes
+        return bool(sizes.max() > IMBALANCE * sizes.min())
+
     # Serving batches
 
     def train_dataloader(self) -> Loader:
@@ -198,7 +222,9 @@ class ImageDataModule(LightningDataModule):
                 "train_dataloader needs a trainer, because the order depends on its epoch; pass "
                 "the data module itself to Trainer.fit"
             )
-        batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer)
+        self.class_weights = class_weights(train.labels, self.balance)
+        draws = self.class_weights[train.labels] if self.balance.startswith("sampler") else None
+        batches = TrainBatches(len(train), self.batch_size, self.seed, self.trainer, draws)
         return self._loader(train, batches, batch_sampler=batches)
 
     def val_dataloader(self) -> Loader | list:
@@ -260,11 +286,12 @@ class ImageDataModule(LightningDataModule):
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Convert a batch on the device to inputs and targets of the network.
 
         uint8 [B, C, H, W], int64 [B] -> float32 patches or images, int64 [B]. With MixUp or
-        CutMix, training targets are soft, float32 [B, K].
+        CutMix, training targets are soft, float32 [B, K]. With a balanced loss, the weights of the
+        training images follow, float32 [B].
         """
         images, labels = batch
         trainer = self.trainer
@@ -278,7 +305,11 @@ class ImageDataModule(LightningDataModule):
         if self.augmentation.mixup or self.augmentation.cutmix:
             classes = len(self.info.classes)
             images, labels = mix(images, labels, classes, self.augmentation, generator)
-        return self.patchify(images), labels
+        inputs = self.patchify(images)
+        if not self.balance.startswith("loss"):
+            return inputs, labels
+        self.class_weights = weights = self.class_weights.to(images.device)
+        return inputs, labels, weights[labels] if labels.ndim == 1 else labels @ weights
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augment and normalize: uint8 [B, C, H, W] -> float32 [B, C, H, W]."""

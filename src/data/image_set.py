@@ -60,6 +60,11 @@ class ImageSet(Dataset):
         """Return the path of an image; the set must have paths."""
         return self.paths[index if self.rows is None else int(self.rows[index])]
 
+    def name(self, index: int) -> str | int:
+        """Return the path of an image, or its row if it does not have its own file."""
+        row = index if self.rows is None else int(self.rows[index])
+        return self.paths[row] if self.paths else row
+
     @property
     def images(self) -> Tensor:
         """The images that are in memory, uint8 [m, C, H, W]; a copy if `rows` is given."""

@@ -1,7 +1,7 @@
 """Validation split, training order (a function of seed and epoch) and in-memory batches."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,20 @@ def split_fold(labels: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 
+Balance = Literal["none", "sampler", "sampler_sqrt", "loss", "loss_sqrt"]
+
+
+def class_weights(labels: Tensor, balance: Balance) -> Tensor:
+    """Weight each class by 1 / n, or 1 / sqrt(n) for `_sqrt`, where n is its number of images.
+
+    Returns:
+        float32 [K], where K - 1 is the highest label; the mean over all images is 1.
+    """
+    counts = labels.bincount().double()
+    weights = counts.clamp(min=1) ** (-0.5 if balance.endswith("sqrt") else -1)
+    return (weights * len(labels) / (weights @ counts)).float()
+
+
 class TrainBatches:
     """Batch sampler whose order depends only on (seed, epoch), so that training can be resumed.
 
@@ -74,12 +88,22 @@ class TrainBatches:
         batch_size: number of images per batch on each device.
         seed: seed for shuffling.
         trainer: Lightning's Trainer, or a stub with the attributes that `src.lightning_loop` reads.
+        weights: float32 [size]; images are drawn with replacement, with probabilities proportional
+            to them. By default, every epoch is a permutation of the images.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, trainer: Any):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        trainer: Any,
+        weights: Tensor | None = None,
+    ):
         self.size = size
         self.seed = seed
         self.trainer = trainer
+        self.weights = weights
         share = size // trainer.world_size
         if not share:
             raise InputError(
@@ -97,7 +121,12 @@ class TrainBatches:
         # With overfit_batches, all epochs use the same order.
         epoch = 0 if trainer.overfit_batches else loop.epochs_done(trainer)
         generator = torch.Generator().manual_seed(fold_in(self.seed, epoch))
-        order = torch.randperm(self.size, generator=generator)
+        if self.weights is None:
+            order = torch.randperm(self.size, generator=generator)
+        else:
+            order = torch.multinomial(
+                self.weights, self.size, replacement=True, generator=generator
+            )
         mine = order[trainer.global_rank :: trainer.world_size]
         batches = mine[: self.batches * self.batch_size].split(self.batch_size)
         return iter(batches[loop.batches_done(trainer) :])

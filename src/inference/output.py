@@ -57,11 +57,11 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
         values += [""] * (len(columns) - len(values))
         notes = "; ".join(row.get("notes", []))
         texts = [row["path"], *values, row.get("target", ""), row.get("error", ""), notes]
-        cells = [_without_formula(cell) for cell in texts]
+        cells = [without_formula(cell) for cell in texts]
         (quoting if "\r" in row["path"] else writer).writerow(cells)
 
 
-def _without_formula(cell: Any) -> Any:
+def without_formula(cell: Any) -> Any:
     """Prepend a quote to text that a spreadsheet would evaluate as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 

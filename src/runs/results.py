@@ -15,6 +15,7 @@ COLUMNS = (
     "train_accuracy",
     "val_loss",
     "val_accuracy",
+    "val_balanced_accuracy",
     "learning_rate",
     "images_per_second",
 )

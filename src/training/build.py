@@ -133,6 +133,7 @@ def build(
         data.batch_size * trainer.world_size,
         _image_counts(data),
         data.fingerprint,
+        "val_balanced_accuracy" if data.is_imbalanced else "val_accuracy",
     )
     ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
     if settings.patience:

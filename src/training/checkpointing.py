@@ -51,9 +51,9 @@ class SaveCheckpoints(CheckpointCallback):
         self.every_n_steps, self.saved_step = every_n_steps, 0
         self.global_batch, self.images, self.fingerprint = global_batch, images, fingerprint
         self.monitor = monitor
-        # epoch, step and `val_*` metrics of the last and of the best validation
-        self.validated: dict[str, float] = {}
-        self.best: dict[str, float] = {}
+        # epoch, step, `val_*` metrics and class scores of the last and of the best validation
+        self.validated: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
         self.improved_epoch: int | None = None  # a tie updates `best`, but is no improvement
         self.seconds_before, self.started = 0.0, math.inf
         # pairs of a loss, on the device, and a description of its step
@@ -111,12 +111,13 @@ class SaveCheckpoints(CheckpointCallback):
         elif is_last or lightning_loop.is_logging_step(trainer):
             self._check_losses()
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         if trainer.sanity_checking:
             return
         metrics = trainer.callback_metrics.items()
         self.validated = {key: float(value) for key, value in metrics if key.startswith("val_")}
         self.validated |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        self.validated["class_scores"] = module.class_scores
         score, best = self.validated[self.monitor], self.best.get(self.monitor, -math.inf)
         if score > best:
             self.improved_epoch = trainer.current_epoch

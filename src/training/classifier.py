@@ -47,6 +47,7 @@ from src.models.build import build_network
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
 from src.runs.checkpoint import FORMAT, Checkpoint, describe
+from src.training.class_counts import ClassCounts, balanced_accuracy, class_scores
 from src.training.loggers import log_hyperparameters
 from src.training.optim import build_optimizer, learning_rate
 from src.training.processes import check_strategy, mean_over_processes
@@ -54,7 +55,7 @@ from src.training.running_mean import RunningMean
 from src.transforms.patchify import normalize
 
 print_once = rank_zero_only(print)
-Batch = Sequence[Tensor]  # inputs and labels
+Batch = Sequence[Tensor]  # inputs, labels and, in training, optional weights of the images
 
 
 class Classifier(LightningModule):
@@ -62,7 +63,7 @@ class Classifier(LightningModule):
 
     Batches are pairs (inputs, labels). Inputs are uint8 images [B, C, H, W], which this module
     normalizes, normalized float images of the same shape, or patches [B, N, P*P*C]. Labels are
-    int64 [B], or probabilities [B, K].
+    int64 [B], or probabilities [B, K]. In training, a third tensor weights the losses, float32 [B].
 
     Args:
         dataset: description of the dataset.
@@ -81,14 +82,14 @@ class Classifier(LightningModule):
         self.ema = copy.deepcopy(self.net).requires_grad_(False) if config.ema_decay else None
         if config.compile:
             self.net.compile()
-        accuracy = MulticlassAccuracy(
-            len(self.dataset.classes), average="micro", validate_args=False
-        )
-        self.train_loss, self.train_accuracy = RunningMean(), accuracy
+        classes = len(self.dataset.classes)
+        self.train_loss = RunningMean()
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         # Persistent, so that checkpoints written within an epoch include the metric counts.
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
-        self.eval_loss, self.eval_accuracy = RunningMean(), accuracy.clone()
+        self.eval_loss, self.eval_counts = RunningMean(), ClassCounts(classes)
+        self.class_scores: dict[str, list[float]] = {}  # of the last evaluation
         self.total_steps: float | None = None  # length of the schedule; set when training starts
 
     @property
@@ -193,7 +194,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = self._network_input(batch), batch[1]
         logits = self.net(inputs)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+        loss = _loss(logits, targets, self.config.label_smoothing, *batch[2:])
         self.train_loss.update(loss.detach(), len(inputs))
         self.train_accuracy.update(logits.detach(), _labels(targets))
         self.epoch_images += len(inputs)
@@ -264,7 +265,7 @@ class Classifier(LightningModule):
         """Return the logits [B, K] for use in callbacks."""
         logits, targets = self(batch), batch[1]
         self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
-        self.eval_accuracy.update(logits, _labels(targets))
+        self.eval_counts.update(logits.argmax(dim=1), _labels(targets))
         return logits
 
     test_step = validation_step
@@ -280,13 +281,17 @@ class Classifier(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, split: str) -> None:
+        counts = images, _, correct = self.eval_counts.compute()
+        scores = class_scores(*counts)
+        self.class_scores = {name: values.tolist() for name, values in scores.items()}
         metrics = {
             f"{split}_loss": self.eval_loss.compute(),
-            f"{split}_accuracy": self.eval_accuracy.compute(),
+            f"{split}_accuracy": correct.sum() / images.sum(),
+            f"{split}_balanced_accuracy": balanced_accuracy(scores),
         }
         self.log_dict(metrics, sync_dist=True)
         self.eval_loss.reset()
-        self.eval_accuracy.reset()
+        self.eval_counts.reset()
 
     # Checkpoint -----------------------------------------------------------------------------------
 
@@ -371,6 +376,20 @@ class CNN(Classifier):
 def _labels(targets: Tensor) -> Tensor:
     """Return the labels [B]; for soft targets [B, K] (MixUp, CutMix), the most probable class."""
     return targets if targets.ndim == 1 else targets.argmax(dim=1)
+
+
+def _loss(
+    logits: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return the mean cross-entropy; `weights` [B] multiply the losses of the images.
+
+    The `weight` of `cross_entropy` would also distort smoothed targets toward rare classes, and
+    scale each batch by its own classes.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    return (losses * weights).mean()
 
 
 def _counts(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,7 +31,8 @@ class EpochLog(Checkpoint):
         row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
         row |= {key: f"{float(metrics[key]):.6g}" for key in COLUMNS[2:] if key in metrics}
         add_metrics(self.run, row)
-        shown = [f"{key} {float(metrics[key]):.4f}" for key in COLUMNS[2:6] if key in metrics]
+        keys = dict.fromkeys([*COLUMNS[2:6], self.checkpoints.monitor])
+        shown = [f"{key} {float(metrics[key]):.4f}" for key in keys if key in metrics]
         shown.append(f"{float(metrics['images_per_second']):,.0f} images/s")
         print(f"epoch {epoch + 1}/{trainer.max_epochs}  {'  '.join(shown)}", flush=True)
 

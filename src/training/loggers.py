@@ -32,9 +32,13 @@ TAGS = {
     "weight_norm": "steps/weight_norm",
     "update_ratio": "steps/update_ratio",
 }
-VALIDATION_TAGS = {"val_accuracy": "curves/accuracy", "val_loss": "curves/loss"}
+VALIDATION_TAGS = {
+    "val_accuracy": "curves/accuracy",
+    "val_balanced_accuracy": "curves/balanced_accuracy",
+    "val_loss": "curves/loss",
+}
 # Test metrics are logged with the hyperparameters instead.
-NOT_TRAINING = {"epoch", "test_loss", "test_accuracy", *VALIDATION_TAGS}
+NOT_TRAINING = {"epoch", "test_loss", "test_accuracy", "test_balanced_accuracy", *VALIDATION_TAGS}
 
 
 class TrainingCurves(TensorBoardLogger):

@@ -1,4 +1,4 @@
-"""Test the chosen checkpoint once after training, and write results.json."""
+"""Test the chosen checkpoint once after training; write results.json and predictions.csv."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,12 +13,13 @@ from src.runs.results import write_results
 from src.training.build import Run
 from src.training.checkpointing import current_state
 from src.training.classifier import Classifier
+from src.training.predictions import CollectPredictions, Predictions, write_predictions
 from src.training.trainer import device_name, gpu_memory
 from src.transforms.augment import Augmentation
 
 
 def test(run: Run) -> dict[str, Any] | None:
-    """Test the chosen checkpoint and write results.json.
+    """Test the chosen checkpoint; write results.json and, if it was tested, predictions.csv.
 
     Returns:
         The content of results.json; None on all ranks except 0.
@@ -27,12 +28,18 @@ def test(run: Run) -> dict[str, Any] | None:
     chosen = Checkpoint.open(run.checkpoints.chosen_path)
     model.load_state_dict(chosen.content["state_dict"])
     tested: dict[str, Any] = {}
-    if data.sets["test"]:
+    predictions: Predictions = {}
+    if images := data.sets["test"]:
+        collect = CollectPredictions()
+        lightning_loop.set_callbacks(trainer, [collect, *lightning_loop.callbacks(trainer)])
         tested = dict((trainer.test(model, datamodule=data, verbose=False) or [{}])[0])
+        predictions = collect.gather(trainer, data.share("test"))
     if not trainer.is_global_zero:
         return None
     results = _results(run, chosen, tested)
     write_results(run.folder, results)
+    if images and predictions:
+        write_predictions(run.folder, images, data.info.classes, predictions)
     if run.tensorboard:
         keys = ("val_accuracy", "test_accuracy", "test_loss")
         final = {f"summary/{key}": results[key] for key in keys if results[key] is not None}
@@ -81,7 +88,9 @@ def _results(run: Run, chosen: Checkpoint, tested: dict[str, Any]) -> dict[str, 
         "images_seen": images_seen,
         "seed": data.seed,
         "val_accuracy": float(f"{best['val_accuracy']:.6g}") if best else None,
+        "val_balanced_accuracy": best.get("val_balanced_accuracy"),
         "test_accuracy": tested.get("test_accuracy"),
+        "test_balanced_accuracy": tested.get("test_balanced_accuracy"),
         "test_loss": tested.get("test_loss"),
         "test_images": test_images,
         "checkpoint": checkpoints.chosen_path.name,
@@ -92,4 +101,15 @@ def _results(run: Run, chosen: Checkpoint, tested: dict[str, Any]) -> dict[str, 
         "gpu_gib": gpu_memory(trainer),
         "precision": trainer.precision,
         "torch": torch.__version__,
+        "classes": _classes(data, model.class_scores if tested else best.get("class_scores", {})),
     }
+
+
+def _classes(data: ImageDataModule, scores: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return the scores of the classes that have test images, or else validation images."""
+    rows = [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
+    return [
+        {"class": name} | {key: round(value, 6) for key, value in row.items()}
+        for name, row in zip(data.info.classes, rows, strict=False)
+        if row["images"]
+    ]

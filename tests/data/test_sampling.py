@@ -10,8 +10,16 @@ from torch.utils.data import DataLoader
 
 from src.data.image_set import ImageSet
 from src.data.modules import DigitsDataModule, FolderDataModule
-from src.data.sampling import InMemoryBatches, Share, TrainBatches, split_fold, split_indices
+from src.data.sampling import (
+    InMemoryBatches,
+    Share,
+    TrainBatches,
+    class_weights,
+    split_fold,
+    split_indices,
+)
 from src.errors import InputError
+from src.transforms.augment import Augmentation
 
 
 def order(size=100, batch_size=10, seed=0, **position):
@@ -148,6 +156,46 @@ def test_overfitting_repeats_one_order():
     position.overfit_batches = 3
     batches = [batch.tolist() for batch in TrainBatches(100, 10, 0, position)]
     assert batches == order(epoch=0)
+
+
+# Unequal classes
+
+LABELS = (torch.arange(10_000) >= 1000).long()  # 1,000 images of class 0, 9,000 of class 1
+
+
+@pytest.mark.parametrize(("balance", "share"), [("sampler", 0.5), ("sampler_sqrt", 0.25)])
+def test_a_balanced_epoch_draws_classes_by_their_weights(balance, share):
+    weights = class_weights(LABELS, balance)[LABELS]
+    batches = TrainBatches(10_000, 100, 0, trainer(epoch=2), weights)
+    drawn = torch.cat(list(batches))
+    assert len(batches) == 100
+    assert (LABELS[drawn] == 0).double().mean() == pytest.approx(share, abs=0.02)
+    rest = TrainBatches(10_000, 100, 0, trainer(epoch=2, batch=7), weights)
+    assert torch.cat(list(rest)).equal(drawn[700:])
+    other = TrainBatches(10_000, 100, 0, trainer(epoch=3), weights)
+    assert not torch.cat(list(other)).equal(drawn)
+
+
+@pytest.mark.parametrize(("balance", "ratio"), [("loss", 9), ("loss_sqrt", 3)])
+def test_class_weights(balance, ratio):
+    weights = class_weights(LABELS, balance)
+    assert weights[0] / weights[1] == pytest.approx(ratio)
+    assert weights[LABELS].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mixup", [0, 1.0])
+def test_a_balanced_loss_weights_each_image_by_its_targets(mixup):
+    data = DigitsDataModule(balance="loss", augment=Augmentation(mixup=mixup))
+    data.prepare_data()
+    data.trainer = trainer()
+    batch = next(iter(data.train_dataloader()))
+    _, targets, weights = data.on_after_batch_transfer(batch, 0)
+    counts = data.sets["train"].labels.bincount()
+    soft = targets if mixup else torch.nn.functional.one_hot(targets, 10).float()
+    assert soft.shape == (len(weights), 10)
+    torch.testing.assert_close(weights, soft @ (len(data.sets["train"]) / 10 / counts))
+    data.trainer.training = False
+    assert len(data.on_after_batch_transfer(batch, 0)) == 2
 
 
 # In-memory batches

@@ -139,11 +139,12 @@ def test_metrics_are_in_the_table_and_in_tensorboard(digits_run):
         "train_accuracy": (training, "curves/accuracy"),
         "val_loss": (validation, "curves/loss"),
         "val_accuracy": (validation, "curves/accuracy"),
+        "val_balanced_accuracy": (validation, "curves/balanced_accuracy"),
     }
     for name, (events, tag) in curves.items():
         values = [event.value for event in events.Scalars(tag)]
         assert values == pytest.approx([float(row[name]) for row in rows], rel=1e-4), name
-    assert validation.Tags()["scalars"] == ["curves/accuracy", "curves/loss"]
+    assert len(validation.Tags()["scalars"]) == 3
     sections = {tag.split("/")[0] for tag in training.Tags()["scalars"]}
     assert sections == {"curves", "rate", "steps", "summary"}
     rates = [event.value for event in training.Scalars("rate/learning_rate")]

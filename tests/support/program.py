@@ -232,14 +232,18 @@ def without(*modules: str) -> None:
 
 
 def validate_as(*accuracies: float, every: int = STEPS) -> None:
-    """Replace the validation accuracies with the given values, one for `every` so many steps."""
+    """Replace the validation accuracies with the given values, one for `every` so many steps.
+
+    Balanced accuracy is 1 - accuracy.
+    """
     from src.training.classifier import Classifier
 
     def on_validation_epoch_end(self) -> None:
         accuracy = accuracies[(self.global_step - 1) // every]
-        self.log_dict({"val_loss": self.eval_loss.compute(), "val_accuracy": accuracy})
+        found = {"val_accuracy": accuracy, "val_balanced_accuracy": 1 - accuracy}
+        self.log_dict({"val_loss": self.eval_loss.compute()} | found)
         self.eval_loss.reset()
-        self.eval_accuracy.reset()
+        self.eval_counts.reset()
 
     Classifier.on_validation_epoch_end = on_validation_epoch_end
 

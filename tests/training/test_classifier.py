@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from library import QUIET
+from library import QUIET, small, trainer
 from program import differences, train
 from pytorch_lightning import Callback
 from torch.nn.utils import parameters_to_vector
@@ -69,6 +69,17 @@ def test_a_gradient_is_clipped_to_the_norm():
     _, (before, clipped) = train_steps(1, 0.01, **sgd)
     nesterov = 1 + 0.9  # Nesterov factor in the first step, with momentum 0.9
     assert (clipped - before).norm() == pytest.approx(0.5 * nesterov * 0.01, rel=0.01)
+
+
+def test_a_weight_of_two_counts_an_image_twice():
+    model, fit = small(label_smoothing=0.1), trainer()
+    model.trainer = fit
+    model.on_train_epoch_start()
+    inputs, labels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8), torch.tensor([1, 2, 3])
+    twice = [0, 0, 1, 2]
+    expected = model.training_step((inputs[twice], labels[twice]), 0) * 4
+    weighted = model.training_step((inputs, labels, torch.tensor([2.0, 1.0, 1.0])), 0) * 3
+    torch.testing.assert_close(weighted, expected)
 
 
 @pytest.mark.parametrize("whiten", [False, True])

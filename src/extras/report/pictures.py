@@ -162,7 +162,7 @@ def attention_maps(
         return None
 
 
-def draw_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> Figures:
+def draw_batch(data: ImageDataModule, batch: tuple[Tensor, ...]) -> Figures:
     """Draw a training batch as the network sees it (augmented), with its targets.
 
     Args:
@@ -171,7 +171,7 @@ def draw_batch(data: ImageDataModule, batch: tuple[Tensor, Tensor]) -> Figures:
     """
     from src.extras.report import figures
 
-    inputs, targets = (part[:IMAGES].detach().float().cpu() for part in batch)
+    inputs, targets = (part[:IMAGES].detach().float().cpu() for part in batch[:2])
     info = data.info
     if data.patch_size:
         inputs = unpatchify(inputs, data.patch_size, info.image_size, info.channels)

@@ -211,4 +211,4 @@ def _rows(trees: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _formatted(results: dict[str, Any]) -> dict[str, str]:
-    return {key: number(key, value) for key, value in results.items()}
+    return {k: number(k, value) for k, value in results.items() if not isinstance(value, list)}

@@ -11,7 +11,7 @@ from src.runs.directory import find_checkpoint
 
 Row = dict[str, float]  # a row of metrics.csv, keyed by column, without empty cells
 
-RESULT_TYPES = {"epochs": int, "test_images": int, "checkpoint": str}
+RESULT_TYPES = {"epochs": int, "test_images": int, "checkpoint": str, "classes": list}
 
 
 def find_run(path: str) -> Path:
