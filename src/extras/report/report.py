@@ -10,6 +10,7 @@ from src.extras.report.evaluation import Evaluation
 from src.extras.report.markup import escape, image, number, row, table, write_page
 from src.extras.report.run_files import read_metrics, read_results
 from src.runs.atomic import write_atomically
+from src.training.class_counts import class_scores
 from src.training.resume import flatten
 
 MISTAKES = 40  # maximum number of mistakes to show
@@ -92,7 +93,7 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
         "are predicted classes.</p>",
         f'<div class="wide">{image(confusion, "confusion matrix")}</div>',
         "</div><div>",
-        "<h2>Accuracy of each class</h2>",
+        "<h2>Scores of each class</h2>",
         f'<div class="tall">{_class_table(evaluation)}</div>',
         "</div></div>",
         "<h2>Most confident mistakes</h2>",
@@ -107,22 +108,25 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
 
 
 def _class_table(evaluation: Evaluation) -> str:
-    """Return a table of the classes that have images, sorted by accuracy."""
+    """Return a table of the classes that have images, sorted by recall."""
     counts = evaluation.confusion()
     totals = counts.sum(dim=1)
-    accuracies = counts.diag().double() / totals
+    scores = class_scores(totals, counts.sum(dim=0), counts.diag())
     confused, others = counts.fill_diagonal_(0).max(dim=1)
-    lines = [row(["class", "accuracy", "", "images", "most often confused with"], "th")]
-    for label in accuracies.argsort(stable=True).tolist():
+    titles = ["class", "recall", "", "precision", "F1", "images", "most often confused with"]
+    lines = [row(titles, "th")]
+    for label in scores["recall"].argsort(stable=True).tolist():
         if not totals[label]:
             continue
-        name, accuracy = evaluation.classes[label], float(accuracies[label])
+        name = evaluation.classes[label]
+        recall, precision, f1 = (float(scores[key][label]) for key in ("recall", "precision", "f1"))
         other = ""
         if confused[label]:
             other = f"{evaluation.classes[others[label]]} ({confused[label]})"
         lines.append(
-            f'<tr><td>{escape(name)}</td><td class="n">{accuracy:.4f}</td>'
-            f'<td class="bar"><i style="width:{accuracy:.1%}"></i></td>'
+            f'<tr><td>{escape(name)}</td><td class="n">{recall:.4f}</td>'
+            f'<td class="bar"><i style="width:{recall:.1%}"></i></td>'
+            f'<td class="n">{precision:.4f}</td><td class="n">{f1:.4f}</td>'
             f'<td class="n">{totals[label]:,}</td><td>{escape(other)}</td></tr>'
         )
     return f"<table>{''.join(lines)}</table>"

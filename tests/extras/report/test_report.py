@@ -25,7 +25,7 @@ from src.extras.report.report import write_report
 SECTIONS = [
     "Curves",
     "Confusion matrix",
-    "Accuracy of each class",
+    "Scores of each class",
     "Most confident mistakes",
     "Calibration",
     "Use and resume",
@@ -102,9 +102,11 @@ def test_numbers_are_those_of_the_test(run):
     accuracy = float(evaluation.correct.double().mean())
     assert accuracy == pytest.approx(results["test_accuracy"], abs=1e-6)
     assert f"expected calibration error is {evaluation.calibration_error():.4f}" in text
-    for label, counts in enumerate(evaluation.confusion()):
-        accuracy = int(counts[label]) / int(counts.sum())
-        assert f'<tr><td>{label}</td><td class="n">{accuracy:.4f}</td>' in text
+    for row in results["classes"]:
+        assert f'<tr><td>{row["class"]}</td><td class="n">{row["recall"]:.4f}</td>' in text
+        assert (
+            f'<td class="n">{row["precision"]:.4f}</td><td class="n">{row["f1"]:.4f}</td>' in text
+        )
     accuracies = re.findall(r'<tr><td>\d</td><td class="n">([\d.]+)', text)
     assert len(accuracies) == 10
     assert accuracies == sorted(accuracies)
