@@ -52,21 +52,29 @@ def copy_images(root: Path) -> None:
         InputError: the library is missing, or the dataset cannot be loaded.
     """
     table = copied_table(root)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(table.with_suffix(".lock")):
-        if table.exists():
-            return
-        print(f"Copying the images of {root} to {table.with_suffix('')}", flush=True)
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(("path", "label", "split"))
-        writer.writerows(_copy(root, table.with_suffix("")))
-        write_atomically(table, text.getvalue().encode())
+    folder = table.with_suffix("")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("path", "label", "split"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(table.with_suffix(".lock")):
+            if table.exists():
+                return
+            print(f"Copying the images of {root} to {folder}", flush=True)
+            writer.writerows(_copy(root, folder))
+            write_atomically(table, text.getvalue().encode())
+    except InputError:
+        raise
+    except Exception as error:  # from the network, the Hub, Arrow and the file system
+        raise InputError(
+            f"{root}: cannot be copied to {folder}: {one_line(error, 300)}; check the name, the "
+            "files and the disk space"
+        ) from None
 
 
 def _copy(root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Write image files to `folder`, and yield path, label and split of each."""
-    folder.mkdir(exist_ok=True)
     splits = _load(root)
     for name, rows in splits.items():
         split = split_named(name) or ("train" if len(splits) == 1 else None)
@@ -103,16 +111,13 @@ def _load(root: Path) -> dict[str, Any]:
             f"{root}: reading Hugging Face datasets needs the package datasets; install it by "
             "pip install -r requirements-huggingface.txt"
         ) from None
-    try:
-        if _is_name(root):
-            name, _, config = _name(root).partition(":")
-            loaded = datasets.load_dataset(name, config or None)
-        elif any((root / name).is_file() for name in ON_DISK):
-            loaded = datasets.load_from_disk(root)
-        else:
-            loaded = datasets.load_dataset("parquet", data_dir=str(root), streaming=True)
-    except Exception as error:  # from the network, the Hub, Arrow and the file system
-        raise InputError(f"{root}: cannot be loaded: {one_line(error, 300)}") from None
+    if _is_name(root):
+        name, _, config = _name(root).partition(":")
+        loaded = datasets.load_dataset(name, config or None)
+    elif any((root / name).is_file() for name in ON_DISK):
+        loaded = datasets.load_from_disk(root)
+    else:
+        loaded = datasets.load_dataset("parquet", data_dir=str(root), streaming=True)
     return loaded if isinstance(loaded, dict) else {"train": loaded}
 
 

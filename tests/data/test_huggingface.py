@@ -121,12 +121,17 @@ def test_rows_without_a_label_are_counted(tmp_path, capsys):
 
 
 def test_unusable_datasets_are_refused(tmp_path):
-    (tmp_path / "train.parquet").write_text("damaged")
-    with pytest.raises(InputError, match="cannot be loaded: ") as error:
-        module_of(tmp_path)
-    assert "\n" not in str(error.value)
-    make().rename_column("label", "other").remove_columns("image").to_parquet(
-        tmp_path / "train.parquet"
-    )
+    file = tmp_path / "train.parquet"
+    make(200).to_parquet(file)
+    content = bytearray(file.read_bytes())
+    content[4:2000] = bytes(1996)
+    for damaged in (content, b"damaged"):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            InputError, match="cannot be copied to .*; check the name, the"
+        ) as error:
+            module_of(tmp_path)
+        assert "\n" not in str(error.value)
+    make().remove_columns("image").to_parquet(file)
     with pytest.raises(InputError, match="an image column and a label column are needed, found"):
         module_of(tmp_path)
