@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu                               all rows (takes hours)
     python -m benchmarks.gpu --rows speed cifar10_fast     only these rows
-    python -m benchmarks.gpu --hours 1.5                   as many rows as fit in 1.5 hours
+    timeout 90m python -m benchmarks.gpu                   as many rows as fit in 90 minutes
     python -m benchmarks.gpu --dry-run                     on the CPU, scaled down (takes minutes)
 
 Prints the table and writes it between the markers in docs/gpu.md. Rows that have not been measured
@@ -14,14 +14,12 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import math
 import multiprocessing
 import os
 import shutil
 import signal
 import statistics
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
@@ -71,6 +69,7 @@ PEERS = {  # label: (library, whether the network is compiled)
     "torchvision, eager": ("torchvision", False),
 }
 TINY = """
+--pictures false
 --model.width 32
 --model.depth 1
 --model.heads 2
@@ -95,7 +94,6 @@ def main() -> None:
     parser = make_parser(__doc__)
     every = ["speed", *GOALS]
     parser.add_argument("--rows", nargs="+", choices=every, default=every, metavar="ROW")
-    parser.add_argument("--hours", type=float, default=math.inf, help="time limit in hours")
     parser.add_argument("--root", default="data", help="dataset folder")
     parser.add_argument("--runs", type=Path, help="run folder (default: data/gpu[_dry_run])")
     parser.add_argument(
@@ -109,12 +107,10 @@ def main() -> None:
     silence_lightning()
     bench = Bench(options)
     for row in every:
-        if row in options.rows and bench.seconds_left() > 0:
+        if row in options.rows:
             bench.speeds() if row == "speed" else bench.training(row)
     bench.write()
     print(bench.table(), f"\nWritten to {bench.page}", sep="\n")
-    if bench.seconds_left() <= 0:
-        print("Time limit reached; run the same command again to continue")
 
 
 class Bench:
@@ -127,12 +123,8 @@ class Bench:
         self.page = self.runs / "gpu.md" if self.dry_run else PAGE
         self.state = self.runs / "figures.json"
         self.device = "cpu" if self.dry_run else "cuda"
-        self.end = time.monotonic() + options.hours * 3600
         saved = self.state.read_text() if self.state.is_file() else "{}"
         self.figures: Rows = json.loads(saved)
-
-    def seconds_left(self) -> float:
-        return self.end - time.monotonic()
 
     # Speeds ---------------------------------------------------------------------------------------
 
@@ -175,25 +167,21 @@ class Bench:
     # Training runs --------------------------------------------------------------------------------
 
     def training(self, config: str) -> None:
-        """Start or resume a training run, and add its results or its progress to the table."""
+        """Start or resume a training run, and add its results to the table."""
         run, source = self.runs / config / "version_0", self.runs / "cifar100" / "version_0"
-        if "accuracy" in self.figures.get(config, {}):
+        if config in self.figures:
             return
         fine_tuning = config == "cifar10_finetune"
         if fine_tuning and not read_results(source):
             print("Skipped cifar10_finetune, because it needs a finished cifar100 run")
             return
         if (run / "checkpoints" / "last.ckpt").is_file():
-            self.train("--resume", str(run), *self.max_time())
+            self.train("--resume", str(run))
         else:
             shutil.rmtree(run.parent, ignore_errors=True)  # the run has no checkpoint
             start = [*FROM_CIFAR100, str(source)] if fine_tuning else []
-            flags = [*start, *self.limits(), *self.max_time()]
-            self.train("--config", f"configs/{config}.yaml", *flags)
-        rows: Rows = {config: {"epochs": f"{len(read_metrics(run))}, not finished"}}
-        if read_results(run):
-            rows = self.training_rows(config, run)
-        for row, cells in rows.items():
+            self.train("--config", f"configs/{config}.yaml", *start, *self.limits())
+        for row, cells in self.training_rows(config, run).items():
             self.add(row, cells)
 
     def training_rows(self, config: str, run: Path) -> Rows:
@@ -228,13 +216,6 @@ class Bench:
         other = results["train_seconds"] - len(metrics) * epoch
         rows[f"{config}, compiling, starting, saving"] = {"seconds": f"{other:,.1f}"}
         return rows
-
-    def max_time(self) -> list[str]:
-        """Return the flags that stop a training run at the time limit."""
-        if math.isinf(self.end):
-            return []
-        seconds = max(1, int(self.seconds_left()))
-        return ["--trainer.max_time", json.dumps({"seconds": seconds})]
 
     def limits(self) -> list[str]:
         return ["--data.root", self.root, *(TINY + SHORT if self.dry_run else [])]

@@ -12,16 +12,25 @@ import pytest
 from photos import ONE, written
 from program import ROOT, STEPS, Ended, tiny
 
+from src.runs.results import read_results
+
 SUPPORT = ROOT / "tests" / "support"
-STOP = f"""
-import program, runpy, signal, sys
+RUN = "runs/digits/version_0"
+COMMANDS = {
+    "stop": ["train.py", *tiny("runs", "--pictures", "true", epochs=2)],
+    "resume": ["train.py", "--resume", RUN],
+    "classify a file": ["classify.py", "one.png", "--ckpt", RUN, "--json"],
+    "classify a test image": ["classify.py", "--index", 0, "--ckpt", RUN, "--json"],
+    "model.init_from": ["train.py", *tiny("more", "--model.init_from", RUN)],
+    "--serve": ["classify.py", "--ckpt", RUN, "--serve"],
+    "--show": ["classify.py", "one.png", "--ckpt", RUN, "--show", "given.png"],
+    "--attention": ["classify.py", "one.png", "--ckpt", RUN, "--attention", "given.png"],
+}
+# All commands run in one process, because starting another takes seconds.
+SCRIPT = f"""
+import classify, json, program, signal, sys, train
 program.at_step({STEPS + STEPS // 2}, program.send, signal.SIGTERM)
-sys.argv[0] = "train.py"
-runpy.run_path("train.py", run_name="__main__")
-"""
-CALLS = """
-import classify, json, program, sys, train
-mains = {"train.py": train.main, "classify.py": classify.main}
+mains = {{"train.py": train.main, "classify.py": classify.main}}
 commands = json.loads(sys.argv[1])
 print(json.dumps([program.call(mains[script], *args) for script, *args in commands]))
 """
@@ -41,76 +50,50 @@ def core(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(core) -> Path:
-    """A two-epoch run that was stopped in the middle of the second epoch and then resumed."""
-    arguments = tiny(core / "runs", "--pictures", "true", epochs=2)
-    stopped = python(core, "-c", STOP, *arguments)
-    assert stopped.code == 128 + signal.SIGTERM, stopped
-    assert stopped.err == "note: src/extras is missing; skipping pictures and report\n"
-    folder = core / "runs" / "digits" / "version_0"
-    assert not (folder / "results.json").exists()
-    resumed = python(core, "train.py", "--resume", folder)
-    assert resumed.code == 0, resumed
-    return folder
-
-
-def python(folder: Path, *args) -> Ended:
-    """Run Python with a folder as the working directory, from which it imports `src`."""
+def ended(core) -> dict[str, Ended]:
+    """Run all commands in the checkout; the first one stops in the second of two epochs."""
+    commands = json.dumps(list(COMMANDS.values()), default=str)
     done = subprocess.run(
-        [sys.executable, *map(str, args)],
-        cwd=folder,
+        [sys.executable, "-c", SCRIPT, commands],
+        cwd=core,
         env=os.environ | {"PYTHONPATH": str(SUPPORT)},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    assert done.returncode == 0, done
+    results = json.loads(done.stdout.splitlines()[-1])
+    return {name: Ended(*result) for name, result in zip(COMMANDS, results, strict=True)}
 
 
-def call(folder: Path, *commands) -> list[Ended]:
-    """Run several commands, each a script and its arguments, in one process."""
-    words = [[str(word) for word in command] for command in commands]
-    ended = python(folder, "-c", CALLS, json.dumps(words))
-    assert ended.code == 0, ended
-    return [Ended(*values) for values in json.loads(ended.out.splitlines()[-1])]
-
-
-def test_training_resumes_and_finishes(run):
-    results = json.loads((run / "results.json").read_text())
+def test_training_stops_resumes_and_finishes(core, ended):
+    assert ended["stop"].code == 128 + signal.SIGTERM, ended["stop"]
+    assert ended["stop"].err == "note: src/extras is missing; skipping pictures and report\n"
+    assert ended["resume"].code == 0, ended["resume"]
+    results = read_results(core / RUN)
     assert results["epochs"] == 2
     assert results["images_seen"] == 2 * STEPS * 128
     assert 0.1 < results["test_accuracy"] < 1
-    assert not (run / "report.html").exists()
+    assert not (core / RUN / "report.html").exists()
 
 
-def test_files_and_test_images_are_classified(core, run):
-    options = ["--ckpt", run, "--json"]
-    of_file, of_index = call(
-        core,
-        ["classify.py", "one.png", *options],
-        ["classify.py", "--index", 0, *options],
-    )
-    for ended, path in ((of_file, "one.png"), (of_index, "digits test image 0")):
-        assert ended.code == 0, ended
-        (row,) = json.loads(ended.out)
-        assert row["path"] == path
-        assert len(row["predictions"]) == 3
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [("classify a file", "one.png"), ("classify a test image", "digits test image 0")],
+)
+def test_files_and_test_images_are_classified(ended, command, path):
+    assert ended[command].code == 0, ended[command]
+    (row,) = json.loads(ended[command].out)
+    assert row["path"] == path
+    assert len(row["predictions"]) == 3
 
 
-def test_only_the_flags_of_extras_need_the_folder(core, run):
-    classify = ["classify.py", "--ckpt", run]
-    train = ["train.py", *tiny(core / "more", epochs=1)]
-    commands = {
-        "model.init_from": [*train, "--model.init_from", run],
-        "--serve": [*classify, "--serve"],
-        "--show": [*classify, "one.png", "--show", "given.png"],
-        "--attention": [*classify, "one.png", "--attention", "given.png"],
-    }
-    ended = call(core, *commands.values())
-    for flag, result in zip(commands, ended, strict=True):
-        assert flag in result.error
-        assert "src/extras" in result.error
-        assert "missing" in result.error
-        assert result.out == ""
+@pytest.mark.parametrize("flag", ["model.init_from", "--serve", "--show", "--attention"])
+def test_only_the_flags_of_extras_need_the_folder(core, ended, flag):
+    result = ended[flag]
+    assert flag in result.error
+    assert "src/extras" in result.error
+    assert "missing" in result.error
+    assert result.out == ""
     assert not (core / "more").exists()
     assert not (core / "given.png").exists()

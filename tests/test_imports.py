@@ -227,14 +227,6 @@ def test_functions_are_short():
     assert not too_long
 
 
-def test_formatter_is_never_switched_off():
-    found = []
-    for name, path in ALL.items():
-        comments = [token for token in tokens_of(path) if token.type == tokenize.COMMENT]
-        found += [(name, comment.line) for comment in comments if "fmt:" in comment.string]
-    assert not found
-
-
 @pytest.mark.parametrize(("files", "most"), [(FILES, 6.0), (TESTS, 7.0)], ids=["src", "tests"])
 def test_lines_hold_few_tokens(files, most):
     tokens = sum(map(count_tokens, files.values()))

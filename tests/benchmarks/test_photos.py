@@ -4,17 +4,16 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from markdown import rows
 from photos import ZERO, written
 from PIL import Image
 from program import ROOT
+from vits import save_module
 
 from benchmarks.photo_kinds import KINDS, photograph
 from src.data.modules import MNISTDataModule
 from src.extras.paper.photo import extract_digit
 from src.extras.paper.strokes import strokes_of
-from src.runs.checkpoint import FORMAT
 from src.training.classifier import ViT
 
 MNIST = MNISTDataModule(root=str(ROOT / "data"))
@@ -25,27 +24,21 @@ def test_pictures_are_seeded_and_show_their_digit(kind):
     strokes = strokes_of(MNIST.info)
     digit = extract_digit(written(ZERO, pen=24), 28, strokes).image
     similar = []
-    for seed in range(4):
+    for seed in range(3):
         picture, ending = photograph(digit, kind, np.random.default_rng(seed))
-        assert photograph(digit, kind, np.random.default_rng(seed)) == (picture, ending)
         assert ending in ("png", "jpg")
         found = extract_digit(Image.open(io.BytesIO(picture)), 28, strokes).image
         similar.append(np.corrcoef(found.ravel(), digit.ravel())[0, 1])
     assert np.median(similar) > 0.5, similar
+    assert photograph(digit, kind, np.random.default_rng(2)) == (picture, ending)
 
 
 @pytest.mark.real_data
 @pytest.mark.skipif(not (ROOT / "data/MNIST").is_dir(), reason="data/MNIST is missing")
 def test_counts_match_the_names_of_the_files(bench, tmp_path):
-    model = ViT(MNIST.info, width=8, depth=1, heads=1)
-    content = {
-        "format": FORMAT,
-        "hyper_parameters": dict(model.hparams),
-        "state_dict": model.state_dict(),
-    }
-    torch.save(content, tmp_path / "mnist.ckpt")
+    path = save_module(tmp_path / "mnist.ckpt", ViT(MNIST.info, width=8, depth=1, heads=1))
     flags = f'--count 12 --seeds 0 3 --kinds "thin pen" --keep {tmp_path / "kept"}'
-    table = rows(bench("photos", f"{tmp_path / 'mnist.ckpt'} {flags}"))
+    table = rows(bench("photos", f"{path} {flags}"))
     (cells,) = (table[name] for name in table if name == "thin pen")
     assert "12" in cells
     pictures = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]

@@ -6,7 +6,6 @@ import re
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -15,7 +14,7 @@ import pytest
 import torch
 from markdown import rows
 from photos import class_folders
-from program import ROOT
+from program import ROOT, Running
 
 from benchmarks import kill_harness, same_numbers, seeds
 from src.cli.parser import parse
@@ -133,14 +132,14 @@ def test_seeds_cross_validates(bench, tmp_path):
 
 def test_ctrl_c_waits_for_the_training(tmp_path):
     flags = f"--config configs/digits.yaml --seeds 0 --runs {tmp_path} --trainer.max_epochs 500"
-    command = [sys.executable, "-m", "benchmarks.seeds", *flags.split()]
-    running = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    own_group = (os.setpgid, 0, 0)
+    running = Running(*flags.split(), script="benchmarks/seeds.py", prepare=own_group)
     last = tmp_path / "digits_seed0" / "version_0" / "checkpoints" / "last.ckpt"
     while not last.exists():
-        assert running.poll() is None
+        assert running.process.is_alive()
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(120) == 130
+    os.killpg(running.process.pid, signal.SIGINT)
+    assert running.end().code == 130
     assert load(last)["global_step"] > 0
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -185,19 +184,21 @@ def test_same_numbers_compares_bits():
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    flags = [*kill_harness.FLAGS, "--pictures", "false"]
-    monkeypatch.setattr(kill_harness, "FLAGS", flags)
+def quick(monkeypatch):
+    """Let the kill harness train a tiny network for four steps, without pictures."""
+    more = "--model.width 16 --trainer.limit_train_batches 4 --pictures false"
+    monkeypatch.setattr(kill_harness, "FLAGS", [*kill_harness.FLAGS, *more.split()])
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_kill_harness(bench, no_pictures, processes):
+def test_kill_harness(bench, quick, processes):
     out = bench("kill_harness", f"--kills 1 --epochs 1 --processes {processes}")
     assert re.match(r"1 runs, 1 kills \(1 .*\): all equal to the undisturbed run", out)
 
 
-def test_kill_harness_fails_if_the_resumed_run_differs(bench, no_pictures, monkeypatch):
+def test_kill_harness_fails_if_the_resumed_run_differs(bench, monkeypatch):
     outcomes = iter([{"weight": 0}, {"weight": 1}])
+    monkeypatch.setattr(kill_harness.Program, "run", lambda *_, **options: 0)
     monkeypatch.setattr(kill_harness.Program, "outcome", lambda program: next(outcomes))
     with pytest.raises(SystemExit, match="differs from the undisturbed run in .'weight'"):
         bench("kill_harness", "--kills 1 --epochs 1")

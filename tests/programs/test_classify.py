@@ -2,21 +2,21 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from photos import SEVEN, class_folders, written
 from PIL import Image
-from program import ROOT, Running, call
+from program import call, lose_the_reader
+from program import classify as classify_program
+from vits import save_module
 
 import classify
-from src.config import TrainingConfig, ViTConfig
 from src.data.datasets import read_digits
 from src.data.modules import FolderDataModule
-from src.models.vit import VisionTransformer
-from src.runs.checkpoint import FORMAT, describe, load
+from src.runs.checkpoint import load
+from src.training.classifier import ViT
 
 IMAGES, LABELS = read_digits("test")
 
@@ -118,14 +118,7 @@ def test_index_of_class_folders_that_have_moved(run, tmp_path):
     old, new, path = tmp_path / "photos", tmp_path / "moved", tmp_path / "photos.ckpt"
     class_folders(old, ("cat", "dog"), (40, 30), train=2, test=2)
     info = FolderDataModule(root=str(old), image_size=8, patch_size=4).info
-    config = ViTConfig(width=8, depth=1, heads=1)
-    weights = VisionTransformer(config, info).state_dict()
-    content = {
-        "format": FORMAT,
-        "hyper_parameters": describe(info, config, TrainingConfig()),
-        "state_dict": {f"net.{key}": value for key, value in weights.items()},
-    }
-    torch.save(content, path)
+    save_module(path, ViT(info, width=8, depth=1, heads=1))
     old.rename(new)
 
     ended = run("--ckpt", path, "--index", 2, "--data", new)
@@ -224,16 +217,12 @@ def print_in_ascii() -> None:
 def test_a_terminal_without_unicode(digits_run, digit):
     """Print to an ASCII terminal, which cannot display the bar characters."""
     flags = [digit, "--ckpt", digits_run, "--device", "cpu"]
-    ended = Running(*flags, script="classify.py", prepare=(print_in_ascii,)).end()
+    ended = classify_program(*flags, prepare=(print_in_ascii,))
     assert ended.code == 0
     assert ended.out.startswith(digit)
 
 
 def test_the_program_ends_quietly_when_the_reader_of_stdout_goes_away(digits_run, digit):
     """Simulate `python classify.py FOLDER | head`."""
-    command = [sys.executable, "classify.py", digit, "--json", "--ckpt", str(digits_run)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 141
+    ended = classify_program(digit, "--json", "--ckpt", digits_run, prepare=(lose_the_reader,))
+    assert (ended.code, ended.err) == (141, "")

@@ -37,6 +37,13 @@ PLAIN = """
 """.split()
 
 
+EPOCHS = 2
+
+
+def short(runs: Path, *more) -> list:
+    return tiny(runs, *more, epochs=EPOCHS)
+
+
 def run_in(folder: Path) -> Path:
     (run,) = folder.glob("digits/version_*")
     return run
@@ -75,10 +82,10 @@ def assert_same(a: Path, b: Path) -> None:
 def undisturbed(tmp_path_factory):
     """An uninterrupted run in two processes, the second of which is started by Lightning."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    ended = train(*tiny(runs, *TWO))
+    ended = train(*short(runs, *TWO))
     assert ended.code == 0, ended
     assert ended.err == ""
-    assert ended.out.count("epoch 3/3") == 1
+    assert ended.out.count("epoch 2/2") == 1
     assert ended.out.count("Test accuracy") == 1
     return run_in(runs)
 
@@ -87,7 +94,7 @@ def undisturbed(tmp_path_factory):
 def one_process(tmp_path_factory):
     """A single-process run with the `PLAIN` settings."""
     runs = tmp_path_factory.mktemp("one")
-    ended = train(*tiny(runs, *PLAIN))
+    ended = train(*short(runs, *PLAIN))
     assert ended.code == 0, ended
     return run_in(runs)
 
@@ -105,7 +112,7 @@ def one_process(tmp_path_factory):
     ids=["torchrun", "SLURM, two nodes", "by hand, two nodes"],
 )
 def test_every_launcher_trains_the_same_run(undisturbed, tmp_path, environments, flags):
-    first, second = ended = launch(tiny(tmp_path, *flags), environments)
+    first, second = ended = launch(short(tmp_path, *flags), environments)
     assert_codes(ended, 0, 0)
     assert_same(run_in(tmp_path), undisturbed)
     assert first.text.count("Test accuracy") == 1
@@ -120,12 +127,12 @@ def test_every_test_image_is_counted_once(undisturbed):
     correct = predictor.probabilities(images).argmax(1) == labels
     assert results["test_accuracy"] == pytest.approx(float(correct.double().mean()), abs=1e-7)
     assert results["test_images"] == 359
-    assert results["images_seen"] == 3 * STEPS * 128
+    assert results["images_seen"] == EPOCHS * STEPS * 128
 
 
 def test_a_process_is_killed_and_the_real_torchrun_resumes(undisturbed, tmp_path):
     """Run the real torchrun. For speed, all other tests only set its environment variables."""
-    flags = tiny(tmp_path, *TWO, "--checkpoint_every_n_steps", "3")
+    flags = short(tmp_path, *TWO, "--checkpoint_every_n_steps", "3")
     kill = stop_at(14, signal.SIGKILL)
     survivor, killed = launch(flags, TORCHRUN, lambda rank: kill if rank else ())
     assert killed.code == -signal.SIGKILL
@@ -144,15 +151,12 @@ def test_a_process_is_killed_and_the_real_torchrun_resumes(undisturbed, tmp_path
 # Stopping and resuming ----------------------------------------------------------------------------
 
 
-def test_a_signal_to_the_second_process_stops_both(undisturbed, tmp_path):
+def test_a_signal_to_the_second_process_stops_both(tmp_path):
     stop = stop_at(STEPS)
-    ended = launch(tiny(tmp_path, *TWO), TORCHRUN, lambda rank: stop if rank else ())
+    ended = launch(short(tmp_path, *TWO), TORCHRUN, lambda rank: stop if rank else ())
     assert_codes(ended, 143, 143)
     assert "Stopped by SIGTERM." in ended[0].text
-    run = run_in(tmp_path)
-    assert last_step(run) == STEPS
-    assert_codes(launch(["--resume", run], TORCHRUN), 0, 0)
-    assert_same(run, undisturbed)
+    assert last_step(run_in(tmp_path)) == STEPS
 
 
 def make_scontrol(folder: Path) -> None:
@@ -166,7 +170,7 @@ def make_scontrol(folder: Path) -> None:
 
 def test_a_signal_of_slurm_saves_and_requeues_the_job(undisturbed, tmp_path):
     signaled = (each, (make_scontrol, tmp_path), stop_at(14, signal.SIGUSR1))
-    ended = launch(tiny(tmp_path, *TWO), SLURM, lambda rank: signaled)
+    ended = launch(short(tmp_path, *TWO), SLURM, lambda rank: signaled)
     assert_codes(ended, 138, 138)
     assert "Stopped by SIGUSR1." in ended[0].text
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
@@ -202,20 +206,20 @@ def assert_close(a: Path, b: Path) -> None:
     Adam turns rounding errors into full steps.
     """
     ours, theirs = step_losses(a), step_losses(b)
-    assert set(ours) == set(theirs) == set(range(3 * STEPS))
+    assert set(ours) == set(theirs) == set(range(EPOCHS * STEPS))
     assert ours == pytest.approx(theirs, abs=1e-5)
     for our_row, their_row in zip(metrics(a), metrics(b), strict=True):
         assert our_row == pytest.approx(their_row, rel=1e-4)
 
 
 def test_two_processes_with_half_the_batch_learn_the_same(one_process, tmp_path):
-    ended = launch(tiny(tmp_path, *PLAIN, *TWO), TORCHRUN)
+    ended = launch(short(tmp_path, *PLAIN, *TWO), TORCHRUN)
     assert_codes(ended, 0, 0)
     assert_close(run_in(tmp_path), one_process)
 
 
 def test_started_on_one_process_resumed_on_two_and_then_on_one(one_process, tmp_path):
-    assert train(*tiny(tmp_path, *PLAIN), prepare=stop_at(4)).code == 143
+    assert train(*short(tmp_path, *PLAIN), prepare=stop_at(4)).code == 143
     run = run_in(tmp_path)
     ended = launch(["--resume", run, *DDP], TORCHRUN, lambda rank: stop_at(17))
     assert_codes(ended, 143, 143)
@@ -227,7 +231,7 @@ def test_started_on_one_process_resumed_on_two_and_then_on_one(one_process, tmp_
     assert "128 images on each of 1 device(s)" in alone.text
     assert "batch_size: 128\n" in (run / "config.yaml").read_text()
     assert_close(run, one_process)
-    assert read_results(run)["images_seen"] == 3 * STEPS * 128
+    assert read_results(run)["images_seen"] == EPOCHS * STEPS * 128
 
 
 def test_a_batch_that_cannot_be_divided(one_process):
@@ -296,7 +300,7 @@ def test_a_mistake_in_the_data_is_printed_once_and_ends_all(photos, flags, tmp_p
 def test_a_run_that_another_job_trains_is_refused(undisturbed, tmp_path):
     run = shutil.copytree(undisturbed, tmp_path / "digits" / "version_0")
     flags = ["--resume", run, "--trainer.max_epochs", "5"]
-    first = start(flags, TORCHRUN, lambda rank: stop_at(33, signal.SIGSTOP))
+    first = start(flags, TORCHRUN, lambda rank: stop_at(EPOCHS * STEPS + 3, signal.SIGSTOP))
     while not is_stopped(first[0].process.pid):
         assert first[0].process.is_alive()
         time.sleep(0.05)
@@ -315,7 +319,7 @@ def is_stopped(pid: int) -> bool:
 
 @pytest.mark.parametrize("environments", [TORCHRUN, SLURM], ids=["torchrun", "SLURM"])
 def test_more_processes_than_devices(tmp_path, environments):
-    (ended,) = launch(tiny(tmp_path, "--trainer.devices", "1"), environments[:1])
+    (ended,) = launch(short(tmp_path, "--trainer.devices", "1"), environments[:1])
     message = "2 processes were started, but trainer.devices times trainer.num_nodes is 1"
     assert message in ended.error
     assert not list(tmp_path.iterdir())
@@ -323,13 +327,13 @@ def test_more_processes_than_devices(tmp_path, environments):
 
 def test_flags_that_contradict_slurm(tmp_path):
     other = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
-    (ended,) = launch(tiny(tmp_path, *TWO), [SLURM[0] | other])
+    (ended,) = launch(short(tmp_path, *TWO), [SLURM[0] | other])
     assert ended.error.startswith("error: trainer: ")
     assert "--ntasks-per-node=1" in ended.error
 
 
 def test_a_strategy_that_does_not_start_scripts(tmp_path):
-    ended = train(*tiny(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"))
+    ended = train(*short(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"))
     assert "spawned or forked processes are not supported; use ddp" in ended.error
     assert not list(tmp_path.iterdir())
 
@@ -342,7 +346,7 @@ def shorten_timeout() -> None:
 
 def test_a_process_that_cannot_reach_the_first(tmp_path):
     port = free_port()
-    (alone,) = start(tiny(tmp_path, *TWO), TORCHRUN[1:], lambda rank: (shorten_timeout,), port)
+    (alone,) = start(short(tmp_path, *TWO), TORCHRUN[1:], lambda rank: (shorten_timeout,), port)
     error = alone.end(60).error
     assert f"process 1 of 2 could not reach the others at 127.0.0.1:{port} (" in error
     assert "check MASTER_ADDR" in error

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from functools import partialmethod
 
 import pytest
@@ -10,14 +9,24 @@ import torch
 import torch.nn.functional as F
 import yaml
 from photos import class_folders
-from program import STEPS, VIT, at_step, differences, run, tiny, train, validate_as
+from program import (
+    STEPS,
+    VIT,
+    at_step,
+    differences,
+    lose_the_reader,
+    run,
+    tiny,
+    train,
+    validate_as,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.data.datasets import DATASETS, read_digits
 from src.inference.predictor import Predictor
 from src.runs.checkpoint import load
-from src.runs.results import read_metrics
+from src.runs.results import read_metrics, read_results
 
 RESULTS = set(
     """
@@ -28,12 +37,8 @@ RESULTS = set(
 TIMES = ("train_seconds", "images_per_second")
 
 
-def results(run) -> dict:
-    return json.loads((run / "results.json").read_text())
-
-
 def without_times(run) -> dict:
-    return {key: value for key, value in results(run).items() if key not in TIMES}
+    return {key: value for key, value in read_results(run).items() if key not in TIMES}
 
 
 def checkpoint(run, name: str = "last") -> dict:
@@ -51,7 +56,7 @@ def evaluate(run, name: str) -> dict:
 
 
 def assert_tested(run, name: str, rel: float = 1e-4) -> None:
-    found = results(run)
+    found = read_results(run)
     assert found["checkpoint"] == f"{name}.ckpt"
     for key, value in evaluate(run, name).items():
         assert found[key] == pytest.approx(value, rel=rel), key
@@ -78,7 +83,7 @@ def test_files(digits_run):
 
 
 def test_results(digits_run):
-    found = results(digits_run)
+    found = read_results(digits_run)
     assert set(found) >= RESULTS
     expected = {
         "dataset": "digits",
@@ -109,7 +114,7 @@ def test_the_config_alone_repeats_a_run(digits_run, repeated):
 def test_the_next_commands_are_printed(repeated):
     ended, run = repeated
     assert ended.err == ""
-    assert f"Test accuracy {results(run)['test_accuracy']:.4f}" in ended.out
+    assert f"Test accuracy {read_results(run)['test_accuracy']:.4f}" in ended.out
     assert f"classify.py IMAGE --ckpt {run}" in ended.out
     assert f"--logdir {run.parents[1]}" in ended.out
     assert f"train.py --resume {run}" in ended.out
@@ -121,12 +126,12 @@ def test_notes_on_an_endless_warm_up_and_an_incomplete_test(tmp_path):
     ended = train(*tiny(tmp_path, *flags, epochs=1))
     assert "note: the warm-up has 10 steps, but the run has only 10, so the learning" in ended.out
     assert "(best.ckpt, epoch 1; only 200 of 359 images" in ended.out
-    assert results(tmp_path / "digits" / "version_0")["test_images"] == 200
+    assert read_results(tmp_path / "digits" / "version_0")["test_images"] == 200
 
 
 def test_another_seed_gives_another_run(digits_run, tmp_path):
     other = run(tmp_path, "--seed_everything", 1)
-    assert results(other)["test_loss"] != results(digits_run)["test_loss"]
+    assert read_results(other)["test_loss"] != read_results(digits_run)["test_loss"]
 
 
 def test_metrics_are_in_the_table_and_in_tensorboard(digits_run):
@@ -154,7 +159,7 @@ def test_metrics_are_in_the_table_and_in_tensorboard(digits_run):
 
 
 def test_tensorboard_has_the_hyperparameters_and_the_final_metrics(digits_run):
-    events, final = EventAccumulator(str(digits_run)).Reload(), results(digits_run)
+    events, final = EventAccumulator(str(digits_run)).Reload(), read_results(digits_run)
     for key in ("test_accuracy", "test_loss", "val_accuracy"):
         (event,) = events.Scalars(f"summary/{key}")
         assert event.value == pytest.approx(final[key], rel=1e-4)
@@ -166,10 +171,13 @@ def test_tensorboard_has_the_hyperparameters_and_the_final_metrics(digits_run):
 
 def test_digits_are_learned(tmp_path):
     """Train with the config's recipe for 10% of its epochs; chance-level accuracy is 0.10."""
-    flags = ["--trainer.max_epochs", 6, "--model.warmup_epochs", 1, "--trainer.accelerator", "cpu"]
-    ended = train("--config", "configs/digits.yaml", "--runs", tmp_path, *flags)
+    flags = """
+    --config configs/digits.yaml --trainer.max_epochs 6 --model.warmup_epochs 1
+    --trainer.accelerator cpu --pictures false --runs
+    """
+    ended = train(*flags.split(), tmp_path)
     assert ended.code == 0, ended
-    assert results(tmp_path / "digits" / "version_0")["test_accuracy"] > 0.35
+    assert read_results(tmp_path / "digits" / "version_0")["test_accuracy"] > 0.35
 
 
 # Checkpoint selection -----------------------------------------------------------------------------
@@ -179,7 +187,7 @@ def test_the_best_checkpoint_is_tested_not_the_last(tmp_path):
     best = run(tmp_path, epochs=3, prepare=(validate_as, 0.4, 0.6, 0.5))
     assert checkpoint(best, "best")["epoch"] == 1
     assert checkpoint(best, "last")["epoch"] == 2
-    found = results(best)
+    found = read_results(best)
     assert found["checkpoint_epoch"] == 2
     assert found["val_accuracy"] == pytest.approx(0.6)
     assert_tested(best, "best")
@@ -189,8 +197,8 @@ def test_the_best_checkpoint_is_tested_not_the_last(tmp_path):
 def test_without_validation_the_last_checkpoint_is_tested(tmp_path):
     whole = run(tmp_path, "--data.val_fraction", 0, "--patience", "null")
     assert not (whole / "checkpoints" / "best.ckpt").exists()
-    assert results(whole)["val_accuracy"] is None
-    assert results(whole)["images_seen"] == 2 * (1438 // 128) * 128
+    assert read_results(whole)["val_accuracy"] is None
+    assert read_results(whole)["images_seen"] == 2 * (1438 // 128) * 128
     assert_tested(whole, "last")
 
 
@@ -199,7 +207,7 @@ def test_only_a_validated_epoch_can_be_the_best(tmp_path):
     validated = [bool(row["val_accuracy"]) for row in read_metrics(seldom)]
     assert validated == [False, True, False]
     assert checkpoint(seldom, "best")["epoch"] == 1
-    assert results(seldom)["checkpoint_epoch"] == 2
+    assert read_results(seldom)["checkpoint_epoch"] == 2
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -230,8 +238,8 @@ KINDS = {
 def test_every_kind_of_model_and_training(tmp_path, flags):
     kind = "CNN" if "CNN" in flags else "ViT"
     made = run(tmp_path, *flags.split(), epochs=1, model=VIT if kind == "ViT" else [])
-    assert results(made)["model"] == kind
-    assert results(made)["images_seen"] == STEPS * 128
+    assert read_results(made)["model"] == kind
+    assert read_results(made)["images_seen"] == STEPS * 128
     assert checkpoint(made)["global_step"] == KINDS[flags]
     assert_tested(made, "best", rel=0.02)  # bf16 is less precise
 
@@ -277,13 +285,6 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(tmp_path):
 
 
 # Failures -----------------------------------------------------------------------------------------
-
-
-def lose_the_reader() -> None:
-    """Replace stdout with a broken pipe, as in `train.py | head`."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    os.dup2(writer, sys.stdout.fileno())
 
 
 def test_a_lost_reader_of_stdout_ends_the_program_quietly(tmp_path):

@@ -54,14 +54,6 @@ def test_the_parameters_of_vit_b16():
     assert sum(p.numel() for p in network("vit_b16").parameters()) == 86_567_656
 
 
-def test_mnist_cnn():
-    layers = network("mnist_cnn").layers
-    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
-    assert [layer.out_channels for layer in convolutions] == [32, 64]
-    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
-    assert [layer.in_features for layer in linear] == [9216, 128]
-
-
 def test_the_encoder_of_cifar100_fits_the_finetuning_config():
     source, target = network("cifar100_cpu"), network("cifar10_finetune")
     state = source.state_dict()

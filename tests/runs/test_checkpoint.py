@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vits import dataset
+from vits import dataset, save_module
 
 from src.errors import InputError
 from src.runs.checkpoint import FORMAT, load
@@ -10,13 +10,9 @@ from src.training.classifier import CNN
 
 
 @pytest.fixture(scope="module")
-def content():
-    module = CNN(dataset(patch_size=None))
-    return {
-        "format": FORMAT,
-        "hyper_parameters": dict(module.hparams),
-        "state_dict": module.state_dict(),
-    }
+def content(tmp_path_factory):
+    path = tmp_path_factory.mktemp("content") / "net.ckpt"
+    return load(save_module(path, CNN(dataset(patch_size=None))))
 
 
 @pytest.fixture

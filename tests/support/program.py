@@ -221,6 +221,13 @@ def send(*signals: int) -> None:
         os.kill(os.getpid(), number)
 
 
+def lose_the_reader() -> None:
+    """Replace stdout with a broken pipe, as in `train.py | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, sys.stdout.fileno())
+
+
 def stop_at(step: int, *signals: int) -> tuple:
     """Return a `prepare` that sends signals (default SIGTERM) to the process after `step` steps."""
     return (at_step, step, send, *(signals or (signal.SIGTERM,)))

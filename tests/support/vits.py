@@ -100,6 +100,17 @@ def save(tmp_path, content, name="weights.pth"):
     return tmp_path / name
 
 
+def save_module(path, module):
+    """Write a checkpoint of an untrained Lightning module and return its path."""
+    content = {
+        "format": FORMAT,
+        "hyper_parameters": dict(module.hparams),
+        "state_dict": module.state_dict(),
+    }
+    torch.save(content, path)
+    return path
+
+
 def checkpoint(tmp_path, state, images=None, ensemble=1, **network):
     """Write a checkpoint that contains only the keys that `Checkpoint.open` reads."""
     config = ViTConfig(**SMALL | network)

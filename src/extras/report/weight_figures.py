@@ -29,18 +29,8 @@ def position_similarity(network: VisionTransformer) -> Figure:
     positions = F.normalize(_on_cpu(network.positions)[0, -(side**2) :], dim=1)
     maps = (positions @ positions.T).view(-1, 1, side, side)
     grid = make_grid(maps, nrow=side, padding=max(1, side // 8), pad_value=math.nan)
-    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(
-        grid[0].numpy(),
-        cmap="viridis",
-        vmin=-1,
-        vmax=1,
-        interpolation="nearest",
-    )
-    figure.colorbar(picture, label="cosine similarity")
-    axes.axis("off")
-    axes.set_title("position embedding similarity by patch")
+    figure = _draw_grid(grid[0], "position embedding similarity by patch", vmin=-1, vmax=1)
+    figure.colorbar(figure.axes[0].images[0], label="cosine similarity")
     return figure
 
 
@@ -69,9 +59,13 @@ def filters(network: nn.Module) -> Figure:
         scale_each=True,
         pad_value=1.0,
     )
+    return _draw_grid(grid.permute(1, 2, 0), title)
+
+
+def _draw_grid(grid: Tensor, title: str, **options: float) -> Figure:
     figure = Figure(figsize=(5.6, 4.8), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.imshow(grid.numpy(), interpolation="nearest", **options)
     axes.axis("off")
     axes.set_title(title)
     return figure

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import torch
-from vits import randomize
+from vits import randomize, save_module
 
 from src.data.datasets import DATASETS
-from src.runs.checkpoint import FORMAT
 from src.training.classifier import CNN, ViT
 
 
@@ -28,13 +26,6 @@ def save_checkpoint(tmp_path):
                 dataset = replace(dataset, patch_size=dataset.image_size // 4)
             module = ViT(dataset, width=16, depth=1, heads=2, **options)
         randomize(module).eval()
-        content = {
-            "format": FORMAT,
-            "hyper_parameters": dict(module.hparams),
-            "state_dict": module.state_dict(),
-        }
-        path = tmp_path / "best.ckpt"
-        torch.save(content, path)
-        return path, module.net
+        return save_module(tmp_path / "best.ckpt", module), module.net
 
     return save

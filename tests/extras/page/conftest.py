@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from launch import free_port
+from vits import save_module
 
-from src.config import DatasetInfo, TrainingConfig, ViTConfig
+from src.config import DatasetInfo
 from src.extras.page.page import Page
 from src.extras.page.request import host_pattern
 from src.extras.page.server import Server, listen
 from src.inference.predictor import Predictor
-from src.models.build import build_network
-from src.runs.checkpoint import FORMAT, describe
+from src.training.classifier import ViT
 
 HOSTILE = "</script><img src=x onerror=run()>${run()}"  # valid as a folder name
 
@@ -88,15 +88,7 @@ def checkpoint(tmp_path_factory):
     dataset = DatasetInfo(
         classes=("cat", HOSTILE), image_size=8, channels=3, patch_size=4, name="photos"
     )
-    config = ViTConfig(width=8, depth=1, heads=1)
-    weights = build_network(config, dataset).state_dict()
-    content = {
-        "format": FORMAT,
-        "hyper_parameters": describe(dataset, config, TrainingConfig()),
-        "state_dict": {f"net.{key}": value for key, value in weights.items()},
-    }
-    torch.save(content, path)
-    return path
+    return save_module(path, ViT(dataset, width=8, depth=1, heads=1))
 
 
 @pytest.fixture(scope="session")

@@ -1,58 +1,58 @@
 """Test `python classify.py --serve`: output, exit codes and invalid options."""
 
 import contextlib
+import os
 import re
 import signal
-import subprocess
-import sys
+import tempfile
 import threading
+import time
 
 import pytest
 from launch import free_port
-from program import ROOT, classify
+from program import Running, classify
 
 
-def _heed_ctrl_c() -> None:
-    """Restore the default SIGINT handler, which shells disable for background processes."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def set_temporary_folder(folder) -> None:
+    tempfile.tempdir = str(folder)
 
 
 @pytest.fixture
-def start_program(checkpoint):
-    """Return a function that starts `classify.py --serve` and returns the process and the port."""
-    processes = []
+def start_program(checkpoint, tmp_path):
+    """Return a function that starts `classify.py --serve` and returns the process and the port.
+
+    The program stores uploads in `tmp_path`.
+    """
+    started = []
 
     def start(*options):
         port = free_port()
-        command = [
-            "classify.py",
-            "--serve",
-            "--ckpt",
-            checkpoint,
-            "--device",
-            "cpu",
-            "--port",
-            port,
-        ]
-        arguments = [sys.executable, *map(str, command), *options]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(arguments, cwd=ROOT, preexec_fn=_heed_ctrl_c, **pipes))
-        return processes[-1], port
+        flags = ["--serve", "--ckpt", checkpoint, "--device", "cpu", "--port", port, *options]
+        prepare = (set_temporary_folder, tmp_path)
+        started.append(Running(*flags, script="classify.py", prepare=prepare))
+        return started[-1], port
 
     yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for running in started:
+        running.process.kill()
+
+
+def read_line(running: Running, number: int = 0) -> str:
+    """Wait until a program has printed a line, and return it."""
+    out = running.folder / "1"
+    while True:
+        lines = out.read_text().splitlines(keepends=True) if out.exists() else []
+        if lines[number:] and lines[number].endswith("\n"):
+            return lines[number]
+        assert running.process.is_alive()
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
-def test_a_signal_ends_it_in_the_middle_of_work(
-    start_program, client, tmp_path, monkeypatch, number, code
-):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    process, port = start_program()
-    line = process.stdout.readline()
-    assert line == f"Serving photos on http://127.0.0.1:{port}/ (press Ctrl-C to stop)\n"
+def test_a_signal_ends_it_in_the_middle_of_work(start_program, client, tmp_path, number, code):
+    running, port = start_program()
+    url = f"http://127.0.0.1:{port}/"
+    assert read_line(running) == f"Serving photos on {url} (press Ctrl-C to stop)\n"
 
     def upload_until_it_is_gone():
         with contextlib.suppress(OSError):
@@ -63,22 +63,22 @@ def test_a_signal_ends_it_in_the_middle_of_work(
     for thread in threads:
         thread.start()
     assert client(port).get()[0] == 200
-    process.send_signal(number)
-    assert process.communicate(timeout=30)[1] == "" and process.returncode == code
+    os.kill(running.process.pid, number)
+    ended = running.end(30)
+    assert (ended.code, ended.err) == (code, "")
     for thread in threads:
         thread.join()
     assert not list(tmp_path.iterdir())
 
 
 def test_the_address_of_other_hosts_is_told(start_program, client):
-    process, port = start_program("--host", "0.0.0.0")
-    (url,) = re.findall(r"http://\S+/", process.stdout.readline())
-    note = process.stdout.readline()
-    assert note == f"note: anyone who can reach this computer can use {url}\n"
+    running, port = start_program("--host", "0.0.0.0")
+    (url,) = re.findall(r"http://\S+/", read_line(running))
+    assert read_line(running, 1) == f"note: anyone who can reach this computer can use {url}\n"
     assert "0.0.0.0" not in url
     assert client(port).get()[0] == client(port).get(host="127.0.0.2")[0] == 200
-    process, port = start_program("--host", "::1")
-    assert f"on http://[::1]:{port}/ " in process.stdout.readline()
+    running, port = start_program("--host", "::1")
+    assert f"on http://[::1]:{port}/ " in read_line(running)
     assert client(port).get(host="::1")[0] == 200
 
 

@@ -19,8 +19,10 @@ from program import run as train_tiny
 from src.data import modules
 from src.data.image_set import ImageSet
 from src.extras.report import __main__ as program
+from src.extras.report import figures
 from src.extras.report.evaluation import Evaluation, evaluate
 from src.extras.report.report import write_report
+from src.extras.report.run_files import read_metrics
 
 SECTIONS = [
     "Curves",
@@ -153,7 +155,7 @@ def test_only_the_tested_images_are_evaluated(copy):
     assert len(evaluate(copy)) == 100
 
 
-def test_class_folders_without_test_images_and_with_hostile_names(tmp_path):
+def test_class_folders_with_hostile_names_without_test_images_and_then_changed(tmp_path):
     names = ["<script>alert(1)<\u2215script>", '$a_{b}$ & "c"']
     class_folders(tmp_path / "photos", names, (16, 16), train=12)
     flags = f"""
@@ -163,23 +165,15 @@ def test_class_folders_without_test_images_and_with_hostile_names(tmp_path):
     """
     ended = train(*flags.split(), *VIT)
     assert ended.code == 0, ended
-    text = page(tmp_path / "folder" / "version_0")
+    run = tmp_path / "folder" / "version_0"
+    text = page(run)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert "validation images" in text
     assert not Links(text).open
 
-
-def test_a_changed_dataset_is_refused(tmp_path):
-    class_folders(tmp_path / "photos", ["cat", "dog"], (16, 16), train=12)
-    flags = f"""
-    --config configs/folder.yaml --data.root {tmp_path}/photos --data.image_size 16
-    --data.batch_size 8 --trainer.max_epochs 1 --runs {tmp_path} --trainer.accelerator cpu
-    --pictures false
-    """
-    assert train(*flags.split(), *VIT).code == 0
     class_folders(tmp_path / "photos", ["eel"], (16, 16), train=12)
-    assert "config.yaml: the dataset differs from the one" in main(tmp_path / "folder").error
+    assert "config.yaml: the dataset differs from the one" in main(run).error
 
 
 def test_a_perfect_network_has_no_mistakes(copy):
@@ -191,7 +185,10 @@ def test_a_perfect_network_has_no_mistakes(copy):
 
 
 def test_comparison_of_two_runs(run, copy, tmp_path):
-    other = train_tiny(tmp_path / "a", "--model.depth", 1, "--name", "shallow")
+    other = shutil.copytree(run, tmp_path / "shallow" / "version_0")
+    config = (run / "config.yaml").read_text()
+    changed = config.replace("depth: 2", "depth: 1").replace("name: digits", "name: shallow")
+    (other / "config.yaml").write_text(changed)
     path = tmp_path / "two.html"
     ended = main(run, other, "--output", path)
     assert ended.code == 0, ended
@@ -200,9 +197,7 @@ def test_comparison_of_two_runs(run, copy, tmp_path):
     assert not Links(text).open
     differences = re.search("Config differences(.*?)</table>", text, re.DOTALL)[1]
     rows = re.findall("<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", differences)
-    assert {key for key, *_ in rows} == {"name", "runs", "pictures", "model.depth"}
-    assert ("model.depth", "2", "1") in rows
-    assert ("name", "digits", "shallow") in rows
+    assert sorted(rows) == [("model.depth", "2", "1"), ("name", "digits", "shallow")]
     for compared in (run, other):
         results = json.loads((compared / "results.json").read_text())
         assert f"{results['test_accuracy']:.4f}" in text
@@ -272,6 +267,6 @@ def test_a_damaged_file_is_named_in_one_line(copy, name, content):
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1e308", "9" * 400])
-def test_curves_of_any_number(copy, value):
-    (copy / "metrics.csv").write_text(f"epoch,train_loss\n0,1\n1,{value}\n")
-    assert main(copy).code == 0
+def test_curves_of_any_number(tmp_path, value):
+    (tmp_path / "metrics.csv").write_text(f"epoch,train_loss\n0,1\n1,{value}\n")
+    figures.png(figures.curves({"run": read_metrics(tmp_path)}))
