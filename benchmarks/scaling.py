@@ -6,8 +6,7 @@
 Each row is one network and batch size, measured in a new process: the median time of a training
 step, and the increase of peak memory since the imports. One variable changes at a time; the
 others keep their values from `BASE`. Also prints scaling exponents (least-squares fit of logarithms
-over the last three values), the peak memory of training runs by number of epochs, and the peak
-memory of reading folders larger than `data.memory_budget` by number of images.
+over the last three values), and the peak memory of training runs by number of epochs.
 """
 
 import argparse
@@ -17,17 +16,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.interleaved import header, timing_parser
-from benchmarks.large_folder import in_new_process, make_images, peak_memory, read_once
+from benchmarks.large_folder import in_new_process, peak_memory
 from benchmarks.peers import Shape, ours
-from benchmarks.tables import Row, Rows, positive, write
+from benchmarks.tables import Rows, positive, write
 from benchmarks.throughput import DTYPES, train_step
 from src.errors import exit_on_input_error
 from train import main as train
@@ -68,13 +64,8 @@ def main() -> None:
     base = ", ".join(f"{name} {value}" for name, value in BASE.items())
     lines.append(f"{options.precision}; unless a row says otherwise: {base}")
     for epochs in options.epochs:
-        rows[f"train.py, {epochs} epochs"] = memory_of(_training, epochs, options.threads)
-    for images in options.folder:
-        with tempfile.TemporaryDirectory() as folder:
-            make_images(Path(folder), images)
-            all_images = images * 3 * 224**2 / 2**30
-            name = f"folder of {images} images, {options.budget} GiB of {all_images:.2f} in memory"
-            rows[name] = memory_of(_reading, folder, options.budget)
+        peak = in_new_process(_training, epochs, options.threads)
+        rows[f"train.py, {epochs} epochs"] = {"peak_MiB": peak}
     write(lines, rows, COLUMNS, options.json)
 
 
@@ -85,10 +76,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=positive, default=5, help="steps per row and round")
     parser.add_argument("--precision", choices=DTYPES, default="32-true")
     parser.add_argument("--epochs", type=positive, nargs="*", default=[1, 3])
-    parser.add_argument(
-        "--folder", type=positive, nargs="*", default=[2000, 4000, 8000], help="images per folder"
-    )
-    parser.add_argument("--budget", type=float, default=0.125, help="data.memory_budget in GiB")
     return parser.parse_args()
 
 
@@ -146,21 +133,11 @@ def exponent(variable: str, rows: Rows) -> str:
     return f"{variable}, {values[0]} to {values[-1]}: time ~ {time}, memory ~ {memory}"
 
 
-def memory_of(function: Callable[..., float], *arguments: Any) -> Row:
-    """Call a function that returns its peak memory, and return the table row."""
-    return {"peak_MiB": in_new_process(function, *arguments)}
-
-
 def _training(epochs: int, threads: int) -> float:
+    """Train on the digits and return the peak MiB."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as runs, contextlib.redirect_stdout(sys.stderr):
         train([*TINY, "--trainer.max_epochs", str(epochs), "--runs", runs])
-    return peak_memory()
-
-
-def _reading(folder: str, budget: float) -> float:
-    with contextlib.redirect_stdout(sys.stderr):
-        read_once(folder, budget, workers=0)
     return peak_memory()
 
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from program import ROOT, call, started
+from program import ROOT, call, train
 
 from train import main
 
@@ -141,7 +141,7 @@ def contents(folder) -> dict:
 
 def test_the_program_exits_with_code_2_and_one_line(tmp_path):
     flags = [*PATCHES.split(), "--data.patch_size", 3, "--runs", tmp_path]
-    ended = started("train.py", "--config", "configs/digits.yaml", *flags)
+    ended = train("--config", "configs/digits.yaml", *flags)
     line = "data.patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8"
     assert ended == (2, "", f"error: {line}\n")
     assert not list(tmp_path.iterdir())
