@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from program import ROOT
-from program import Running as Training
 
 from src.extras.page.page import Page
 from src.extras.paper.reader import digit_reader
 from src.inference.predictor import Predictor
+from src.runs.weights_file import BUNDLED
 
-HAS_MNIST = (ROOT / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file()
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -56,23 +54,10 @@ def tab(browser):
     tab.close()
 
 
-@pytest.fixture(scope="module")
-def mnist_checkpoint(tmp_path_factory):
-    """Return the checkpoint path of a network trained on part of MNIST."""
-    if not HAS_MNIST:
-        pytest.skip("needs the real MNIST under data/")
-    runs = tmp_path_factory.mktemp("runs")
-    options = """--config configs/mnist.yaml --trainer.accelerator cpu --model.ema_decay 0.95
-    --trainer.limit_train_batches 160 --trainer.max_epochs 1 --trainer.limit_val_batches 1
-    --trainer.limit_test_batches 1 --model.warmup_epochs 0.2 --pictures false""".split()
-    ended = Training("--runs", runs, *options).end(500)
-    assert ended.code == 0, ended
-    return runs / "mnist" / "version_0" / "checkpoints" / "best.ckpt"
-
-
 @pytest.fixture
-def mnist(mnist_checkpoint, start):
-    predictor = Predictor(mnist_checkpoint, "cpu")
+def mnist(start):
+    """Return a running server with the bundled network for handwritten digits."""
+    predictor = Predictor(BUNDLED["mnist"], "cpu")
     return start(Page(predictor, [], digit_reader(predictor.dataset, "auto"), draws=True))
 
 
@@ -118,7 +103,6 @@ def answer_to_the_drawing(running, tab) -> str:
     return answer(tab)
 
 
-@pytest.mark.real_data
 def test_at_least_17_of_20_drawn_digits_are_read(mnist, tab):
     visit(tab, mnist)
     right = 0
@@ -131,7 +115,6 @@ def test_at_least_17_of_20_drawn_digits_are_read(mnist, tab):
     assert len(DIGITS) == 20 and right >= 17
 
 
-@pytest.mark.real_data
 def test_probabilities_are_shown_while_the_pen_is_down_and_keys_draw_too(mnist, tab):
     visit(tab, mnist)
     field = tab.locator("canvas").bounding_box()
@@ -171,7 +154,6 @@ def transfer(tab, path: Path, event: str) -> None:
     )
 
 
-@pytest.mark.real_data
 def test_a_photo_is_dropped_pasted_chosen_or_taken(mnist, tab, tmp_path):
     photo = Image.new("RGB", (400, 300), (225, 220, 210))
     ImageDraw.Draw(photo).line([(190, 60), (180, 240)], fill=(30, 30, 60), width=22)
