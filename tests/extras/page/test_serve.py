@@ -35,6 +35,7 @@ def start_program(checkpoint, tmp_path):
     yield start
     for running in started:
         running.process.kill()
+        running.process.join()
 
 
 def read_line(running: Running, number: int = 0) -> str:
