@@ -25,9 +25,10 @@ class EpochLog(Checkpoint):
         self.checkpoints = checkpoints
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        metrics = self.checkpoints.epoch_metrics(trainer)  # in all processes: averages over them
         if not trainer.is_global_zero:
             return
-        epoch, metrics = trainer.current_epoch, self.checkpoints.epoch_metrics(trainer)
+        epoch = trainer.current_epoch
         row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
         row |= {key: f"{float(metrics[key]):.6g}" for key in COLUMNS[2:] if key in metrics}
         add_metrics(self.run, row)
