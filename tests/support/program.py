@@ -225,7 +225,7 @@ def lose_the_reader() -> None:
     """Replace stdout with a broken pipe, as in `train.py | head`."""
     reader, writer = os.pipe()
     os.close(reader)
-    os.dup2(writer, sys.stdout.fileno())
+    sys.stdout = os.fdopen(writer, "w", buffering=1)
 
 
 def stop_at(step: int, *signals: int) -> tuple:
