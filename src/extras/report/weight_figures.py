@@ -62,7 +62,7 @@ def filters(network: nn.Module) -> Figure:
     return _draw_grid(grid.permute(1, 2, 0), title)
 
 
-def _draw_grid(grid: Tensor, title: str, **options: float) -> Figure:
+def _draw_grid(grid: Tensor, title: str, **options: Any) -> Figure:
     figure = Figure(figsize=(5.6, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.imshow(grid.numpy(), interpolation="nearest", **options)
