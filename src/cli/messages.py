@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from src import lightning_loop
 from src.data.modules import ImageDataModule
 from src.errors import printable
 from src.training.build import Run
@@ -45,11 +46,11 @@ def announce(run: Run) -> None:
         print(_imbalance(run.data), flush=True)
     verb = "Resuming" if run.resumed else "Training"
     parameters = sum(p.numel() for p in model.net.parameters())
+    where = "dry run" if lightning_loop.is_dry_run(trainer) else f"run {run.folder}"
     sizes = [f"{len(images):,} {split}" for split, images in run.data.sets.items() if images]
     print(
         f"{verb} {type(model).__name__} ({parameters:,} parameters) on {run.data.info.name}, "
-        f"{', '.join(sizes)} images; {trainer.accelerator.name()}, {trainer.precision}; "
-        f"run {run.folder}",
+        f"{', '.join(sizes)} images; {trainer.accelerator.name()}, {trainer.precision}; {where}",
         flush=True,
     )
 
