@@ -25,6 +25,7 @@ Size = Literal["Ti", "S", "B", "L"]
 Pool = Literal["cls", "mean", "sequence"]
 Positions = Literal["learned", "sincos"]
 Optimizer = Literal["muon", "adamw", "adam", "sgd"]
+Fit = Literal["crop", "pad", "stretch"]
 
 MAX_CLASSES = 10**6
 MAX_CHANNELS = 1024
@@ -42,6 +43,8 @@ class DatasetInfo:
         mean: per-channel mean for normalization, on a scale from 0 to 1; 0 by default.
         std: per-channel standard deviation on the same scale; 1 by default.
         patch_size: side length of the patches in pixels; None if the data module serves images.
+        fit: how image files become squares; see `read_image`.
+        mirror_keeps_class: whether the mirror image of an image has the same class.
         name: dataset name.
         module: class name of the data module that reads the dataset; None for your own data.
         root: folder that the data module reads.
@@ -53,6 +56,8 @@ class DatasetInfo:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     patch_size: int | None = None
+    fit: Fit = "crop"
+    mirror_keeps_class: bool = True
     name: str = "own"
     module: str | None = None
     root: str | None = None
@@ -73,6 +78,8 @@ class DatasetInfo:
         _set(self, "std", tuple(self.std or [1.0] * self.channels))
         if self.image_size < 1:
             raise InputError(f"data.image_size must be at least 1, got {self.image_size}")
+        if self.fit not in get_args(Fit):
+            raise InputError(f"data.fit must be crop, pad or stretch, got {self.fit}")
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise InputError(
                 f"data.mean {list(self.mean)} and data.std {list(self.std)} must have "

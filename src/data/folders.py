@@ -25,7 +25,7 @@ def open_files(listing: Listing, info: DatasetInfo) -> ImageSet:
     """Return the listed images, which are decoded on demand."""
     images = torch.empty(0, info.channels, info.image_size, info.image_size, dtype=torch.uint8)
     paths = [str(listing.folder / path) for path, _, _ in listing.files]
-    return ImageSet(images, torch.tensor(listing.labels), paths)
+    return ImageSet(images, torch.tensor(listing.labels), paths, fit=info.fit)
 
 
 def read_files(
@@ -36,8 +36,7 @@ def read_files(
     Args:
         listing: image files and labels.
         info: classes, image size and channels.
-        cache: file that stores the decoded images between runs; it is rewritten when an image file
-            or a setting has changed.
+        cache: file that stores the decoded images between runs; rewritten when anything changes.
         budget: maximum size in bytes of the decoded images in memory; further images are decoded on
             demand.
         skip_broken: skip damaged images and print their number instead of raising an error.
@@ -48,7 +47,7 @@ def read_files(
     """
     paths = [str(listing.folder / path) for path, _, _ in listing.files]
     labels = torch.tensor(listing.labels)
-    settings = ("with hashes", listing.files, info.image_size, info.channels, budget, skip_broken)
+    settings = (listing.files, info.image_size, info.channels, info.fit, budget, skip_broken)
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
@@ -77,6 +76,7 @@ def read_files(
         paths,
         hashes=listing.fingerprint(info.classes),
         image_hashes=state["hashes"],
+        fit=info.fit,
     )
 
 
@@ -114,7 +114,7 @@ def _decode_in_order(paths: list[str], info: DatasetInfo) -> Iterator[Tensor | N
 
     def decode(path: str) -> Tensor | None:
         with contextlib.suppress(InputError):
-            return read_image(path, info.image_size, info.channels)
+            return read_image(path, info.image_size, info.channels, info.fit)
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

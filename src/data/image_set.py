@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.config import Fit
 from src.data.images import read_image
 from src.data.listing import short_hash
 
@@ -18,6 +19,7 @@ class ImageSet(Dataset):
         rows: int64 [n] indices; if given, the set contains only these images.
         hashes: hashes that identify the images, by class; by default, only labels are compared.
         image_hashes: int64 [N], equal for identical images; None if they were not computed.
+        fit: how the images that are not in memory become squares; see `read_image`.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class ImageSet(Dataset):
         rows: Tensor | None = None,
         hashes: dict[str, str] | None = None,
         image_hashes: Tensor | None = None,
+        fit: Fit = "crop",
     ):
         self.held = images
         self.all_labels = labels
@@ -35,6 +38,7 @@ class ImageSet(Dataset):
         self.rows = rows
         self.hashes = hashes
         self.all_image_hashes = image_hashes
+        self.fit = fit
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,7 +99,7 @@ class ImageSet(Dataset):
         held, channels, size = self.held.shape[:3]
         if row < held:
             return self.held[row]
-        return read_image(self.paths[row], size, channels)
+        return read_image(self.paths[row], size, channels, self.fit)
 
     def to(self, device: torch.device) -> "ImageSet":
         """Return a copy on `device`; all images must be in memory."""
@@ -104,6 +108,7 @@ class ImageSet(Dataset):
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return the subset with the given int64 indices, without copying images."""
         rows = indices if self.rows is None else self.rows[indices]
+        hashes = self.all_image_hashes
         return ImageSet(
-            self.held, self.all_labels, self.paths, rows, image_hashes=self.all_image_hashes
+            self.held, self.all_labels, self.paths, rows, image_hashes=hashes, fit=self.fit
         )

@@ -1,15 +1,17 @@
 """The data modules: named datasets, and your own images."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from src.config import DatasetInfo
+from src.config import DatasetInfo, Fit
 from src.data.datasets import DATASETS
 from src.data.huggingface import copy_images, is_huggingface
 from src.data.image_data import ImageDataModule, print_note
 from src.data.image_set import ImageSet
+from src.data.images import describe_cropping
 from src.data.layouts import list_own_classes
 from src.data.listing import Split, describe_other_folders
 from src.data.splits import OWN_IMAGES
@@ -94,9 +96,9 @@ class FolderDataModule(ImageDataModule):
     """Your own images, in any of the layouts in docs/own-images.md.
 
     By default, `<root>/train/<class>/*`, and optionally `<root>/val/` and `<root>/test/`.
-    Images of any size and mode are turned upright, cropped to the center square and resized to
-    `image_size`. Without `val/`, `val_fraction` of the training images is held out. Without
-    `test/`, there is no test after training.
+    Images of any size and mode are turned upright and resized to squares of `image_size`. Without
+    `val/`, `val_fraction` of the training images is held out. Without `test/`, there is no test
+    after training.
 
     Args:
         root: folder with train/, with class folders or with Parquet files, a CSV or JSON-lines
@@ -106,6 +108,10 @@ class FolderDataModule(ImageDataModule):
         mean: per-channel mean, on a scale from 0 to 1; the default for color is the ImageNet mean,
             which pretrained weights expect.
         std: per-channel standard deviation on the same scale.
+        fit: how images that are not square become squares. `crop` keeps the center, `pad` keeps the
+            whole image and repeats the pixels at its edges, and `stretch` distorts it.
+        mirror_keeps_class: whether the mirror image of an image has the same class. If not,
+            `augment.flip` and `model.mirror` have no effect.
     """
 
     def __init__(
@@ -116,6 +122,8 @@ class FolderDataModule(ImageDataModule):
         patch_size: int | None = 8,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        fit: Fit = "crop",
+        mirror_keeps_class: bool = True,
         **kwargs: Any,
     ):
         super().__init__(root=root, patch_size=patch_size, **kwargs)
@@ -129,12 +137,19 @@ class FolderDataModule(ImageDataModule):
             channels=channels,
             mean=tuple(mean),
             std=tuple(std),
+            fit=fit,
+            mirror_keeps_class=mirror_keeps_class,
             name=self.root.stem if self.root.is_file() else self.root.name or "folder",
             module=OWN_IMAGES,
         )
+        if not mirror_keeps_class:
+            self.augmentation = replace(self.augmentation, flip=False)
         self._describe(info)
 
     def read(self, split: Split) -> ImageSet | None:
         if split == "train":
             print_note(describe_other_folders(self.root))
-        return super().read(split)
+        images = super().read(split)
+        if split == "train" and images and self.info.fit == "crop":
+            print_note(describe_cropping(images.paths))
+        return images

@@ -94,7 +94,8 @@ class Predictor:
         Raises:
             InputError: the file cannot be read.
         """
-        image = read_image(path, self.dataset.image_size, self.dataset.channels)
+        dataset = self.dataset
+        image = read_image(path, dataset.image_size, dataset.channels, dataset.fit)
         notes = []
         if image.max() < NEARLY_BLACK:
             notes.append(
@@ -102,7 +103,7 @@ class Predictor:
             )
         if invert:
             image = 255 - image
-        elif min(self.dataset.mean) < DARK and image[:, [0, -1]].float().mean() > 127:
+        elif min(dataset.mean) < DARK and image[:, [0, -1]].float().mean() > 127:
             notes.append(
                 "its border is light, but training images have dark borders; try --invert yes"
             )

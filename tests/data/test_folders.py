@@ -15,6 +15,7 @@ from src.data import folders, image_set
 from src.data.images import read_image
 from src.data.modules import FolderDataModule
 from src.data.sampling import TrainBatches
+from src.data.splits import open_split
 from src.errors import InputError
 
 CLASSES = ["cat", "dog", "owl"]
@@ -183,6 +184,26 @@ def test_the_cache_is_mapped_and_splits_share_it(photos):
         cache = photos / ".cache" / "photos-train-16x3.pt"
         assert mapped_file(sets["train"].held) == str(cache)
         assert sets["train"].held.data_ptr() == sets["val"].held.data_ptr()
+
+
+def test_fit_is_kept_by_the_cache_streams_and_lists(photos):
+    for fit in ("crop", "pad", "stretch", "crop"):
+        module = module_of(photos, fit=fit, memory_budget=budget(10))
+        module.prepare_data()
+        paths = sorted((photos / "train").glob("*/*"))
+        expected = torch.stack([read_image(path, 16, 3, fit) for path in paths])
+        assert everything(module.sets["train"])[0].equal(expected)
+        assert everything(open_split(module.info, "train"))[0].equal(expected)
+
+
+def test_a_line_says_how_much_cropping_removes(photos, capsys):
+    wide = class_folders(photos / "wide", CLASSES, (60, 20), train=3)
+    usual = class_folders(photos / "usual", CLASSES, (40, 30), train=3)
+    line = "cropping to the center square cuts away 67% of an average image"
+    for root, fit, count in ((wide, "crop", 1), (wide, "pad", 0), (usual, "crop", 0)):
+        read(root, fit=fit)
+        out = capsys.readouterr().out
+        assert (out.count(line), out.count("center square")) == (count, count)
 
 
 # Memory budget

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.images import read_image, read_photo
+from src.data.images import describe_cropping, read_image, read_photo
 
 # A bright spot at the top left and color gradients reveal rotations and flips.
 Y, X = np.mgrid[0:30, 0:40]
@@ -135,6 +136,7 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path, upright, extension):
     assert_similar(read(path), upright)
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize(
     "size",
     [
@@ -145,10 +147,10 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path, upright, extension):
         (21, 20),
     ],
 )
-def test_every_size_is_resized(path, size):
+def test_every_size_is_resized(path, size, fit):
     Image.new("RGB", size, "white").save(path)
     for channels in (1, 3):
-        pixels = read(path, channels=channels)
+        pixels = read_image(path, 20, channels, fit)
         assert pixels.shape == (channels, 20, 20)
         assert (pixels == 255).all()
 
@@ -167,6 +169,55 @@ def test_an_image_is_cropped_to_its_center_square(path):
     red, green, blue = read(path, 10)[:, :, 1:-1]
     assert red.max() == green.max() == 0
     assert blue.min() == 255
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_wide_and_tall_images_can_be_kept_whole(path, orientation, channels):
+    """Paint the ends of a 3:1 image; a third of its padded square is image, the rest its edges."""
+    image = Image.new("RGB", (300, 100), "gray")
+    image.paste("black", (0, 0, 50, 100))
+    image.paste("white", (250, 0, 300, 100))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+    def rows(fit):
+        pixels = read_image(path, 12, channels, fit)
+        assert pixels.shape == (channels, 12, 12)
+        return pixels[0].float() if orientation == 1 else pixels[0].T.float()
+
+    assert (rows("crop") == 128).all()
+    for fit in ("stretch", "pad"):
+        assert (rows(fit)[4:8, 0] == 0).all()
+        assert (rows(fit)[4:8, 11] == 255).all()
+    assert (rows("stretch")[[0, 11], 0] == 0).all()
+
+
+def test_padding_keeps_proportions(path):
+    image = Image.new("L", (300, 100), 200)
+    image.paste(0, (130, 30, 170, 70))  # a square in the center
+    image.save(path)
+    dark = read_image(path, 30, 1, "pad")[0] < 100
+    assert dark.any(0).sum() == dark.any(1).sum() == 4
+    dark = read_image(path, 30, 1, "stretch")[0] < 100
+    assert (dark.any(0).sum(), dark.any(1).sum()) == (4, 12)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_square_images_do_not_depend_on_the_fit(path, fit):
+    PHOTO.resize((30, 30)).save(path)
+    assert read_image(path, 20, 3, fit).equal(read_image(path, 20, 3))
+
+
+def test_a_note_says_how_much_cropping_removes(tmp_path):
+    wide, photo, damaged = paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    Image.new("L", (100, 400)).save(wide)
+    Image.new("L", (40, 30)).save(photo)
+    Path(damaged).write_text("damaged")
+    assert "cuts away 50% of an average image" in describe_cropping(paths)
+    assert "cuts away 75% of an average image" in describe_cropping([wide] * 1000)
+    assert describe_cropping([photo, damaged]) == describe_cropping([]) == ""
 
 
 def test_a_sheet_of_paper_scanned_at_600_dpi_is_read(path):

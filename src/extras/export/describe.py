@@ -20,9 +20,20 @@ picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGBA")
 white = Image.new("RGBA", picture.size, "white")
 picture = Image.alpha_composite(white, picture).convert("{mode}")
 """
-CROP_SQUARE = """\
+SQUARE = {
+    "crop": """\
 picture = ImageOps.fit(picture, ({size}, {size}), Image.Resampling.BICUBIC)
-"""
+""",
+    "pad": """\
+picture = ImageOps.contain(picture, ({size}, {size}), Image.Resampling.BICUBIC)
+missing = [{size} - length for length in (picture.height, picture.width)]
+margins = [(length // 2, length - length // 2) for length in missing]
+picture = numpy.pad(numpy.atleast_3d(picture), [*margins, (0, 0)], "edge")
+""",
+    "stretch": """\
+picture = picture.resize(({size}, {size}), Image.Resampling.BICUBIC)
+""",
+}
 CROP_STROKES = """\
 if picture.size != ({size}, {size}):
     picture = ImageOps.autocontrast(picture)
@@ -122,7 +133,12 @@ def preparation(dataset: DatasetInfo, format: str) -> list[str]:
         f"picture to {mode}, 8 bits per channel."
     ]
     if strokes is None:
-        steps.append(f"Crop the center square and resize it to {square}, bicubic and antialiased.")
+        action = {
+            "crop": f"Crop the center square and resize it to {square}",
+            "pad": f"Resize the longer side to {size} pixels and repeat the edges up to {square}",
+            "stretch": f"Resize it to {square}, whatever its proportions",
+        }
+        steps.append(f"{action[dataset.fit]}, bicubic and antialiased.")
         if min(dataset.mean) < DARK:
             steps.append(
                 "If its border is light, invert it: the training images have dark borders."
@@ -169,7 +185,7 @@ def _python_code(predictor: Predictor, format: str, output: Path) -> str:
     if format == "safetensors":
         parts = [LOAD_TIMM if arguments else LOAD_OURS]
     else:
-        crop = CROP_STROKES if strokes else CROP_SQUARE
+        crop = CROP_STROKES if strokes else SQUARE[dataset.fit]
         run = RUN_TORCH if format == "torch_export" else RUN_ONNX
         parts = [OPEN_PICTURE, crop, ARRANGE, run, NAME_CLASS]
     return "".join(parts).format(

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,12 +58,14 @@ def seen_by_network(predictor, images):
         (MNIST, "the center of mass is 14.5 pixels"),
         (DATASETS["fashion_mnist"], "the training images have dark borders"),
         (CIFAR10, "Crop the center square and resize it to 32x32 pixels"),
+        (replace(CIFAR10, fit="pad"), "Resize the longer side to 32 pixels and repeat the edges"),
+        (replace(CIFAR10, fit="stretch"), "Resize it to 32x32 pixels, whatever its proportions"),
     ],
 )
 def test_steps(dataset, part):
     steps = " ".join(preparation(dataset, "onnx"))
     assert part in steps
-    assert ("invert" in steps) == (dataset is not CIFAR10)
+    assert ("invert" in steps) == (dataset.name != "cifar10")
 
 
 @pytest.mark.parametrize("strokes", [ZERO, FOUR, SEVEN])
@@ -99,15 +102,23 @@ def test_file_does_not_change_mnist_images(predictor):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("dataset", "side"), [(MNIST, 28), (CIFAR10, 90)])
-def test_described_code_predicts_as_classify(tmp_path, save_checkpoint, offline, dataset, side):
+@pytest.mark.parametrize(
+    ("dataset", "size"),
+    [
+        (MNIST, (28, 28)),
+        (CIFAR10, (90, 90)),
+        (replace(CIFAR10, fit="pad"), (31, 90)),
+        (replace(CIFAR10, fit="stretch"), (90, 31)),
+    ],
+)
+def test_described_code_predicts_as_classify(tmp_path, save_checkpoint, offline, dataset, size):
     pytest.importorskip("onnxscript")
     path, _ = save_checkpoint(MEAN_POOL, dataset)
     description = export(path, "onnx", tmp_path / "best.onnx", data=str(tmp_path))
     predictor = Predictor(path, "cpu")
     picture = tmp_path / "picture.png"
     for seed in range(3):
-        pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
         if dataset is MNIST:
             pixels[[0, -1]] = pixels[:, [0, -1]] = 0
         Image.fromarray(pixels).save(picture)
