@@ -53,6 +53,11 @@ def announce(run: Run) -> None:
         f"{', '.join(sizes)} images; {trainer.accelerator.name()}, {trainer.precision}; {where}",
         flush=True,
     )
+    if not run.data.info.mirror_keeps_class:
+        print(
+            "data.mirror_keeps_class is false: neither data.augment.flip nor model.mirror is used",
+            flush=True,
+        )
 
 
 def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -> None:

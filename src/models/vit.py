@@ -23,7 +23,7 @@ class VisionTransformer(nn.Module):
 
     Args:
         config: network architecture.
-        dataset: image size, channels, patch size and classes.
+        dataset: image size, channels, patch size, classes, and whether mirror images keep them.
 
     Raises:
         InputError: the patch size or the stem does not fit the images.
@@ -35,7 +35,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.patch_size = dataset.patch_size
         self.pool = config.pool
-        self.mirror = config.mirror
+        self.mirror = config.mirror and dataset.mirror_keeps_class
         self.side = grid_side(config, dataset)
         width, depth, heads = config.sizes
         self.embed = _embedding(config, dataset)

@@ -129,7 +129,8 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
     config, dataset = checkpoint.network, checkpoint.dataset
     if not isinstance(config, ViTConfig) or checkpoint.training.ensemble > 1:
         return None
-    if config.stem_layers or config.pool == "sequence" or config.mirror:
+    mirror = config.mirror and dataset.mirror_keeps_class
+    if config.stem_layers or config.pool == "sequence" or mirror:
         return None
     width, depth, heads = config.sizes
     mlp_ratio = config.mlp_ratio
