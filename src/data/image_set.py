@@ -60,10 +60,6 @@ class ImageSet(Dataset):
             return self.all_image_hashes
         return self.all_image_hashes[self.rows]
 
-    def path(self, index: int) -> str:
-        """Return the path of an image; the set must have paths."""
-        return self.paths[index if self.rows is None else int(self.rows[index])]
-
     def name(self, index: int) -> str | int:
         """Return the path of an image, or its row if it does not have its own file."""
         row = index if self.rows is None else int(self.rows[index])
