@@ -50,8 +50,12 @@ class Predictor:
         self.checkpoint = Checkpoint.open(path)
         self.dataset = self.checkpoint.dataset
         self.classes = [printable(str(name)) for name in self.dataset.classes]
-        network = self.checkpoint.build_network()
-        self.classifier = ImageClassifier(network, self.dataset.mean, self.dataset.std).eval()
+        self.classifier = ImageClassifier(
+            self.checkpoint.build_network(),
+            self.dataset.mean,
+            self.dataset.std,
+            self.checkpoint.temperature,
+        ).eval()
         self.device = torch.device("cpu")
         self._check_output()
         chosen = find_device(device)

@@ -51,6 +51,7 @@ class Checkpoint:
         dataset: description of the training dataset.
         network: network architecture.
         training: training hyperparameters.
+        temperature: divides the logits, so that probabilities are calibrated; 1 if none was fitted.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Checkpoint:
     dataset: DatasetInfo
     network: NetworkConfig
     training: TrainingConfig
+    temperature: float
 
     @classmethod
     def open(cls, path: str | Path) -> "Checkpoint":
@@ -80,6 +82,7 @@ class Checkpoint:
                 from_primitives(DatasetInfo, hparams["dataset"]),
                 from_primitives(kind, network),
                 from_primitives(TrainingConfig, hparams["training"]),
+                float(content.get("temperature", 1.0)),
             )
         except Exception as error:  # altered hyperparameters can fail in any way
             raise _unfit(path, error) from None

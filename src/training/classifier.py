@@ -47,6 +47,7 @@ from src.models.build import build_network
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
 from src.runs.checkpoint import FORMAT, Checkpoint, describe
+from src.training.calibration import Temperature
 from src.training.class_counts import ClassCounts, balanced_accuracy, class_scores
 from src.training.loggers import log_hyperparameters
 from src.training.optim import build_optimizer, learning_rate
@@ -90,6 +91,7 @@ class Classifier(LightningModule):
         self.train_accuracy.persistent(True)
         self.eval_loss, self.eval_counts = RunningMean(), ClassCounts(classes)
         self.class_scores: dict[str, list[float]] = {}  # of the last evaluation
+        self.calibration, self.temperature = Temperature(), 1.0
         self.total_steps: float | None = None  # length of the schedule; set when training starts
 
     @property
@@ -133,6 +135,7 @@ class Classifier(LightningModule):
         try:
             model = cls(checkpoint.dataset, **hparams | changes)
             model.load_state_dict(checkpoint.content["state_dict"])
+            model.temperature = checkpoint.temperature
         except (TypeError, RuntimeError) as error:
             raise InputError(
                 f"{checkpoint_path}: does not match a {cls.__name__} with these arguments "
@@ -261,21 +264,28 @@ class Classifier(LightningModule):
 
     # Evaluation -----------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the logits [B, K] for use in callbacks."""
         logits, targets = self(batch), batch[1]
         self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
         self.eval_counts.update(logits.argmax(dim=1), _labels(targets))
         return logits
 
-    test_step = validation_step
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the logits [B, K] for use in callbacks."""
+        logits = self.test_step(batch, batch_idx)
+        self.calibration.update(logits, batch[1])
+        return logits
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
         """Return probabilities, float32 [B, K], for inputs or for a batch (inputs, ...)."""
-        return self(batch).float().softmax(dim=1)
+        return (self(batch).float() / self.temperature).softmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
+        if not self.trainer.sanity_checking:
+            self.temperature = self.calibration.compute()
+        self.calibration.reset()
 
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
@@ -298,6 +308,7 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
         checkpoint["total_steps"] = self.total_steps
+        checkpoint["temperature"] = self.temperature
         if self.trainer.world_size > 1:  # the state dict contains only the counts of rank 0
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, _counts(self.state_dict()))
@@ -309,6 +320,7 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the metric counts of the epoch, even with a different number of processes."""
         self.total_steps, state = checkpoint["total_steps"], checkpoint["state_dict"]
+        self.temperature = checkpoint.get("temperature", 1.0)
         counts = checkpoint.get("counts") or {k: v[None] for k, v in _counts(state).items()}
         for key, values in counts.items():
             state[key] = values[self.global_rank :: self.trainer.world_size].sum(0)

@@ -27,6 +27,7 @@ def test(run: Run) -> dict[str, Any] | None:
     trainer, model, data = run.trainer, run.model, run.data
     chosen = Checkpoint.open(run.checkpoints.chosen_path)
     model.load_state_dict(chosen.content["state_dict"])
+    model.temperature = chosen.temperature
     tested: dict[str, Any] = {}
     predictions: Predictions = {}
     if images := data.sets["test"]:
@@ -93,6 +94,7 @@ def _results(run: Run, chosen: Checkpoint, tested: dict[str, Any]) -> dict[str, 
         "test_balanced_accuracy": tested.get("test_balanced_accuracy"),
         "test_loss": tested.get("test_loss"),
         "test_images": test_images,
+        "temperature": round(model.temperature, 4),
         "checkpoint": checkpoints.chosen_path.name,
         "checkpoint_epoch": chosen.epoch + 1,
         "train_seconds": round(checkpoints.train_seconds, 2),

@@ -5,7 +5,7 @@ import torch
 from vits import dataset, save_module
 
 from src.errors import InputError
-from src.runs.checkpoint import FORMAT, load
+from src.runs.checkpoint import FORMAT, Checkpoint, load
 from src.training.classifier import CNN
 
 
@@ -59,3 +59,11 @@ def test_checkpoint_without_a_format_is_refused_whatever_else_has_changed(path, 
 
 def test_other_files_are_refused(path, content):
     assert "not a checkpoint of this program" in error_of(path, content["state_dict"])
+
+
+def test_checkpoint_without_a_temperature_has_one(path, content):
+    torch.save(content, path)
+    assert Checkpoint.open(path).temperature == 1
+    torch.save(content | {"temperature": "warm"}, path)
+    with pytest.raises(InputError, match="do not match"):
+        Checkpoint.open(path)
