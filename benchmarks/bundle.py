@@ -31,7 +31,11 @@ def main() -> None:
     content = before.checkpoint.content
     parameters = content["hyper_parameters"]
     parameters["dataset"]["root"] = "data"  # the path on this machine does not matter to others
-    description = {"format": content["format"], "hyper_parameters": parameters}
+    description = {
+        "format": content["format"],
+        "hyper_parameters": parameters,
+        "temperature": before.checkpoint.temperature,
+    }
     write_atomically(target, pack(before.checkpoint.weights, description))
     rows: Rows = {}
     for path, predictor in ((source, before), (target, Predictor(target, "cpu"))):

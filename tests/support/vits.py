@@ -9,6 +9,7 @@ from src.errors import InputError
 from src.models.vit import VisionTransformer
 from src.runs.checkpoint import FORMAT, describe
 
+TEMPERATURE = 1.6  # of a checkpoint in the tests of export
 SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 
 
@@ -106,6 +107,7 @@ def save_module(path, module):
         "format": FORMAT,
         "hyper_parameters": dict(module.hparams),
         "state_dict": module.state_dict(),
+        "temperature": module.temperature,
     }
     torch.save(content, path)
     return path

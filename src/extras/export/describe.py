@@ -75,6 +75,10 @@ network = build_network(config, dataset, ensemble={ensemble})
 network.load_state_dict(load_file({path!r}))
 network.eval()
 """
+PREDICT = """\
+def predict(images):
+    return (network(images) / {temperature}).softmax(1)
+"""
 
 
 def describe(predictor: Predictor, format: str, output: Path) -> Description:
@@ -87,10 +91,13 @@ def describe(predictor: Predictor, format: str, output: Path) -> Description:
     """
     dataset = predictor.dataset
     size, channels = dataset.image_size, dataset.channels
+    temperature = predictor.classifier.temperature
     image_type, values = "uint8", "from 0 to 255"
+    division = "the file divides them"
     if format == "safetensors":
         image_type = "float32"
         values = "from 0 to 1, normalized per channel: (value - mean) / std"
+        division = "divide them"
     return {
         "checkpoint": str(predictor.checkpoint.path),
         "format": format,
@@ -111,7 +118,9 @@ def describe(predictor: Predictor, format: str, output: Path) -> Description:
             "name": "logits",
             "type": "float32",
             "shape": ["batch", len(predictor.classes)],
-            "values": "their softmax gives the class probabilities",
+            "values": f"{division} by the temperature {temperature:.4g}; their softmax then gives "
+            "the class probabilities",
+            "temperature": temperature,
         },
         "torch": torch.__version__,
         "python": _python_code(predictor, format, output),
@@ -183,7 +192,7 @@ def _python_code(predictor: Predictor, format: str, output: Path) -> str:
     dataset, checkpoint = predictor.dataset, predictor.checkpoint
     strokes, arguments = strokes_of(dataset), timm_arguments(checkpoint)
     if format == "safetensors":
-        parts = [LOAD_TIMM if arguments else LOAD_OURS]
+        parts = [LOAD_TIMM if arguments else LOAD_OURS, PREDICT]
     else:
         crop = CROP_STROKES if strokes else SQUARE[dataset.fit]
         run = RUN_TORCH if format == "torch_export" else RUN_ONNX
@@ -197,6 +206,7 @@ def _python_code(predictor: Predictor, format: str, output: Path) -> str:
         patch=dataset.patch_size,
         config=checkpoint.network,
         ensemble=checkpoint.training.ensemble,
+        temperature=predictor.classifier.temperature,
         arguments=arguments,
         path=str(output),
         description=str(sidecar(output)),

@@ -33,7 +33,7 @@ MAX_OFFSET = 0.75  # pixels; MNIST images are centered to within 0.52 pixels
 
 
 class ExportedNetwork(nn.Module):
-    """Map images to logits, without the in-place normalization of `ImageClassifier`.
+    """Map images to calibrated logits, without the in-place normalization of `ImageClassifier`.
 
     If the training images show light strokes on black, images with a light border are inverted,
     and off-center strokes are shifted to the center. Dataset images are not changed.
@@ -49,6 +49,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         dataset = predictor.dataset
         self.network = predictor.classifier.network
+        self.temperature = predictor.classifier.temperature
         self.strokes = strokes_of(dataset)
         self.center = None
         if self.strokes and self.strokes.center == "mass":
@@ -66,7 +67,7 @@ class ExportedNetwork(nn.Module):
         if self.center:
             images = _center_columns(images, self.center)
             images = _center_columns(images.mT, self.center).mT
-        return self.network(images * self.scale - self.shift).float()
+        return self.network(images * self.scale - self.shift).float() / self.temperature
 
 
 def _invert_light(images: Tensor) -> Tensor:
@@ -165,7 +166,8 @@ def open_safetensors(predictor: Predictor, path: Path) -> Run:
     else:
         network = predictor.checkpoint.build_network()
     network.load_state_dict(load_file(path))
-    return network.eval()
+    network.eval()
+    return lambda images: network(images) / predictor.classifier.temperature
 
 
 def _trace(predictor: Predictor) -> torch.export.ExportedProgram:

@@ -18,8 +18,20 @@ from src.runs.directory import find_checkpoint
 BINS = 15  # confidence bins, as in Guo et al. 2017
 BATCH = 500  # batch size
 
-# One pair per batch: confidence, float32 [B], and predicted class, int64 [B].
-Predictions = list[tuple[Tensor, Tensor]]
+# One entry per batch; see `summarize`.
+Predictions = list[tuple[Tensor, Tensor, Tensor]]
+
+
+def summarize(probabilities: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the confidence, the predicted class, and the confidence without the temperature.
+
+    Args:
+        probabilities: float32 [B, K], already calibrated by the temperature.
+        temperature: temperature of the network.
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    uncalibrated = (probabilities.log() * temperature).softmax(dim=1)
+    return confidence, predicted, uncalibrated.amax(dim=1)
 
 
 class Evaluation:
@@ -42,9 +54,8 @@ class Evaluation:
         self.kind = kind
         self.images = images
         self.classes = classes
-        confidence, predicted = zip(*predictions, strict=True)
-        self.confidence = torch.cat(confidence).cpu()
-        self.predicted = torch.cat(predicted).cpu()
+        columns = (torch.cat(column).cpu() for column in zip(*predictions, strict=True))
+        self.confidence, self.predicted, self.uncalibrated = columns
         self.labels = images.labels[: len(self.predicted)]
         self.correct = self.predicted == self.labels
 
@@ -63,24 +74,25 @@ class Evaluation:
         order = self.confidence[wrong].argsort(descending=True, stable=True)
         return wrong[order[:n]]
 
-    def reliability(self) -> tuple[Tensor, Tensor, Tensor]:
+    def reliability(self, calibrated: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Return the count, mean confidence and accuracy of each confidence bin, each [BINS].
 
         Bins have equal width. The confidence and accuracy of empty bins are 0.
         """
-        bins = (self.confidence * BINS).long().clamp(max=BINS - 1)
+        confidences = self.confidence if calibrated else self.uncalibrated
+        bins = (confidences * BINS).long().clamp(max=BINS - 1)
         count = bins.bincount(minlength=BINS)
         divisor = count.clamp(min=1)
-        confidence = bins.bincount(self.confidence.double(), minlength=BINS)
+        confidence = bins.bincount(confidences.double(), minlength=BINS)
         accuracy = bins.bincount(self.correct.double(), minlength=BINS)
         return count, confidence / divisor, accuracy / divisor
 
-    def calibration_error(self) -> float:
+    def calibration_error(self, calibrated: bool = True) -> float:
         """Return the expected calibration error: the mean gap between accuracy and confidence.
 
         Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, eq. 3.
         """
-        count, confidence, accuracy = self.reliability()
+        count, confidence, accuracy = self.reliability(calibrated)
         gaps = (accuracy - confidence).abs()
         return float((count * gaps).sum() / count.sum())
 
@@ -106,7 +118,8 @@ def evaluate(run: Path) -> Evaluation | None:
     predictions: Predictions = []
     for batch in indices.split(BATCH):
         pixels, _ = images.__getitems__(batch)
-        predictions.append(predictor.probabilities(pixels).max(dim=1))
+        probabilities = predictor.probabilities(pixels)
+        predictions.append(summarize(probabilities, predictor.checkpoint.temperature))
     return Evaluation("test" if tested else "validation", images, dataset.classes, predictions)
 
 

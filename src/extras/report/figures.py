@@ -207,11 +207,14 @@ def confusion(evaluation: Evaluation) -> Figure:
 def reliability(evaluation: Evaluation) -> Figure:
     """Draw a reliability diagram (Guo et al. 2017) above a histogram of confidences."""
     count, _, accuracy = evaluation.reliability()
+    _, _, before = evaluation.reliability(calibrated=False)
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     edges = torch.linspace(0, 1, BINS + 1).numpy()
     upper.stairs(accuracy.numpy(), edges, fill=True)
+    upper.stairs(before.numpy(), edges, color="C1", label="without the temperature")
     upper.plot([0, 1], [0, 1], "k--")
+    upper.legend(fontsize=8, loc="upper left")
     title = f"expected calibration error {evaluation.calibration_error():.4f}"
     upper.set(
         ylabel="accuracy",

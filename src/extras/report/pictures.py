@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.data.image_data import ImageDataModule
 from src.data.image_set import ImageSet
 from src.errors import InputError
-from src.extras.report.evaluation import Evaluation, Predictions, evaluate
+from src.extras.report.evaluation import Evaluation, Predictions, evaluate, summarize
 from src.models.ensemble import Ensemble
 from src.models.rollout import rollout
 from src.models.vit import VisionTransformer
@@ -70,8 +70,11 @@ class Pictures(Checkpoint):
         self.predictions = []
 
     def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, *batch: Any) -> None:
-        probabilities = outputs.float().softmax(dim=1)
-        self.predictions.append(probabilities.max(dim=1))  # kept on the device to avoid a sync
+        # The temperature is fitted after the validation.
+        temperature = module.temperature if trainer.testing else 1.0
+        probabilities = (outputs.float() / temperature).softmax(dim=1)
+        # Kept on the device to avoid a sync.
+        self.predictions.append(summarize(probabilities, temperature))
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         self.validated_step = _logged_step(trainer)

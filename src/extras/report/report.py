@@ -101,8 +101,9 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
         "<h2>Calibration</h2>",
         "<p>Accuracy by confidence of the prediction. Bars below the dashed line indicate "
         "overconfidence, bars above it underconfidence. The expected calibration error is "
-        f"{evaluation.calibration_error():.4f}: the mean gap between accuracy and confidence "
-        "(Guo et al. 2017).</p>",
+        f"{evaluation.calibration_error():.4f}, and {evaluation.calibration_error(False):.4f} "
+        "without the temperature: the mean gap between accuracy and confidence (Guo et al. "
+        "2017).</p>",
         f'<div class="row">{image(reliability, "reliability diagram")}</div>',
     ]
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from vits import randomize, save_module
+from vits import TEMPERATURE, randomize, save_module
 
 from src.data.datasets import DATASETS
 from src.training.classifier import CNN, ViT
@@ -12,6 +12,8 @@ from src.training.classifier import CNN, ViT
 @pytest.fixture
 def save_checkpoint(tmp_path):
     """Return a function that writes best.ckpt and returns its path and the network.
+
+    The temperature is `TEMPERATURE`.
 
     Args of the returned function:
         options: ViT settings; None for a CNN.
@@ -26,6 +28,7 @@ def save_checkpoint(tmp_path):
                 dataset = replace(dataset, patch_size=dataset.image_size // 4)
             module = ViT(dataset, width=16, depth=1, heads=2, **options)
         randomize(module).eval()
+        module.temperature = TEMPERATURE
         return save_module(tmp_path / "best.ckpt", module), module.net
 
     return save

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from program import ROOT, call
+from vits import TEMPERATURE
 
 from src.data.datasets import read_digits
 from src.extras.export import export
@@ -41,7 +42,7 @@ def logits(network, images):
 
 
 def assert_same(actual, network, images):
-    expected = logits(network, images)
+    expected = logits(network, images) / TEMPERATURE
     if len(images) > 1:
         assert expected.std() > 0.05, "nearly constant logits would prove nothing"
     torch.testing.assert_close(torch.as_tensor(actual), expected, atol=1e-4, rtol=0)
@@ -150,7 +151,11 @@ def test_described_code_loads_safetensors(tmp_path, save_checkpoint, images, kin
     exec(description(tmp_path / "best.safetensors")["python"], variables)
     loaded = variables["network"]
     assert type(loaded).__module__.startswith("timm.") == (kind in IN_TIMM)
-    assert_same(logits(loaded, images), network, images)
+    expected = logits(network, images)
+    torch.testing.assert_close(logits(loaded, images), expected, atol=1e-4, rtol=0)
+    with torch.no_grad():
+        probabilities = variables["predict"]((images / 255 - MEAN) / STD)
+    torch.testing.assert_close(probabilities, (expected / TEMPERATURE).softmax(1))
 
 
 def test_description(tmp_path, save_checkpoint):
@@ -162,6 +167,8 @@ def test_description(tmp_path, save_checkpoint):
     assert (described["mean"], described["std"]) == ([MEAN], [STD])
     assert described["input"]["shape"] == ["batch", 1, 8, 8]
     assert described["output"]["shape"] == ["batch", 10]
+    assert described["output"]["temperature"] == TEMPERATURE
+    assert "the file divides them by the temperature 1.6" in out
     assert described["checked"]["largest_difference"] < 1e-4
     assert "checked with 256 test images of digits: 0 classes differ" in out
     for line in (*described["preparation"], *described["python"].splitlines()):

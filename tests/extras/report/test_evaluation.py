@@ -8,14 +8,16 @@ from torchmetrics.functional.classification import (
 )
 
 from src.data.image_set import ImageSet
-from src.extras.report.evaluation import BINS, Evaluation
+from src.extras.report.evaluation import BINS, Evaluation, summarize
+
+TEMPERATURE = 1.7
 
 
 def evaluate(probabilities, labels, batch=64):
     """Return an `Evaluation` of the predictions, split into batches."""
     classes = tuple(map(str, range(probabilities.shape[1])))
     images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
-    predictions = [part.max(dim=1) for part in probabilities.split(batch)]
+    predictions = [summarize(part, TEMPERATURE) for part in probabilities.split(batch)]
     return Evaluation("test", ImageSet(images, labels), classes, predictions)
 
 
@@ -27,15 +29,12 @@ def test_confusion_and_calibration_equal_torchmetrics():
     evaluation = evaluate(probabilities, labels)
     expected = multiclass_confusion_matrix(probabilities, labels, num_classes=7)
     assert torch.equal(evaluation.confusion(), expected)
-    error = multiclass_calibration_error(
-        probabilities,
-        labels,
-        num_classes=7,
-        n_bins=BINS,
-        norm="l1",
-    )
-    assert error > 0.05
-    assert evaluation.calibration_error() == pytest.approx(float(error), abs=1e-6)
+    before = (logits * TEMPERATURE).softmax(1)
+    for calibrated, values in ((True, probabilities), (False, before)):
+        error = multiclass_calibration_error(values, labels, num_classes=7, n_bins=BINS, norm="l1")
+        assert error > 0.05
+        found = evaluation.calibration_error(calibrated)
+        assert found == pytest.approx(float(error), abs=1e-5)
 
 
 def test_mistakes_are_sorted_by_confidence():

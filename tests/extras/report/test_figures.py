@@ -11,7 +11,7 @@ from PIL import Image
 from src.config import CNNConfig, DatasetInfo, ViTConfig
 from src.data.image_set import ImageSet
 from src.extras.report import figures, weight_figures
-from src.extras.report.evaluation import Evaluation
+from src.extras.report.evaluation import Evaluation, summarize
 from src.models.build import build_network
 from src.models.stem import ConvStem
 
@@ -26,7 +26,7 @@ def evaluate(classes, n=60):
         "test",
         ImageSet(images, labels),
         tuple(classes),
-        [probabilities.max(dim=1)],
+        [summarize(probabilities)],
     )
 
 

@@ -20,7 +20,7 @@ from src.data import modules
 from src.data.image_set import ImageSet
 from src.extras.report import __main__ as program
 from src.extras.report import figures
-from src.extras.report.evaluation import Evaluation, evaluate
+from src.extras.report.evaluation import Evaluation, evaluate, summarize
 from src.extras.report.report import write_report
 from src.extras.report.run_files import read_metrics
 
@@ -103,7 +103,10 @@ def test_numbers_are_those_of_the_test(run):
     evaluation = evaluate(run)
     accuracy = float(evaluation.correct.double().mean())
     assert accuracy == pytest.approx(results["test_accuracy"], abs=1e-6)
-    assert f"expected calibration error is {evaluation.calibration_error():.4f}" in text
+    after, before = (evaluation.calibration_error(calibrated) for calibrated in (True, False))
+    assert f"error is {after:.4f}, and {before:.4f} without the temperature" in text
+    assert abs(results["temperature"] - 1) > 0.05
+    assert abs(after - before) > 1e-4
     for row in results["classes"]:
         assert f'<tr><td>{row["class"]}</td><td class="n">{row["recall"]:.4f}</td>' in text
         assert (
@@ -179,7 +182,7 @@ def test_class_folders_with_hostile_names_without_test_images_and_then_changed(t
 def test_a_perfect_network_has_no_mistakes(copy):
     labels = torch.arange(10)
     images = ImageSet(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), labels)
-    predictions = [torch.eye(10).max(dim=1)]
+    predictions = [summarize(torch.eye(10))]
     write_report(copy, Evaluation("test", images, tuple(map(str, range(10))), predictions))
     assert "<p>None.</p>" in page(copy)
 
