@@ -118,6 +118,17 @@ class Predictor:
         return torch.stack([self.prepare(path).image for path in paths])
 
     @torch.inference_mode()
+    def embeddings(self, images: Tensor) -> Tensor:
+        """Return the input of the head, float32 [B, D] on the CPU, of uint8 images [B, C, S, S].
+
+        S is the image size of the dataset, and D the width, or the sum of widths of an ensemble.
+        """
+        network: Any = self.classifier.network
+        with report_out_of_memory(self.device, f"{len(images)} images"):
+            inputs = normalize(images.to(self.device), self.dataset.mean, self.dataset.std)
+            return network.features(inputs).float().cpu()
+
+    @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor:
         """Return attention rollout maps, float32 [B, S, S] on the CPU, of uint8 [B, C, S, S].
 

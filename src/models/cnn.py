@@ -40,3 +40,7 @@ class ConvNet(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> logits [B, K]"""
         return self.layers(images_BCHW)
+
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """Return the input of the last layer, [B, 128]."""
+        return self.layers[:-1](images_BCHW)

@@ -32,3 +32,7 @@ class Ensemble(nn.Module):
             return torch.cat([network(share) for network, share in shares])
         log_probabilities = [network(x).float().log_softmax(dim=1) for network in self.networks]
         return torch.stack(log_probabilities).logsumexp(dim=0) - math.log(n)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the concatenated features of all networks, [B, sum of D]."""
+        return torch.cat([network.features(x) for network in self.networks], dim=1)
