@@ -5,6 +5,8 @@ python classify.py photos '*.jpg' --csv           folders and patterns, output a
 python classify.py --ckpt data/runs/mnist/version_0 digit.png
 python classify.py photo.png --show input.png     save the image as the network sees it
 python classify.py photo.png --attention at.png   save an attention map
+python classify.py photos --unsure 0.9            answer "unsure" below a probability of 0.9
+python classify.py photos --embeddings out.npz    save the features before the last layer
 python classify.py --index 0                      classify a test image of the dataset
 python classify.py --serve                        serve a web page for drawings and photos
 
@@ -38,6 +40,7 @@ def main(args: list[str]) -> None:
     options = parse(args)
     # Imported late: these take seconds, and Ctrl-C must work meanwhile.
     from src.inference import batch, output
+    from src.inference.embeddings import Embeddings
     from src.inference.predictor import Predictor
     from src.runs.directory import find_checkpoint
 
@@ -54,10 +57,11 @@ def main(args: list[str]) -> None:
         return
     start = time.monotonic()
     if options.index is None:
-        results = batch.classify(predictor, paths, options.top_k, prepare)
+        results = batch.classify(predictor, paths, options.top_k, prepare, options.unsure)
     else:
         results = iter([classify_test_image(predictor, options)])
         paths = [f"{predictor.dataset.name} test image {options.index}"]
+    embeddings = Embeddings(predictor) if options.embeddings else None
     drawn: list[tuple[dict[str, Any], PreparedImage]] = []
     errors = 0
 
@@ -68,20 +72,31 @@ def main(args: list[str]) -> None:
                 errors += 1
             elif len(drawn) < MAX_DRAWN:
                 drawn.append((row, image))
+            if embeddings and image:
+                embeddings.add(row["path"], image.image)
             yield row
 
-    output.print_rows(rows(), options.format, paths, predictor.classes, options.top_k)
-    if not (options.ckpt or options.format or untrained) and options.index is None:
-        print(
-            f"note: using the newest run, {printable(str(checkpoint))}, trained on "
-            f"{printable(predictor.dataset.name)}; use --ckpt to choose a different one",
-            file=sys.stderr,
-        )
+    answers = options.unsure is not None
+    output.print_rows(rows(), options.format, paths, predictor.classes, options.top_k, answers)
+    note_newest_run(options, predictor, untrained)
     if len(paths) > 1:
         batch.print_summary(len(paths), errors, time.monotonic() - start)
     draw(options, drawn, len(paths), predictor)
+    if embeddings:
+        embeddings.write(options.embeddings)
     if errors:
         sys.exit(1)
+
+
+def note_newest_run(options: argparse.Namespace, predictor: "Predictor", untrained: bool) -> None:
+    """Tell which run was used if the user did not choose one; programs read the other formats."""
+    if options.ckpt or options.format or untrained or options.index is not None:
+        return
+    print(
+        f"note: using the newest run, {printable(str(predictor.checkpoint.path))}, trained on "
+        f"{printable(predictor.dataset.name)}; use --ckpt to choose a different one",
+        file=sys.stderr,
+    )
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -122,6 +137,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     )
     add("--show", metavar="PNG", help="save each image as the network sees it")
     add("--attention", metavar="PNG", help="save an attention map for each image")
+    add("--unsure", type=float, metavar="P", help="answer 'unsure' below the probability P")
+    add("--embeddings", metavar="NPZ", help="save the features before the last layer, and paths")
     following = [*args[1:], "-"]
     options = parser.parse_args(
         [
@@ -129,11 +146,22 @@ def parse(args: list[str]) -> argparse.Namespace:
             for arg, value in zip(args, following, strict=False)
         ]
     )
+    check(options)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InputError if a value is out of range, or if flags exclude each other."""
     if bool(options.images) + (options.index is not None) + options.serve != 1:
         raise InputError("pass either image files, --index N, or --serve; see --help")
     if options.top_k < 1:
         raise InputError(f"--top-k must be at least 1, got {options.top_k}")
-    return options
+    if options.unsure is not None and not 0 < options.unsure <= 1:
+        raise InputError(f"--unsure must be above 0 and at most 1, got {options.unsure:g}")
+    if options.embeddings and (options.serve or not options.embeddings.endswith(".npz")):
+        raise InputError(
+            f"--embeddings {options.embeddings}: pass image files and a name that ends in .npz"
+        )
 
 
 def _is_not_a_choice(value: str) -> bool:
@@ -159,6 +187,7 @@ def classify_test_image(
     import torch
 
     from src.data.splits import open_split
+    from src.inference.batch import make_row
     from src.inference.predictor import PreparedImage
 
     index, name = options.index, predictor.dataset.name
@@ -170,11 +199,9 @@ def classify_test_image(
             f"--index {index}: {name} has {len(images):,} test images; use 0 to {len(images) - 1}"
         )
     pixels, labels = images.__getitems__(torch.tensor([index]))
-    row = {
-        "path": f"{name} test image {index}",
-        "predictions": predictor.top(pixels, options.top_k)[0],
-        "target": predictor.classes[int(labels[0])],
-    }
+    predictions = predictor.top(pixels, options.top_k)[0]
+    row = make_row(f"{name} test image {index}", predictions, [], options.unsure)
+    row["target"] = predictor.classes[int(labels[0])]
     return row, PreparedImage(pixels[0], [])
 
 
@@ -223,7 +250,15 @@ def serve(
         from src.extras.paper.strokes import strokes_of
     draws = strokes_of(predictor.dataset) is not None
     examples = [] if draws else test_images(predictor, options.data)
-    server.serve(predictor, examples, options.host, options.port, prepare, draws=draws)
+    server.serve(
+        predictor,
+        examples,
+        options.host,
+        options.port,
+        prepare,
+        draws=draws,
+        unsure=options.unsure,
+    )
 
 
 def test_images(predictor: "Predictor", root: str | None) -> list[tuple[Any, str]]:

@@ -15,7 +15,7 @@ from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 
 BATCH = 64  # batch size; larger batches need more memory and are no faster
-UNSURE = 0.5  # predictions with a lower top probability get a note
+UNSURE = 0.5  # without a threshold, predictions with a lower top probability get a note
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,12 +79,12 @@ def classify(
     paths: list[str],
     top_k: int,
     prepare: Callable[[str], PreparedImage],
+    unsure: float | None = None,
 ) -> Iterator[tuple[Row, PreparedImage | None]]:
-    """Yield each file's row and the image as the network saw it, in the order of `paths`.
+    """Yield each file's row (see `make_row`) and the image as the network saw it, in order.
 
-    A row is {"path", "predictions"} (see `Predictor.top`), with "notes" if there are any. For files
-    that cannot be read, the row is {"path", "error"}, and the image is None. Threads read the next
-    files while the network computes.
+    For files that cannot be read, the row is {"path", "error"}, and the image is None. Threads read
+    the next files while the network computes.
 
     Raises:
         InputError: there is only one file, and it cannot be read.
@@ -102,13 +102,16 @@ def classify(
             raise result
         waiting.append((path, result))
         if len(waiting) == BATCH:
-            yield from _rows(predictor, waiting, top_k)
+            yield from _rows(predictor, waiting, top_k, unsure)
             waiting = []
-    yield from _rows(predictor, waiting, top_k)
+    yield from _rows(predictor, waiting, top_k, unsure)
 
 
 def _rows(
-    predictor: Predictor, batch: list[tuple[str, PreparedImage | InputError]], top_k: int
+    predictor: Predictor,
+    batch: list[tuple[str, PreparedImage | InputError]],
+    top_k: int,
+    unsure: float | None,
 ) -> Iterator[tuple[Row, PreparedImage | None]]:
     images = [result.image for _, result in batch if isinstance(result, PreparedImage)]
     predictions = iter(predictor.top(torch.stack(images), top_k) if images else [])
@@ -116,20 +119,29 @@ def _rows(
         if isinstance(result, InputError):
             yield {"path": path, "error": str(result).removeprefix(f"{path}: ")}, None
             continue
-        row: Row = {"path": path, "predictions": next(predictions)}
-        if notes := result.notes + unsure_note(row["predictions"]):
-            row["notes"] = notes
-        yield row, result
+        yield make_row(path, next(predictions), result.notes, unsure), result
 
 
-def unsure_note(predictions: list[dict[str, Any]]) -> list[str]:
-    """Return a list with a note if the top probability is low, otherwise an empty list."""
-    if predictions[0]["probability"] >= UNSURE:
-        return []
-    return [
-        f"unsure: no class reaches a probability of {UNSURE:.0%}; use --show input.png to see the "
-        "image as the network saw it"
-    ]
+def make_row(
+    path: str, predictions: list[Row], notes: list[str], unsure: float | None = None
+) -> Row:
+    """Return the row {"path", "predictions"} (see `Predictor.top`), with "notes" if there are any.
+
+    With the threshold `unsure`, the row has an "answer": the most likely class, or "unsure" if its
+    probability is lower. Without it, a low probability adds a note.
+    """
+    row: Row = {"path": path}
+    is_unsure = predictions[0]["probability"] < (unsure or UNSURE)
+    if unsure:
+        row["answer"] = "unsure" if is_unsure else predictions[0]["class"]
+    elif is_unsure:
+        note = (
+            f"unsure: no class reaches a probability of {UNSURE:.0%}; use --show input.png to see "
+            "the image as the network saw it"
+        )
+        notes = [*notes, note]
+    row["predictions"] = predictions
+    return row | ({"notes": notes} if notes else {})
 
 
 def read_ahead(

@@ -1,6 +1,7 @@
 """Print predictions as text, CSV or JSON as soon as they are available.
 
-A row is {"path", "predictions"}, optionally with "target" and "notes", or {"path", "error"}.
+A row is {"path", "predictions"}, optionally with "answer", "target" and "notes", or {"path",
+"error"}.
 """
 
 import csv
@@ -18,17 +19,25 @@ Row = dict[str, Any]
 
 
 def print_rows(
-    rows: Iterable[Row], format: str | None, paths: list[str], classes: list[str], top_k: int
+    rows: Iterable[Row],
+    format: str | None,
+    paths: list[str],
+    classes: list[str],
+    top_k: int,
+    answers: bool = False,
 ) -> None:
-    """Print the rows as "json" or "csv"; the default is bars for one image, a table for several."""
+    """Print the rows as "json" or "csv"; the default is bars for one image, a table for several.
+
+    `answers` tells whether the rows have an "answer".
+    """
     if format == "json":
         print_json(rows)
     elif format == "csv":
-        print_csv(rows, min(top_k, len(classes)))
+        print_csv(rows, min(top_k, len(classes)), answers)
     elif len(paths) == 1:
         print_bars(rows)
     else:
-        print_table(rows, paths, classes)
+        print_table(rows, paths, [*classes, "unsure"] if answers else classes)
 
 
 def print_json(rows: Iterable[Row]) -> None:
@@ -40,15 +49,15 @@ def print_json(rows: Iterable[Row]) -> None:
     print("\n]")
 
 
-def print_csv(rows: Iterable[Row], top_k: int) -> None:
-    """Print CSV columns: path, class, probability, class_2, ..., target, error, notes."""
+def print_csv(rows: Iterable[Row], top_k: int, answers: bool) -> None:
+    """Print CSV columns: path, (answer,) class, probability, class_2, ..., target, error, notes."""
     columns = ["class", "probability"]
     for rank in range(2, top_k + 1):
         columns += [f"class_{rank}", f"probability_{rank}"]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     # Python 3.11 does not quote cells just because they contain "\r".
     quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    header = ["path", *columns, "target", "error", "notes"]
+    header = ["path", *["answer"] * answers, *columns, "target", "error", "notes"]
     for number, row in enumerate(rows):
         if number == 0:
             writer.writerow(header)
@@ -56,7 +65,8 @@ def print_csv(rows: Iterable[Row], top_k: int) -> None:
         values = [p[name] for p in predictions for name in ("class", "probability")]
         values += [""] * (len(columns) - len(values))
         notes = "; ".join(row.get("notes", []))
-        texts = [row["path"], *values, row.get("target", ""), row.get("error", ""), notes]
+        answer = [row.get("answer", "")] * answers
+        texts = [row["path"], *answer, *values, row.get("target", ""), row.get("error", ""), notes]
         cells = [without_formula(cell) for cell in texts]
         (quoting if "\r" in row["path"] else writer).writerow(cells)
 
@@ -70,7 +80,7 @@ def print_bars(rows: Iterable[Row]) -> None:
     """Print the predicted class of an image, and a bar for each of its most likely classes."""
     for row in rows:
         target = f"  (target: {row['target']})" if "target" in row else ""
-        print(f"{printable(row['path'])}: {row['predictions'][0]['class']}{target}")
+        print(f"{printable(row['path'])}: {_answer(row)}{target}")
         for prediction in row["predictions"]:
             bar = "█" * round(24 * prediction["probability"])
             print(f"  {prediction['probability']:7.2%}  {prediction['class']:<16} {bar}")
@@ -88,10 +98,15 @@ def print_table(rows: Iterable[Row], paths: list[str], classes: list[str]) -> No
             print(f"{path}  not read: {printable(row['error'])}")
             continue
         first, *others = row["predictions"]
-        following = ", ".join(f"{p['class']} {p['probability']:.2%}" for p in others)
-        name = f"{first['class']:<{class_width}}"
+        listed = others if _answer(row) == first["class"] else row["predictions"]
+        following = ", ".join(f"{p['class']} {p['probability']:.2%}" for p in listed)
+        name = f"{_answer(row):<{class_width}}"
         print(f"{path}  {name}  {first['probability']:>11.2%}  {following}".rstrip())
         print_notes(row)
+
+
+def _answer(row: Row) -> str:
+    return row.get("answer", row["predictions"][0]["class"])
 
 
 def print_notes(row: Row) -> None:

@@ -186,8 +186,7 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random number generators and set the learning rate for this step."""
         config = self.config
-        seed = fold_in(config.seed, self.current_epoch, batch_idx, self.global_rank, 1)
-        torch.manual_seed(seed)
+        torch.manual_seed(fold_in(config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
         self.lr_now = learning_rate(
             self.global_step, self.total_steps or 0, self.warmup_steps, config.lr, config.min_lr
         )
@@ -210,10 +209,7 @@ class Classifier(LightningModule):
         return loss
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip the gradients.
 
@@ -264,28 +260,23 @@ class Classifier(LightningModule):
 
     # Evaluation -----------------------------------------------------------------------------------
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the logits [B, K] for use in callbacks."""
         logits, targets = self(batch), batch[1]
         self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
         self.eval_counts.update(logits.argmax(dim=1), _labels(targets))
+        self.calibration.update(logits, targets)
         return logits
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the logits [B, K] for use in callbacks."""
-        logits = self.test_step(batch, batch_idx)
-        self.calibration.update(logits, batch[1])
-        return logits
+    test_step = validation_step
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
         """Return probabilities, float32 [B, K], for inputs or for a batch (inputs, ...)."""
         return (self(batch).float() / self.temperature).softmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
+        self.temperature = self.calibration.compute()
         self._log_evaluation("val")
-        if not self.trainer.sanity_checking:
-            self.temperature = self.calibration.compute()
-        self.calibration.reset()
 
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
@@ -302,13 +293,12 @@ class Classifier(LightningModule):
         self.log_dict(metrics, sync_dist=True)
         self.eval_loss.reset()
         self.eval_counts.reset()
+        self.calibration.reset()
 
     # Checkpoint -----------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["format"] = FORMAT
-        checkpoint["total_steps"] = self.total_steps
-        checkpoint["temperature"] = self.temperature
+        checkpoint.update(format=FORMAT, total_steps=self.total_steps, temperature=self.temperature)
         if self.trainer.world_size > 1:  # the state dict contains only the counts of rank 0
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, _counts(self.state_dict()))

@@ -14,7 +14,7 @@ from program import as_another_user, classify
 from src.data.datasets import read_digits
 from src.errors import InputError
 from src.inference import batch
-from src.inference.batch import BATCH, find_images, read_ahead
+from src.inference.batch import BATCH, find_images, make_row, read_ahead
 from src.inference.predictor import Predictor
 
 IMAGES = read_digits("test")[0]
@@ -175,15 +175,22 @@ def test_a_single_unreadable_file_is_an_error(predictor):
         classified(predictor, ["nowhere.png"])
 
 
-def test_unsure_predictions_have_a_note(predictor, tmp_path):
-    assert batch.unsure_note([{"probability": 0.5}, {"probability": 0.3}]) == []
-    (note,) = batch.unsure_note([{"probability": 0.4321}])
-    assert note.startswith("unsure: no class reaches a probability of 50%")
+def test_unsure_predictions_have_a_note_or_an_answer(predictor, tmp_path):
+    cat = [{"class": "cat", "probability": 0.5}, {"class": "dog", "probability": 0.3}]
+    dog = [{"class": "dog", "probability": 0.4321}]
+    assert make_row("x", cat, []) == {"path": "x", "predictions": cat}
+    assert make_row("x", cat, [], 0.5)["answer"] == "cat"
+    assert make_row("x", cat, [], 0.51)["answer"] == "unsure"
+    assert make_row("x", dog, ["dark"])["notes"][0] == "dark"
+    assert make_row("x", dog, [])["notes"][0].startswith("unsure: no class reaches a probability")
+    assert make_row("x", dog, [], 0.9) == {"path": "x", "answer": "unsure", "predictions": dog}
     paths = [save(tmp_path / f"{number}.png", number) for number in range(40)]
     rows = [row for row, _ in classified(predictor, paths)]
     unsure = [row["predictions"][0]["probability"] < 0.5 for row in rows]
     assert any(unsure)
     assert ["notes" in row for row in rows] == unsure
+    rows = [row for row, _ in batch.classify(predictor, paths, 1, predictor.prepare, 0.5)]
+    assert [row["answer"] == "unsure" for row in rows] == unsure
 
 
 def test_memory_does_not_grow_with_the_number_of_files(predictor, tmp_path):

@@ -50,9 +50,9 @@ ROWS = rows_of_names()
 def printed(capsys):
     """Return a function that prints rows and returns the captured stdout and stderr."""
 
-    def run(rows, format=None, top_k=2):
+    def run(rows, format=None, top_k=2, answers=False):
         paths = [row["path"] for row in rows]
-        print_rows(iter(rows), format, paths, CLASSES, top_k)
+        print_rows(iter(rows), format, paths, CLASSES, top_k, answers)
         return capsys.readouterr()
 
     return run
@@ -120,6 +120,18 @@ def test_csv_quotes_only_what_it_must(printed):
     assert out == "path,class,probability,target,error,notes\nx y.png,cat,0.5,,,\n"
 
 
+def test_csv_has_an_answer_if_asked(printed):
+    rows = [
+        {"path": "x.png", "answer": "unsure", "predictions": predictions(0.5)},
+        {"path": "broken.png", "error": "why"},
+    ]
+    assert printed(rows, "csv", 1, answers=True).out.splitlines() == [
+        "path,answer,class,probability,target,error,notes",
+        "x.png,unsure,cat,0.5,,,",
+        "broken.png,,,,,why,",
+    ]
+
+
 # Human-readable output ----------------------------------------------------------------------------
 
 
@@ -152,6 +164,21 @@ def test_several_images_have_a_table(printed):
         "gone.png         not read: no such file",
     ]
     assert err == "note: x.png: look\n"
+
+
+def test_an_unsure_answer_comes_before_the_best_guess(printed):
+    rows = [
+        {"path": "x.png", "answer": "unsure", "predictions": predictions(0.45, 0.25)},
+        {"path": "y.png", "answer": "cat", "predictions": predictions(0.75, 0.125)},
+    ]
+    assert printed(rows[:1], answers=True).out.splitlines()[:2] == [
+        "x.png: unsure",
+        "   45.00%  cat              ███████████",
+    ]
+    assert printed(rows, answers=True).out.splitlines()[1:] == [
+        'x.png  unsure                45.00%  cat 45.00%, a "dog", or not 25.00%',
+        'y.png  cat                   75.00%  a "dog", or not 12.50%',
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -21,13 +21,14 @@ def ensemble():
     return Ensemble([ours(), ours()]).eval()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("make", [ours, ensemble])
-def test_pipeline_normalizes_patchifies_and_applies_softmax(make):
+def test_pipeline_normalizes_patchifies_and_applies_softmax(make, temperature):
     network = make()
     images = random_images(4, 3, 24, 24)
-    classifier = ImageClassifier(network, MEAN, STD).eval()
+    classifier = ImageClassifier(network, MEAN, STD, temperature).eval()
     patches = patchify(normalize(images, MEAN, STD), 8)
-    logits = network(patches)
+    logits = network(patches) / temperature
     assert logits.std() > 0.1
     assert_close(classifier.logits(images), logits, **CLOSE)
     assert_close(classifier(images), logits.softmax(1), **CLOSE)

@@ -98,6 +98,15 @@ def test_a_missing_file_among_several_is_reported_in_its_row(run, digit):
     assert "no such file" in missing["error"]
 
 
+def test_unsure_answers_of_a_file_and_of_a_test_image(run, digit):
+    for image in ([digit], ["--index", 0]):
+        (sure,) = rows(run(*image, "--json", "--unsure", "1e-9"))
+        assert sure["answer"] == sure["predictions"][0]["class"]
+        (unsure,) = rows(run(*image, "--json", "--unsure", 1))
+        assert unsure == sure | {"answer": "unsure"}
+        assert ": unsure" in run(*image, "--unsure", 1).out.splitlines()[0]
+
+
 # Test images --------------------------------------------------------------------------------------
 
 
@@ -184,6 +193,10 @@ MISTAKES = {
     "--index -1": "use 0 to 358",
     "DIGIT --device toaster": "--device cpu",
     "DIGIT --top-k 0": "--top-k must be at least 1, got 0",
+    "DIGIT --unsure 50": "--unsure must be above 0 and at most 1, got 50",
+    "DIGIT --unsure nan": "--unsure must be above 0 and at most 1, got nan",
+    "DIGIT --embeddings out.csv": "--embeddings out.csv: pass image files and a name that ends in",
+    "--serve --embeddings out.npz": "--embeddings out.npz: pass image files and a name that ends",
 }
 
 

@@ -35,12 +35,14 @@ class Page:
         examples: images to choose from, uint8 [C, S, S], with their class names.
         prepare: function that reads an image file.
         draws: whether the page has a drawing area.
+        unsure: answers with a lower probability are called a guess (default: `UNSURE`).
     """
 
     predictor: Predictor
     examples: list[tuple[Tensor, str]]
     prepare: Callable[[str], PreparedImage]
     draws: bool
+    unsure: float | None = None
 
     def files(self) -> dict[str, tuple[str, bytes]]:
         """Return the content type and content of every path that a browser can load."""
@@ -52,7 +54,7 @@ class Page:
             "channels": dataset.channels,
             "size": dataset.image_size,
             "draws": self.draws,
-            "unsure": UNSURE,
+            "unsure": self.unsure or UNSURE,
             "examples": [_picture(name, to_picture(image)) for image, name in self.examples],
         }
         folder = Path(__file__).parent

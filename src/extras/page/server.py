@@ -46,13 +46,14 @@ def serve(
     prepare: Callable[[str], PreparedImage],
     *,
     draws: bool,
+    unsure: float | None,
 ) -> None:
     """Serve a `Page` until Ctrl-C or SIGTERM.
 
     Raises:
         InputError: the port is in use, or the host is not an address of this computer.
     """
-    page = Page(predictor, examples, prepare, draws)
+    page = Page(predictor, examples, prepare, draws, unsure)
     with listen(host, port) as listener, ThreadPoolExecutor(max_workers=1) as worker:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         ip = ipaddress.ip_address(listener.getsockname()[0])
