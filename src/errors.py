@@ -1,11 +1,15 @@
-"""User errors: the exception, and the exit codes of both programs."""
+"""User errors: the exception, the exit codes of both programs, and text for messages."""
 
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class InputError(Exception):
@@ -25,6 +29,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
+
+
+def command(program: str) -> str:
+    """Return the command for a program of this project that works from the current folder."""
+    path, here = ROOT / program, Path.cwd()
+    return f"python {shlex.quote(str(path.relative_to(here) if here in path.parents else path))}"
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ from src.data.modules import FolderDataModule, ImageDataModule, NamedDataModule
 from src.errors import InputError
 from src.training.classifier import CNN, ViT
 
-HELP = "see python train.py --help"
+HELP = "see --help"
 GROUPS: dict[str, dict[str, type]] = {
     "model": {"ViT": ViT, "CNN": CNN},
     "data": {kind.__name__: kind for kind in (*NamedDataModule.__subclasses__(), FolderDataModule)},
@@ -60,9 +60,7 @@ def _unknown(key: str, classes: dict[str, str], known: set[str]) -> InputError:
         return InputError(f"{key} is set from the run's seed; use --seed_everything")
     if group in GROUPS and any(key in _class_keys(group, name) for name in GROUPS[group]):
         name = classes[group]
-        return InputError(
-            f"{key}: {name} has no such key; see python train.py --{group}.help {name}"
-        )
+        return InputError(f"{key}: {name} has no such key; see --{group}.help {name}")
     near = difflib.get_close_matches(key, sorted(known - FLAGS_ONLY), 1)
     suggestion = f", did you mean {near[0]}?" if near else ""
     return InputError(f"{key}: unknown key{suggestion}; {HELP}")

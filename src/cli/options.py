@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
-from src.errors import ArgumentParser, InputError, one_line
+from src.errors import ROOT, ArgumentParser, InputError, one_line
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import find_run
 
-ROOT = Path(__file__).parents[2]
 DEFAULT_CONFIG = "configs/mnist.yaml"
 RUNS = "data/runs"
 

@@ -21,7 +21,7 @@ from src.training.precision import automatic_precision
 from src.training.trainer import Trainer
 
 DESCRIPTION = """Train a Vision Transformer from scratch on small images. To list the keys of a
-model or dataset, use `python train.py --model.help ViT` or `--data.help CIFAR10DataModule`."""
+model or dataset, use `--model.help ViT` or `--data.help CIFAR10DataModule`."""
 
 MINIMUMS = {
     "seed_everything": 0,

@@ -7,7 +7,7 @@ checkpoints/{last,best}.ckpt and, once it is finished, results.json.
 from pathlib import Path
 from typing import IO
 
-from src.errors import InputError
+from src.errors import ROOT, InputError, command
 from src.runs.weights_file import BUNDLED
 
 TORCHVISION_PREFIX = "torchvision:"
@@ -139,7 +139,7 @@ def _check_resumable(run: Path, checkpoint: Path, given: Path) -> None:
     if config.is_file():
         raise InputError(
             f"{checkpoint}: no such checkpoint: the run stopped before writing one; start again "
-            f"with python train.py --config {config}"
+            f"with {command('train.py')} --config {config}"
         )
     _refuse_folder_of_runs(given, "--resume")
     raise InputError(f"{checkpoint}: no such checkpoint; check the path given to --resume")
@@ -168,17 +168,17 @@ def _find_finished(path: str) -> Path:
     stopped = _newest_version(folder)
     if not finished and stopped != folder:
         raise InputError(
-            f"{path}: none of its runs is finished; run python train.py --resume {stopped}, or "
-            f"pass {stopped} to use it unfinished"
+            f"{path}: none of its runs is finished; run {command('train.py')} --resume "
+            f"{stopped}, or pass {stopped} to use it unfinished"
         )
     checkpoint = find_checkpoint(str(finished.parent if finished else folder))
     if checkpoint.is_file():
         return checkpoint
     config = Path("configs", f"{folder.name}.yaml")
-    if config.is_file():
+    if (ROOT / config).is_file():  # `--config` finds it from any folder
         raise InputError(
             f"{path}: no checkpoint found; train a model first with "
-            f"python train.py --config {config}"
+            f"{command('train.py')} --config {config}"
         )
     raise InputError(f"{path}: no checkpoint found; check the path")
 

@@ -41,7 +41,7 @@ def explain(exception: BaseException, folder: str, intact: str) -> InputError | 
         )
     is_interval = reason.startswith("`val_check_interval`")  # a plain ValueError
     if is_interval or isinstance(exception, MisconfigurationException):
-        return InputError(f"trainer: {reason}; see python train.py --help")
+        return InputError(f"trainer: {reason}; see --help")
     if is_out_of_memory(exception):
         return InputError(
             f"out of memory ({reason}); {intact}use a smaller --data.batch_size or network"

@@ -76,7 +76,7 @@ def _check_process_count(trainer: Trainer) -> None:
         try:
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         except ValueError as error:
-            raise InputError(f"trainer: {one_line(error)}; see python train.py --help") from None
+            raise InputError(f"trainer: {one_line(error)}; see --help") from None
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError("trainer.strategy: spawned or forked processes are not supported; use ddp")
 

@@ -13,6 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from src import lightning_loop
+from src.errors import command
 from src.training import slurm
 from src.training.checkpointing import SaveCheckpoints, epochs_waited
 
@@ -108,9 +109,9 @@ class StopOnSignal(Callback):
         code = self.exit_code or 0
         last = self.checkpoints.folder / "last.ckpt"
         if trainer.is_global_zero and last.is_file():
-            command = f"python train.py --resume {shlex.quote(str(last.parent.parent))}"
+            resume = f"{command('train.py')} --resume {shlex.quote(str(last.parent.parent))}"
             print(
-                f"Stopped by {REASONS[code]}. Saved {last}; resume with:\n  {command}",
+                f"Stopped by {REASONS[code]}. Saved {last}; resume with:\n  {resume}",
                 flush=True,
             )
         elif trainer.is_global_zero:

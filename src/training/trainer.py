@@ -96,7 +96,7 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = one_line(error, limit=1000)
-        raise InputError(f"trainer: {reason}; see python train.py --help") from None
+        raise InputError(f"trainer: {reason}; see --help") from None
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -41,7 +41,7 @@ MISTAKES = {
     "--seed_everything true": "seed_everything.* True",
     "--name": "--name: expected one argument",
     # Null values
-    "--data.augment null": "data.augment must not be null; set a value or omit it; see python",
+    "--data.augment null": "data.augment must not be null; set a value or omit it; see --help",
     "--model.ensemble null": "error: model.ensemble must not be null; set a value",
     "--model.dropout null": "error: model.dropout must not be null; set a value",
     "--data.batch_size null": "error: data.batch_size must not be null; set a value",

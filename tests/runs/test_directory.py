@@ -1,11 +1,13 @@
 """Test creating, finding and locking run directories."""
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from src.errors import InputError
+from src.errors import ROOT, InputError, command
 from src.runs.directory import create_run, find_checkpoint, find_pretrained, lock_run
 
 
@@ -53,6 +55,18 @@ def test_the_newest_finished_run_of_a_name_is_found(tmp_path):
     for seconds, run in enumerate(runs[:2]):
         write(run / "results.json", seconds)
     assert find_pretrained(str(name)) == str(checkpoints[1])
+
+
+def test_a_command_works_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert command("train.py") == "python train.py"
+    monkeypatch.chdir(ROOT.parent)
+    assert command("train.py") == f"python {shlex.quote(ROOT.name)}/train.py"
+    monkeypatch.chdir(tmp_path)
+    assert command("train.py") == f"python {shlex.quote(str(ROOT / 'train.py'))}"
+    hint = f"{re.escape(command('train.py'))} --config configs/cifar100_cpu.yaml"
+    with pytest.raises(InputError, match=hint):
+        find_pretrained(str(tmp_path / "cifar100_cpu"))
 
 
 def test_an_unknown_run_is_an_error(tmp_path):
