@@ -21,17 +21,22 @@ from src.errors import InputError
 
 EXTENSIONS = (
     ".png",
+    ".apng",
     ".jpg",
     ".jpeg",
     ".jpe",
     ".jfif",
+    ".mpo",
     ".webp",
     ".gif",
     ".bmp",
+    ".dib",
     ".tif",
     ".tiff",
+    ".pbm",
     ".pgm",
     ".ppm",
+    ".pnm",
 )
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
 # Pillow supports many more formats, but every decoder is a security risk.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.images import describe_cropping, read_image, read_photo
+from src.data.images import EXTENSIONS, describe_cropping, read_image, read_photo
 
 # A bright spot at the top left and color gradients reveal rotations and flips.
 Y, X = np.mgrid[0:30, 0:40]
@@ -121,6 +121,14 @@ def test_colors_of_every_mode(tmp_path, upright, name):
     image = PHOTO.quantize(256) if path.stem == "P" else PHOTO.convert(path.stem)
     image.save(path, quality=100)
     assert_similar(read(path), upright)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_every_extension_is_read(tmp_path, upright, extension):
+    path = tmp_path / f"x{extension}"
+    kind = {".jpe": "JPEG", ".jfif": "JPEG", ".apng": "PNG", ".pnm": "PPM"}.get(extension)
+    PHOTO.convert("L" if extension == ".pgm" else "RGB").save(path, kind)
+    assert read(path).shape == upright.shape
 
 
 def test_black_and_white(path):
