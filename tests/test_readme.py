@@ -115,7 +115,7 @@ def checkout(tmp_path_factory) -> Path:
     if MNIST.is_dir():
         (data / "MNIST").symlink_to(MNIST)
     write_photos(folder)
-    for command in (pretraining(), f"{TRAIN} --name mnist", TRAIN):
+    for command in (f"{TRAIN} --name mnist", TRAIN):
         ended = run(command, folder)
         assert ended.code == 0, ended
     return folder
@@ -130,16 +130,6 @@ def write_photos(folder: Path) -> None:
         picture.save(path)
     photo = written(ONE, (60, 60), 5)
     photo.save(folder / "photo.png")
-
-
-def pretraining() -> str:
-    """Return a command that pretrains the network that own-images.md fine-tunes."""
-    shown = shown_commands(PAGES["docs/own-images.md"])
-    (finetuning,) = [command for command in shown if "--model.init_from" in command]
-    return finetuning.replace(
-        "--model.init_from data/runs/cifar100_cpu",
-        "--name cifar100_cpu",
-    )
 
 
 @pytest.mark.real_data

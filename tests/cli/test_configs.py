@@ -13,6 +13,7 @@ from program import ROOT, train
 from src.cli.parser import parse
 from src.data.datasets import DATASETS
 from src.runs.results import read_results
+from src.runs.weights_file import BUNDLED
 from src.transforms.augment import Augmentation
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -40,13 +41,13 @@ def tree(text):
 
 @pytest.fixture(scope="module")
 def settings(config, tree, tmp_path_factory):
-    """Parsed config, with ViT-B reduced to one block and without pretrained weights."""
+    """Parsed config, with ViT-B reduced to one block and without weights that need training."""
     root = tmp_path_factory.mktemp("data")
     flags = f"--config {config} --data.root {root} --model.compile false".split()
     if tree["data"]["class_path"] == "FolderDataModule":
         class_folders(root, ("cat", "dog", "owl"), (32, 32), train=0)
     model = tree["model"]["init_args"]
-    if "init_from" in model:
+    if "init_from" in model and model["init_from"] not in BUNDLED:
         flags += ["--model.init_from", "null"]
     if "size" in model:
         flags += ["--model.depth", "1"]
@@ -86,7 +87,8 @@ def test_recipe_does_not_depend_on_defaults(tree, settings):
     data = tree["data"]["init_args"]
     assert OPTIMIZER <= model.keys()
     assert "warmup_epochs" in model or "warmup_steps" in model
-    if tree["model"]["class_path"] == "ViT" and "size" not in model:
+    takes_shape = "size" in model or model.get("init_from") in BUNDLED
+    if tree["model"]["class_path"] == "ViT" and not takes_shape:
         assert NETWORK <= model.keys()
     assert DATA <= data.keys()
     assert TRAINER <= tree["trainer"].keys()

@@ -76,9 +76,9 @@ def test_a_photo_of_a_digit_is_read_before_anything_was_trained(tmp_path, monkey
     assert rows(ended)[0]["predictions"][0]["class"] == "7"
     assert ended.err == (
         "note: no network has been trained yet; using the bundled network for handwritten digits "
-        "(mnist)\n"
+        "(mnist); for color photos of a hundred kinds of objects, use --ckpt cifar100\n"
     )
-    chosen = call(classify.main, "photo.png", "--ckpt", "mnist", "--csv")
+    chosen = call(classify.main, "photo.png", "--ckpt", "cifar100", "--csv")
     assert chosen.code == 0
     assert chosen.err == ""
 

@@ -58,7 +58,7 @@ def test_a_damaged_or_foreign_file_is_an_error(tmp_path):
     assert not is_weights_file(cut)
 
 
-@pytest.mark.parametrize("name, classes, size", [("mnist", 10, 5e5)])
+@pytest.mark.parametrize("name, classes, size", [("mnist", 10, 5e5), ("cifar100", 100, 6.5e6)])
 def test_bundled_weights_have_names(tmp_path, monkeypatch, name, classes, size):
     monkeypatch.chdir(tmp_path)
     path = find_checkpoint(name)
