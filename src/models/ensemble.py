@@ -1,6 +1,8 @@
 """An ensemble of networks that are trained together."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,4 +37,5 @@ class Ensemble(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the concatenated features of all networks, [B, sum of D]."""
-        return torch.cat([network.features(x) for network in self.networks], dim=1)
+        networks: Iterable[Any] = self.networks  # every kind of network has this method
+        return torch.cat([network.features(x) for network in networks], dim=1)
