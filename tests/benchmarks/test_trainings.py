@@ -199,6 +199,7 @@ def test_kill_harness(bench, quick, processes):
 def test_kill_harness_fails_if_the_resumed_run_differs(bench, monkeypatch):
     outcomes = iter([{"weight": 0}, {"weight": 1}])
     monkeypatch.setattr(kill_harness.Program, "run", lambda *_, **options: 0)
+    monkeypatch.setattr(kill_harness.Program, "log", lambda program: "")
     monkeypatch.setattr(kill_harness.Program, "outcome", lambda program: next(outcomes))
     with pytest.raises(SystemExit, match="differs from the undisturbed run in .'weight'"):
         bench("kill_harness", "--kills 1 --epochs 1")
