@@ -21,7 +21,8 @@ IMAGES = read_digits("test")[0]
 def embed(checkpoint, *args):
     """Run classify.py and return its result, the features and the paths."""
     out = checkpoint.parent / "out.npz"
-    ended = call(classify.main, *args, "--ckpt", checkpoint, "--device", "cpu", "--embeddings", out)
+    flags = ["--ckpt", checkpoint, "--device", "cpu"]
+    ended = call(classify.main, *args, *flags, "--embeddings", out)
     assert ended.code in (0, 1), ended
     with np.load(out) as file:
         assert set(file) == {"embeddings", "paths"}
@@ -44,12 +45,18 @@ def save(tmp_path):
     """Return a function that saves a network with random weights for digits."""
 
     def save(config, ensemble=1, patch_size=None):
-        dataset = DatasetInfo(classes=10, image_size=8, channels=1, patch_size=patch_size)
-        network = build_network(config, dataset, ensemble)
+        dataset = DatasetInfo(
+            classes=10,
+            image_size=8,
+            channels=1,
+            patch_size=patch_size,
+        )
+        state = build_network(config, dataset, ensemble).state_dict()
+        hparams = describe(dataset, config, TrainingConfig(ensemble=ensemble))
         content = {
             "format": FORMAT,
-            "hyper_parameters": describe(dataset, config, TrainingConfig(ensemble=ensemble)),
-            "state_dict": {f"net.{key}": value for key, value in network.state_dict().items()},
+            "hyper_parameters": hparams,
+            "state_dict": {f"net.{key}": value for key, value in state.items()},
         }
         path = tmp_path / "net.ckpt"
         torch.save(content, path)
@@ -81,7 +88,8 @@ def test_a_cnn_and_an_ensemble(save, folder):
     predictor = Predictor(checkpoint, "cpu")
     with torch.no_grad():
         logits = predictor.classifier.network.layers[-1](embeddings)
-        assert_close(logits, predictor.classifier.logits(IMAGES[:1]), atol=1e-5, rtol=0)
+        expected = predictor.classifier.logits(IMAGES[:1])
+    assert_close(logits, expected, atol=1e-5, rtol=0)
     checkpoint = save(ViTConfig(width=8, depth=1, heads=1), ensemble=2, patch_size=4)
     _, embeddings, _ = embed(checkpoint, image)
     assert embeddings.shape == (1, 16)

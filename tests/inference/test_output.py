@@ -122,7 +122,11 @@ def test_csv_quotes_only_what_it_must(printed):
 
 def test_csv_has_an_answer_if_asked(printed):
     rows = [
-        {"path": "x.png", "answer": "unsure", "predictions": predictions(0.5)},
+        {
+            "path": "x.png",
+            "answer": "unsure",
+            "predictions": predictions(0.5),
+        },
         {"path": "broken.png", "error": "why"},
     ]
     assert printed(rows, "csv", 1, answers=True).out.splitlines() == [
@@ -168,8 +172,16 @@ def test_several_images_have_a_table(printed):
 
 def test_an_unsure_answer_comes_before_the_best_guess(printed):
     rows = [
-        {"path": "x.png", "answer": "unsure", "predictions": predictions(0.45, 0.25)},
-        {"path": "y.png", "answer": "cat", "predictions": predictions(0.75, 0.125)},
+        {
+            "path": "x.png",
+            "answer": "unsure",
+            "predictions": predictions(0.45, 0.25),
+        },
+        {
+            "path": "y.png",
+            "answer": "cat",
+            "predictions": predictions(0.75, 0.125),
+        },
     ]
     assert printed(rows[:1], answers=True).out.splitlines()[:2] == [
         "x.png: unsure",
