@@ -17,7 +17,10 @@ def packed(folder, **network):
     path = checkpoint(folder, state, **network)
     opened = Checkpoint.open(path)
     file = folder / "weights.safetensors"
-    description = {key: opened.content[key] for key in ("format", "hyper_parameters")}
+    description = {
+        "format": opened.content["format"],
+        "hyper_parameters": opened.content["hyper_parameters"],
+    }
     file.write_bytes(pack(opened.weights, description))
     return path, file
 
@@ -58,7 +61,13 @@ def test_a_damaged_or_foreign_file_is_an_error(tmp_path):
     assert not is_weights_file(cut)
 
 
-@pytest.mark.parametrize("name, classes, size", [("mnist", 10, 5e5), ("cifar100", 100, 6.5e6)])
+@pytest.mark.parametrize(
+    ("name", "classes", "size"),
+    [
+        ("mnist", 10, 5e5),
+        ("cifar100", 100, 6.5e6),
+    ],
+)
 def test_bundled_weights_have_names(tmp_path, monkeypatch, name, classes, size):
     monkeypatch.chdir(tmp_path)
     path = find_checkpoint(name)
