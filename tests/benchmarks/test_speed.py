@@ -11,6 +11,7 @@ from markdown import rows
 from PIL import Image
 
 from benchmarks import (
+    busy_machine,
     cold_start,
     end_to_end,
     export,
@@ -256,3 +257,10 @@ def test_picture_of_a_training(bench, digits_run, tmp_path):
     bench("picture", f"training {digits_run} --output {tmp_path}/out.png")
     width, height = Image.open(tmp_path / "out.png").size
     assert width > 2 * height > 400
+
+
+def test_busy_machine(bench, monkeypatch):
+    out = "using 1 of 2 threads\nepoch 1/1  1,200 images/s\n"
+    monkeypatch.setattr(busy_machine, "train", lambda config, threads: out)
+    table = rows(bench("busy_machine", "--configs digits --busy 0 1 --threads 2 auto"))
+    assert table["digits"] == ["1", "1,200", "1,200 (with 1)"]
