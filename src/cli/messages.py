@@ -11,7 +11,7 @@ from src.data.modules import ImageDataModule
 from src.errors import command, printable
 from src.training.build import Run
 
-RECOMMENDED = "loss"  # value of data.balance; docs/own-images.md compares them
+RECOMMENDED = "loss"  # value of data.balance; docs/ablation.md compares them
 MAX_CLASSES = 10  # classes to list after training
 
 IRRELEVANT_WARNINGS = (
