@@ -64,7 +64,7 @@ def find_extras(
         return None, None
     options = settings.trainer
     draws = settings.pictures and not options["fast_dev_run"] and options["logger"] is not False
-    return Pictures(settings.config) if draws else None, initialize
+    return Pictures() if draws else None, initialize
 
 
 if __name__ == "__main__":

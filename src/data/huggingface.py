@@ -5,6 +5,7 @@ The images are then read like all other files, without the `datasets` library.
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ LABELS = ("label", "labels", "class", "target", "fine_label")
 
 def is_huggingface(root: Path) -> bool:
     """Return whether `root` is `hf:<name>`, or a folder with Parquet files or a saved dataset."""
-    if _is_name(root) or any((root / name).is_file() for name in ON_DISK):
+    if _is_name(root) or any(os.path.isfile(root / name) for name in ON_DISK):
         return True
     parquet = any(any(root.glob(pattern)) for pattern in PARQUET)
     return parquet and find_split(root, "train") is None
@@ -114,7 +115,7 @@ def _load(root: Path) -> dict[str, Any]:
     if _is_name(root):
         name, _, config = _name(root).partition(":")
         loaded = datasets.load_dataset(name, config or None)
-    elif any((root / name).is_file() for name in ON_DISK):
+    elif any(os.path.isfile(root / name) for name in ON_DISK):
         loaded = datasets.load_from_disk(root)
     else:
         loaded = datasets.load_dataset("parquet", data_dir=str(root), streaming=True)

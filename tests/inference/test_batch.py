@@ -89,7 +89,7 @@ def test_existing_names_are_not_patterns(tree):
     [
         ("*.bmp", "*.bmp: no files match this pattern"),
         ("s*", "s*: no files match this pattern"),  # matches only a folder
-        ("empty", "empty: no images in this folder (png, jpg, jpeg, "),
+        ("empty", "empty: no images in this folder (png, apng, jpg, jpeg, "),
     ],
 )
 def test_nothing_found_is_an_error(tree, name, message):

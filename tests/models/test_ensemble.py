@@ -82,6 +82,7 @@ def ensemble_run(tmp_path_factory):
 
 def test_checkpoint_of_an_ensemble_classifies(ensemble_run):
     predictor = Predictor(ensemble_run / "checkpoints" / "best.ckpt", "cpu")
+    predictor.classifier.temperature = 1.0
     images = random_images(4, 1, 8, 8)
     together = predictor.probabilities(images)
 

@@ -46,9 +46,10 @@ def checkpoint(run, name: str = "last") -> dict:
 
 
 def evaluate(run, name: str) -> dict:
-    """Return a checkpoint's test accuracy and loss, computed with the `Predictor`."""
+    """Return a checkpoint's test accuracy and uncalibrated loss, computed with the `Predictor`."""
     images, labels = read_digits("test")
     predictor = Predictor(run / "checkpoints" / f"{name}.ckpt", "cpu")
+    predictor.classifier.temperature = 1.0
     probabilities = predictor.probabilities(images)
     accuracy = (probabilities.argmax(1) == labels).double().mean()
     loss = F.nll_loss(probabilities.log(), labels)

@@ -73,6 +73,8 @@ def build(config, folder):
     text = config.read_text()
     if "class_path: ViT" in text:
         flags += ["--model.init_from=null", "--model.depth=2"]  # blocks are identical
+    if "init_from: cifar100" in text:  # the shape comes from these weights
+        flags += ["--model.stem_layers=3"]
     if "FolderDataModule" in text:
         for name in ("cat", "dog"):
             (folder / "train" / name).mkdir(parents=True, exist_ok=True)

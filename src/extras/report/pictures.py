@@ -40,13 +40,9 @@ class Pictures(Checkpoint):
 
     This class derives from `Checkpoint` only to make Lightning call it after the module has
     measured its speed.
-
-    Args:
-        config: the complete configuration, as written to config.yaml.
     """
 
-    def __init__(self, config: str):
-        self.config = config
+    def __init__(self) -> None:
         self.predictions: Predictions = []  # validation or test results to draw
         self.attention: Attention | None = None  # attention maps from the same validation
         self.validated_step = 0
@@ -58,7 +54,8 @@ class Pictures(Checkpoint):
         if trainer.is_global_zero and trainer.global_step == 0:
             parameters = sum(p.numel() for p in module.net.parameters())
             layers = f"{module.net}\n\n{parameters:,} parameters"
-            for tag, text in (("config", self.config), ("layers", layers)):
+            config = Path(trainer.logger.log_dir, "config.yaml").read_text()
+            for tag, text in (("config", config), ("layers", layers)):
                 code = textwrap.indent(text, "    ", lambda line: True)  # Markdown code block
                 trainer.logger.experiment.add_text(tag, code, 0)
 

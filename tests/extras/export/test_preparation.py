@@ -47,7 +47,7 @@ class Denormalize(torch.nn.Module):
 
 def seen_by_network(predictor, images):
     exported = ExportedNetwork(predictor)
-    exported.network = Denormalize()
+    exported.network, exported.temperature = Denormalize(), 1.0
     return exported(images).round()
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import trainer
 from launch import launch, torchrun
 from program import differences, each, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -185,7 +186,7 @@ def data():
     """Return a single-process digits data module in evaluation mode."""
     data = DigitsDataModule()
     data.setup("fit")
-    data.trainer = SimpleNamespace(training=False, world_size=1)
+    data.trainer = trainer(training=False)
     return data
 
 
