@@ -93,11 +93,11 @@ def describe(predictor: Predictor, format: str, output: Path) -> Description:
     size, channels = dataset.image_size, dataset.channels
     temperature = predictor.classifier.temperature
     image_type, values = "uint8", "from 0 to 255"
-    division = "the file divides them"
+    division = "already divided"
     if format == "safetensors":
         image_type = "float32"
         values = "from 0 to 1, normalized per channel: (value - mean) / std"
-        division = "divide them"
+        division = "to be divided"
     return {
         "checkpoint": str(predictor.checkpoint.path),
         "format": format,

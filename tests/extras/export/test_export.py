@@ -168,7 +168,7 @@ def test_description(tmp_path, save_checkpoint):
     assert described["input"]["shape"] == ["batch", 1, 8, 8]
     assert described["output"]["shape"] == ["batch", 10]
     assert described["output"]["temperature"] == TEMPERATURE
-    assert "the file divides them by the temperature 1.6" in out
+    assert "already divided by the temperature 1.6" in out
     assert described["checked"]["largest_difference"] < 1e-4
     assert "checked with 256 test images of digits: 0 classes differ" in out
     for line in (*described["preparation"], *described["python"].splitlines()):
