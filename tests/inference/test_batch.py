@@ -38,7 +38,15 @@ FILES = """
 a.JPG b.png c.txt .hidden.png notes sub/1.Tiff sub/2.webp sub/deep/x.gif .git/y.png zub/10.png
 zub/9.png
 """.split()
-IN_ORDER = "a.JPG b.png sub/1.Tiff sub/2.webp sub/deep/x.gif zub/10.png zub/9.png".split()
+IN_ORDER = """
+a.JPG
+b.png
+sub/1.Tiff
+sub/2.webp
+sub/deep/x.gif
+zub/10.png
+zub/9.png
+""".split()
 
 
 @pytest.fixture

@@ -107,7 +107,11 @@ def test_csv_has_the_same_columns_in_every_row(printed, top_k, ranks):
     ]
     out = printed(rows, "csv", top_k).out
     header, broken, read = csv.reader(io.StringIO(out))
-    more = "class_2 probability_2 class_3 probability_3 class_4 probability_4".split()
+    more = """
+    class_2 probability_2
+    class_3 probability_3
+    class_4 probability_4
+    """.split()
     columns = ["class", "probability", *more[: 2 * ranks - 2]]
     assert header == ["path", *columns, "target", "error", "notes"]
     assert broken == ["broken.png", *[""] * len(columns), "", "why", ""]

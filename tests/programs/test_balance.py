@@ -11,9 +11,19 @@ from program import train, validate_as
 from src.runs.checkpoint import load
 
 FLAGS = """
---config configs/folder.yaml --pictures false --trainer.accelerator cpu --trainer.max_epochs 2
---data.image_size 16 --data.batch_size 8 --data.val_fraction 0.25 --data.augment.translate 1
---model.stem_layers 2 --model.width 8 --model.depth 1 --model.heads 1 --model.warmup_steps 1
+--config configs/folder.yaml
+--pictures false
+--trainer.accelerator cpu
+--trainer.max_epochs 2
+--data.image_size 16
+--data.batch_size 8
+--data.val_fraction 0.25
+--data.augment.translate 1
+--model.stem_layers 2
+--model.width 8
+--model.depth 1
+--model.heads 1
+--model.warmup_steps 1
 """.split()
 FALLING = (partial(validate_as, every=1), 0.6, 0.8)  # balanced accuracy is 0.4, then 0.2
 

@@ -173,8 +173,12 @@ def test_tensorboard_has_the_hyperparameters_and_the_final_metrics(digits_run):
 def test_digits_are_learned(tmp_path):
     """Train with the config's recipe for 10% of its epochs; chance-level accuracy is 0.10."""
     flags = """
-    --config configs/digits.yaml --trainer.max_epochs 6 --model.warmup_epochs 1
-    --trainer.accelerator cpu --pictures false --runs
+    --config configs/digits.yaml
+    --trainer.max_epochs 6
+    --model.warmup_epochs 1
+    --trainer.accelerator cpu
+    --pictures false
+    --runs
     """
     ended = train(*flags.split(), tmp_path)
     assert ended.code == 0, ended

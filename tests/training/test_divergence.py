@@ -46,7 +46,11 @@ def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path):
-    flags = "--model.lr 1e38 --model.weight_decay 0 --model.warmup_epochs 0".split()
+    flags = """
+    --model.lr 1e38
+    --model.weight_decay 0
+    --model.warmup_epochs 0
+    """.split()
     error = train(*tiny(tmp_path, *flags)).error
     assert "became" in error
     assert "no checkpoint exists; start again with a lower --model.lr" in error

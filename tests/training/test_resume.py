@@ -21,7 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.runs.checkpoint import load
 from src.runs.results import read_metrics, read_results
 
-HYBRID = "--model.stem_layers 2 --model.whiten true --data.patch_size null".split()
+HYBRID = """
+--model.stem_layers 2
+--model.whiten true
+--data.patch_size null
+""".split()
 SETTINGS = {
     "default": [],
     "workers": ["--data.workers=2"],
