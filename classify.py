@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 EXAMPLES = 12  # number of test images on the web page
 MAX_DRAWN = 64  # maximum number of images in the output of --show and --attention
 INVERT = ("auto", "yes", "no")
-NOTHING_TRAINED = (
-    "note: no network has been trained yet; using the bundled network for handwritten digits "
-    "(mnist); for color photos of a hundred kinds of objects, use --ckpt cifar100"
+NO_RUN = (
+    "note: no trained network found; using the bundled network for handwritten digits (mnist); "
+    "for photos of animals and objects, use --ckpt cifar100"
 )
 
 
@@ -47,9 +47,9 @@ def main(args: list[str]) -> None:
     paths = batch.find_images(options.images)
     check_pictures(options, paths)
     checkpoint = find_checkpoint(options.ckpt, options.runs and Path(options.runs))
-    untrained = checkpoint.suffix == ".safetensors" and not options.ckpt
-    if untrained:
-        print(NOTHING_TRAINED, file=sys.stderr)
+    no_run = checkpoint.suffix == ".safetensors" and not options.ckpt
+    if no_run:
+        print(NO_RUN, file=sys.stderr)
     predictor = Predictor(checkpoint, options.device)
     prepare = find_reader(predictor, "auto" if options.serve else options.invert)
     if options.serve:
@@ -78,7 +78,7 @@ def main(args: list[str]) -> None:
 
     answers = options.unsure is not None
     output.print_rows(rows(), options.format, paths, predictor.classes, options.top_k, answers)
-    note_newest_run(options, predictor, untrained)
+    note_newest_run(options, predictor, no_run)
     if len(paths) > 1:
         batch.print_summary(len(paths), errors, time.monotonic() - start)
     draw(options, drawn, len(paths), predictor)
@@ -88,9 +88,9 @@ def main(args: list[str]) -> None:
         sys.exit(1)
 
 
-def note_newest_run(options: argparse.Namespace, predictor: "Predictor", untrained: bool) -> None:
-    """Tell which run was used if the user did not choose one; programs read the other formats."""
-    if options.ckpt or options.format or untrained or options.index is not None:
+def note_newest_run(options: argparse.Namespace, predictor: "Predictor", no_run: bool) -> None:
+    """Print the run that is used by default, unless the output format is for programs."""
+    if options.ckpt or options.format or no_run or options.index is not None:
         return
     print(
         f"note: using the newest run, {printable(str(predictor.checkpoint.path))}, trained on "
@@ -138,7 +138,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--show", metavar="PNG", help="save each image as the network sees it")
     add("--attention", metavar="PNG", help="save an attention map for each image")
     add("--unsure", type=float, metavar="P", help="answer 'unsure' below the probability P")
-    add("--embeddings", metavar="NPZ", help="save the features before the last layer, and paths")
+    add("--embeddings", metavar="NPZ", help="save features (the input of the last layer) and paths")
     following = [*args[1:], "-"]
     options = parser.parse_args(
         [
@@ -151,7 +151,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise InputError if a value is out of range, or if flags exclude each other."""
+    """Raise InputError if a value is out of range, or if flags conflict."""
     if bool(options.images) + (options.index is not None) + options.serve != 1:
         raise InputError("pass either image files, --index N, or --serve; see --help")
     if options.top_k < 1:

@@ -30,7 +30,7 @@ def main() -> None:
     before = Predictor(source, "cpu")
     content = before.checkpoint.content
     parameters = content["hyper_parameters"]
-    parameters["dataset"]["root"] = "data"  # the path on this machine does not matter to others
+    parameters["dataset"]["root"] = "data"  # omit the path on this machine
     description = {
         "format": content["format"],
         "hyper_parameters": parameters,
@@ -49,11 +49,11 @@ def accuracy(predictor: Predictor, root: str) -> float:
     images = open_split(predictor.dataset, "test", root=root)
     if not images:
         raise InputError(f"{predictor.dataset.name} has no test images; pass another run")
-    right = 0
+    correct = 0
     for indices in torch.arange(len(images)).split(BATCH):
         pixels, labels = images.__getitems__(indices)
-        right += int((predictor.probabilities(pixels).argmax(dim=1) == labels).sum())
-    return right / len(images)
+        correct += int((predictor.probabilities(pixels).argmax(dim=1) == labels).sum())
+    return correct / len(images)
 
 
 if __name__ == "__main__":

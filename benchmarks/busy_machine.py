@@ -1,9 +1,9 @@
-"""Measure training speed next to busy programs, for several numbers of threads.
+"""Measure training speed while other programs are busy, for several numbers of threads.
 
-python -m benchmarks.busy_machine --rounds 2
+    python -m benchmarks.busy_machine --rounds 2
 
-Each run of train.py trains one short epoch. Busy programs are endless loops in Python, one per
-process. The settings take turns within a round, so that other load affects all of them alike.
+Each run of train.py trains one short epoch. The busy programs are Python processes in endless
+loops. Settings are interleaved within a round, so that other load affects all of them equally.
 """
 
 import argparse
@@ -29,14 +29,14 @@ def main() -> None:
     print("| config | busy programs |", " | ".join(f"--threads {n}" for n in options.threads), "|")
     for config in options.configs:
         for busy in options.busy:
-            with programs(busy):
+            with busy_programs(busy):
                 speeds = measure(config, options.threads, options.rounds)
             print(f"| {config} | {busy} |", " | ".join(speeds), "|", flush=True)
 
 
 @contextlib.contextmanager
-def programs(count: int) -> Iterator[None]:
-    """Run endless loops in `count` processes."""
+def busy_programs(count: int) -> Iterator[None]:
+    """Run an endless loop in each of `count` processes."""
     started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -47,7 +47,7 @@ def programs(count: int) -> Iterator[None]:
 
 
 def measure(config: str, threads: list[str], rounds: int) -> list[str]:
-    """Return median images/s for each number of threads; for auto, also the chosen numbers."""
+    """Return the median images/s for each number of threads; auto adds the chosen numbers."""
     speeds: dict[str, list[float]] = {value: [] for value in threads}
     chosen: list[str] = []
     for _ in range(rounds):

@@ -6,13 +6,13 @@
 
 Half of the images are wide, the other half are tall.
 
-- wide: 64x192 and 192x64 pixels. An enlarged CIFAR-10 image stands at a random position along the
-  longer side. Enlarged quarters of images of the other five classes fill the rest.
+- wide: 64x192 and 192x64 pixels. An enlarged CIFAR-10 image is placed at a random position along
+  the longer side. Enlarged quarters of images of the other five classes fill the rest.
 - photo: 64x48 and 48x64 pixels, the format of most cameras. Each is a random part of an enlarged
   CIFAR-10 image.
 
-Training and validation images are different training images of CIFAR-10. The test images are test
-images of CIFAR-10, and so are the pieces beside them.
+Training and validation images are made from disjoint training images of CIFAR-10, and test images
+only from its test images.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def _parse() -> argparse.Namespace:
         parser.add_argument(f"--{split}", type=positive, default=count, help="images per class")
     options = parser.parse_args()
     if options.output.exists():
-        raise InputError(f"{options.output}: exists; remove it, or choose a different folder")
+        raise InputError(f"{options.output}: already exists; remove it, or choose another folder")
     return options
 
 

@@ -16,9 +16,9 @@ listed below are passed to all training runs.
 
 --ablation compares the recipe with the changes in `ABLATIONS`. It holds out 5% of the training
 images (unless --data.val_fraction is set) and does not use the test images. --images trains on
-class folders with the given number of CIFAR-100 images per class, or, separated by commas, of each
-class. --folds 5 trains five times for each seed, validates on a different fifth of the training
-images each time, and compares validation accuracies.
+class folders with the given number of CIFAR-100 images per class, or with a different number for
+each class, separated by commas. --folds 5 trains five times for each seed, validates on a different
+fifth of the training images each time, and compares validation accuracies.
 
 Runs are stored in `data/runs/<config>_<change>_seed<n>/`. Finished runs are skipped, interrupted
 runs are resumed, and a run with different settings causes an error.
@@ -171,7 +171,7 @@ def link(source: Path, target: Path, classes: list[str], images: list[int]) -> N
         source: folder with the images.
         target: folder to create.
         classes: names of the classes.
-        images: number of training images, of each class or of all classes.
+        images: number of training images of each class; a single number applies to all classes.
     """
     if len(images) == 1:
         images = images * len(classes)

@@ -1,4 +1,4 @@
-"""User errors: the exception, the exit codes of both programs, and text for messages."""
+"""User errors: the exception, the exit codes of both programs, and helpers for messages."""
 
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def command(program: str) -> str:
-    """Return the command for a program of this project that works from the current folder."""
+    """Return the command that starts a program of this project from the current folder."""
     path, here = ROOT / program, Path.cwd()
     return f"python {shlex.quote(str(path.relative_to(here) if here in path.parents else path))}"
 

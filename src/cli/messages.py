@@ -12,7 +12,7 @@ from src.errors import command, printable
 from src.training.build import Run
 
 RECOMMENDED = "loss"  # value of data.balance; docs/ablation.md compares them
-MAX_CLASSES = 10  # classes to list after training
+MAX_CLASSES = 10  # maximum number of classes to list after training
 
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers.*",
@@ -100,7 +100,7 @@ def _class_table(rows: list[dict[str, Any]]) -> str:
         for name, row in sorted(zip(names, rows, strict=True), key=lambda pair: pair[1]["recall"])
     ]
     if len(rows) > MAX_CLASSES:
-        lines[MAX_CLASSES:] = [f"... ({len(rows)} classes in results.json)"]
+        lines[MAX_CLASSES:] = [f"... (all {len(rows)} classes are in results.json)"]
     return "\n".join([f"Balanced accuracy {balanced:.4f} (mean recall of the classes)", *lines])
 
 
@@ -120,14 +120,14 @@ def _accuracy(run: Run, results: dict[str, Any]) -> str:
 
 
 def _imbalance(data: ImageDataModule) -> str:
-    """Describe how unequal the classes are, and what is done about it."""
+    """Describe the class imbalance, how best.ckpt is selected, and data.balance."""
     sizes = data.class_sizes
     most, least = (
-        f"{sizes[label]:,} of {printable(data.info.classes[label])}"
+        f"{printable(data.info.classes[label])} {sizes[label]:,}"
         for label in (sizes.argmax(), sizes.argmin())
     )
     remedy = f"data.balance is {data.balance}"
     if data.balance == "none":
-        remedy = f"--data.balance {RECOMMENDED} finds more images of small classes"
-    chosen = "best.ckpt is chosen by balanced accuracy; " if data.sets["val"] else ""
-    return f"note: the classes are unequal ({most}, {least} training images); {chosen}{remedy}"
+        remedy = f"--data.balance {RECOMMENDED} improves the accuracy on small classes"
+    selected = "best.ckpt is selected by balanced accuracy; " if data.sets["val"] else ""
+    return f"note: class imbalance (training images: {most}, {least}); {selected}{remedy}"

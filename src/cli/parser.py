@@ -52,7 +52,7 @@ def parse(args: list[str]) -> Settings:
     parser = _parser(base)
     check_keys(base, [action.dest for action in parser._actions])
     config = parser.parse_args(base.flags)
-    if not base.resumed:  # config.yaml of a run has these settings
+    if not base.resumed:  # config.yaml of a run already contains these settings
         use_pretrained_shape(config, base.flags)
     _check_values(config)
     if config.trainer.precision == "auto":  # resolved once; resumed runs keep the result

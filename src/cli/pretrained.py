@@ -11,7 +11,7 @@ from src.runs.checkpoint import Checkpoint
 from src.runs.directory import find_pretrained
 from src.runs.weights_file import is_weights_file
 
-# All fields of a ViTConfig that the shapes or the meaning of its weights depend on.
+# The fields of ViTConfig that determine the shapes or the meaning of the weights.
 SHAPE = (
     "size",
     "width",
@@ -27,10 +27,10 @@ SHAPE = (
 
 
 def use_pretrained_shape(config: Namespace, flags: list[str]) -> None:
-    """Set the shape of the network and the format of its images as in `model.init_from`.
+    """Set the shape and the image format of the network to those of `model.init_from`.
 
     The values replace those of the recipe. Flags can set a different image size, mean and standard
-    deviation. Weights of other libraries do not describe their network and change nothing.
+    deviation. Weights of other libraries have no such description, so nothing is changed.
 
     Args:
         config: the parsed configuration; changed in place.

@@ -33,7 +33,7 @@ def write_duplicates(
         file: CSV file to write if there are such images.
 
     Returns:
-        A sentence about them, or "" if there are none.
+        A one-line summary, or "" if there are no such images.
     """
     searched = [
         (split, images, hashes)

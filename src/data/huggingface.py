@@ -67,7 +67,7 @@ def copy_images(root: Path) -> None:
             write_atomically(table, text.getvalue().encode())
     except InputError:
         raise
-    except Exception as error:  # from the network, the Hub, Arrow and the file system
+    except Exception as error:  # the network, the Hub, Arrow and the file system raise many types
         raise InputError(
             f"{root}: cannot be copied to {folder}: {one_line(error, 300)}; check the name, the "
             "files and the disk space"
@@ -101,7 +101,7 @@ def _copy(root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
             (folder / file_name).write_bytes(content)
             yield f"{folder.name}/{file_name}", str(value), split
         if skipped:
-            print(f"note: {root}: {skipped:,} {split} rows have no label or image")
+            print(f"note: {root}: {skipped:,} {split} rows without a label or image are not used")
 
 
 def _load(root: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _load(root: Path) -> dict[str, Any]:
         import datasets
     except ModuleNotFoundError:
         raise InputError(
-            f"{root}: reading Hugging Face datasets needs the package datasets; install it by "
+            f"{root}: reading Hugging Face datasets needs the package datasets; install it with "
             "pip install -r requirements-huggingface.txt"
         ) from None
     if _is_name(root):

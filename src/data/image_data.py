@@ -59,11 +59,11 @@ class ImageDataModule(LightningDataModule):
             images.
         folds: number of folds for cross-validation; replaces `val_fraction` unless it is 0. The
             training images are split into this many parts with equal shares of each class.
-        fold: part to validate on, from 0 to `folds` - 1; the other parts are trained on.
+        fold: index of the part to validate on, from 0 to `folds` - 1; the rest is for training.
         augment: augmentation of the training images; see `Augmentation`.
-        balance: what to do about classes with unequal numbers of images. 'sampler' draws images of
-            all classes equally often; 'loss' weights losses by 1 / n, for a class of n images.
-            'sampler_sqrt' and 'loss_sqrt' go half of the way (1 / sqrt(n)).
+        balance: how to compensate for class imbalance. 'sampler' draws images of all classes
+            equally often; 'loss' weights the loss of an image by 1 / n, where n is the number of
+            images of its class. 'sampler_sqrt' and 'loss_sqrt' use 1 / sqrt(n) instead.
         eval_batch_size: number of images per validation or test step.
         workers: number of data loader processes; not needed for images in memory.
         on_device: 'auto' keeps the images on the training device if they fit into a quarter of its
@@ -184,7 +184,7 @@ class ImageDataModule(LightningDataModule):
                 train_indices, val_indices = self.split(train.labels)
                 counts = train.labels.bincount().tolist()
                 if single := [self.info.classes[k] for k, count in enumerate(counts) if count == 1]:
-                    print_note(count_names("classes with one image, never validated", single))
+                    print_note(count_names("classes with one image, not validated", single))
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
         if stage in ("test", "predict") and "test" not in self.sets:
@@ -207,7 +207,7 @@ class ImageDataModule(LightningDataModule):
     def is_imbalanced(self) -> bool:
         """Whether the largest class has more than `IMBALANCE` times as many images as the smallest.
 
-        Accuracy then depends mostly on the large classes, so balanced accuracy chooses best.ckpt.
+        Accuracy then depends mostly on the large classes, so balanced accuracy selects best.ckpt.
         """
         sizes = self.class_sizes
         return bool(sizes.max() > IMBALANCE * sizes.min())

@@ -17,7 +17,7 @@ class ImageSet(Dataset):
         labels: int64 [N], N >= M.
         paths: paths of all N images; None if the images do not have their own files.
         rows: int64 [n] indices; if given, the set contains only these images.
-        hashes: hashes that identify the images, by class; by default, only labels are compared.
+        hashes: hashes that identify the images, by class; by default, a hash of the labels.
         image_hashes: int64 [N], equal for identical images; None if they were not computed.
         fit: how the images that are not in memory become squares; see `read_image`.
     """

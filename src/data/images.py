@@ -86,7 +86,7 @@ def read_image(path: str | Path, image_size: int, channels: int, fit: Fit = "cro
 def describe_cropping(paths: Sequence[str]) -> str:
     """Return a note if cropping to the center square removes more than from 4:3 photos, or "".
 
-    The average is taken over 200 images, which are not decoded.
+    The average is over at most 200 images, which are not decoded.
     """
     fractions = []
     for path in paths[:: len(paths) // 200 + 1]:
@@ -95,8 +95,8 @@ def describe_cropping(paths: Sequence[str]) -> str:
     if not fractions or (area := statistics.fmean(fractions)) <= 0.25:
         return ""
     return (
-        f"cropping to the center square cuts away {area:.0%} of an average image; --data.fit "
-        "stretch or pad keeps it"
+        f"cropping to the center square cuts off {area:.0%} of an average image; --data.fit "
+        "pad or stretch keeps all of it"
     )
 
 

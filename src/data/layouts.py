@@ -32,5 +32,5 @@ def _find_table(root: Path) -> Path | None:
     if not is_huggingface(root):
         return None
     if not (table := copied_table(root)).exists():
-        raise InputError(f"{root}: its images have not been copied yet; python train.py does that")
+        raise InputError(f"{root}: the images have not been copied yet; train on them first")
     return table

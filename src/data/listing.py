@@ -1,4 +1,4 @@
-"""List the image files of class folders, and describe everything there that is not used."""
+"""List the image files of class folders, and describe the unused files."""
 
 import hashlib
 import os
@@ -96,7 +96,7 @@ def list_classes(folder: Path) -> list[str]:
 def list_images(folder: Path, classes: tuple[str, ...], split: Split) -> Listing:
     """List the images in `folder/<class>/`, including those in subfolders.
 
-    Images for validation and testing may lack classes.
+    Validation and test images may lack classes.
 
     Raises:
         InputError: a class has no training images, or there are no images at all.
@@ -132,7 +132,7 @@ def list_images(folder: Path, classes: tuple[str, ...], split: Split) -> Listing
 
 
 def describe_other_folders(root: Path) -> str:
-    """Return a description of the files and folders beside the folders of splits, or ""."""
+    """Return a description of the files and folders next to the split folders, or ""."""
     unused: dict[str, list[str]] = defaultdict(list)
     for entry in _entries(root) if find_split(root, "train") not in (root, None) else ():
         if not _split_of(entry):
@@ -189,8 +189,8 @@ def _is_linked_folder(entry: os.DirEntry) -> bool:
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """Return what an unused entry is counted as."""
-    if _is_folder(entry):  # linked folders within a class could contain each other
+    """Return the kind of an unused entry, for counting."""
+    if _is_folder(entry):  # symlinked folders within a class could form a cycle
         return "symlinked folders" if entry.is_symlink() else "folders"
     if entry.is_symlink() and not os.path.exists(entry):
         return "broken links"

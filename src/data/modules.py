@@ -102,7 +102,7 @@ class FolderDataModule(ImageDataModule):
 
     Args:
         root: folder with train/, with class folders or with Parquet files, a CSV or JSON-lines
-            file, or hf:NAME for a dataset of the Hugging Face Hub.
+            file, or hf:NAME for a dataset on the Hugging Face Hub.
         image_size: side length in pixels to resize the images to.
         channels: 3 for color, 1 for grayscale.
         mean: per-channel mean, on a scale from 0 to 1; the default for color is the ImageNet mean,

@@ -18,7 +18,7 @@ def split_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, T
 
     Returns:
         Sorted int64 indices of the training images and of the validation images. Every class keeps
-        at least one training image, and of every class that has two, at least one is held out.
+        at least one training image, and at least one image of every larger class is held out.
 
     Raises:
         InputError: every class has only one image.

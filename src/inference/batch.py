@@ -15,7 +15,7 @@ from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 
 BATCH = 64  # batch size; larger batches need more memory and are no faster
-UNSURE = 0.5  # without a threshold, predictions with a lower top probability get a note
+UNSURE = 0.5  # default threshold: predictions with a lower top probability get a note
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 BUNDLED = {file.stem: file for file in Path(__file__).parents[1].glob("weights/*.safetensors")}
-KEY = "small-vit"  # of the hyperparameters in the header
+KEY = "small-vit"  # header key of the hyperparameters
 
 
 def pack(weights: dict[str, Tensor], description: dict[str, Any]) -> bytes:

@@ -7,20 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-LEAST = 100  # validation images; with 50, 3 of 40 temperatures worsened the loss of other images
+LEAST = 100  # validation images; with 50, 3 of 40 fits increased the loss on other images
 STEP = 0.25  # distance of the temperatures below, in log units
 LOG_TEMPERATURES = [STEP * step for step in range(-6, 10)]  # temperatures from 0.22 to 9.5
-SPREAD = 0.5  # standard deviation of the prior of the log temperature; published ones are 0.7 to 3
+SPREAD = 0.5  # standard deviation of the prior; published temperatures are 0.7 to 3
 
 
 class Temperature(Metric):
     """Divide logits by one scalar, so that confidence matches accuracy on the validation images.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. The temperature
-    minimizes the negative log-likelihood, plus that of a normal prior of its logarithm, which keeps
-    it from 0 if all images are classified correctly. The loss is summed at fixed temperatures, so
-    that neither memory nor the merge over processes depends on the number of images, and
-    interpolated by a parabola.
+    minimizes the negative log-likelihood with a normal prior on its logarithm. Without the prior,
+    it would approach 0 if all images were classified correctly. The loss is summed at fixed
+    temperatures and interpolated by a parabola, so that memory and communication between processes
+    do not depend on the number of images.
     """
 
     losses: Tensor  # [len(LOG_TEMPERATURES)]

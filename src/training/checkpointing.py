@@ -21,7 +21,7 @@ from src.training.loggers import versions
 
 
 class SaveCheckpoints(CheckpointCallback):
-    """Write best.ckpt whenever a validation is the best so far, and last.ckpt after every epoch.
+    """Write best.ckpt after each validation that is best so far, and last.ckpt after each epoch.
 
     A validation after the last batch of an epoch is saved together with last.ckpt, from which
     training resumes at the next epoch. Lightning calls `Checkpoint` callbacks after all others, so
@@ -54,7 +54,7 @@ class SaveCheckpoints(CheckpointCallback):
         # epoch, step, `val_*` metrics and class scores of the last and of the best validation
         self.validated: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
-        self.improved_epoch: int | None = None  # a tie updates `best`, but is no improvement
+        self.improved_epoch: int | None = None  # a tie also updates `best`
         self.seconds_before, self.started = 0.0, math.inf
         # pairs of a loss, on the device, and a description of its step
         self.unread_losses: list[tuple[Tensor, str]] = []
@@ -190,7 +190,7 @@ class SaveCheckpoints(CheckpointCallback):
 
 
 def current_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of `SaveCheckpoints`, also for checkpoints without `best`."""
+    """Return the state of `SaveCheckpoints`; add `best` to that of an older checkpoint."""
     if "best" in state:
         return state
     epoch = state["best_epoch"]
@@ -199,7 +199,7 @@ def current_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def epochs_waited(state: dict[str, Any], epochs: int) -> int:
-    """Return how many of the completed epochs passed without improvement.
+    """Return the number of completed epochs since the last improvement.
 
     Args:
         state: state of `SaveCheckpoints`.

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 class ClassCounts(Metric):
     """Number of images, predictions and correct predictions of each of K classes, int64 [3, K].
 
-    torchmetrics' own metrics count all pairs of classes, and make every update wait for the device.
+    The metrics in torchmetrics count all pairs of classes, and every update waits for the device.
     """
 
     counts: Tensor

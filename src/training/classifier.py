@@ -12,7 +12,7 @@ Lightning calls the hooks in this order (capitalized names are callbacks in this
             on_before_optimizer_step  Norms: log the gradient norm; then clip
             optimizer_step          update the weights, then their moving average
             on_train_batch_end      StopOnSignal; Norms: update norm; SaveCheckpoints: last.ckpt
-        validation_step ...         evaluate `eval_net`; SaveCheckpoints: decide about best.ckpt
+        validation_step ...         evaluate `eval_net`; SaveCheckpoints: best.ckpt
         on_train_epoch_end          log metrics; EpochLog; StopEarly; SaveCheckpoints: last.ckpt
 
 Training steps never wait for the device, so the host can run ahead. Values are read back every
@@ -201,7 +201,7 @@ class Classifier(LightningModule):
         self.train_accuracy.update(logits.detach(), _labels(targets))
         self.epoch_images += len(inputs)
         self.step_loss = loss.detach()
-        # Lightning divides the losses of the last, smaller group of batches by this number, too.
+        # Lightning divides all losses by `accumulated`, even in a smaller last group of batches.
         accumulated = self.trainer.accumulate_grad_batches
         remainder = self.trainer.num_training_batches % accumulated
         if remainder and batch_idx >= self.trainer.num_training_batches - remainder:

@@ -25,7 +25,7 @@ class EpochLog(Checkpoint):
         self.checkpoints = checkpoints
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        metrics = self.checkpoints.epoch_metrics(trainer)  # in all processes: averages over them
+        metrics = self.checkpoints.epoch_metrics(trainer)  # all ranks take part in the average
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch

@@ -1,8 +1,8 @@
 """TensorBoard loggers for training curves (run directory) and validation curves (`val/` in it).
 
 TensorBoard groups tags by prefix and plots the same tag of different runs in one chart. Validation
-is logged as a separate run, so that it shares charts with training. Other loggers are the user's;
-with `--resume`, they continue where they were.
+is logged as a separate run, so that it shares charts with training. Other loggers are added by
+the user; with `--resume`, they continue.
 """
 
 import csv
@@ -99,17 +99,17 @@ def log_hyperparameters(trainer: Trainer, model: dict[str, Any]) -> None:
 
 
 def versions(loggers: list[Logger]) -> list[list[Any]]:
-    """Return the type and the version (or run ID) of each logger of the user."""
+    """Return the type and the version (or run ID) of each of the user's loggers."""
     theirs = [logger for logger in loggers if not isinstance(logger, TrainingCurves)]
     return [[type(logger).__name__, logger.version] for logger in theirs]
 
 
 @rank_zero_only
 def continue_loggers(loggers: list[Any], saved: list[list[Any]], step: int) -> None:
-    """Let loggers append to the version that they wrote before the run was resumed.
+    """Let loggers append to the version that they wrote to before the run was resumed.
 
     Args:
-        loggers: the loggers of the user.
+        loggers: the user's loggers.
         saved: their `versions`, from the checkpoint.
         step: global step of the checkpoint; later rows and points are deleted.
     """
@@ -129,7 +129,7 @@ def continue_loggers(loggers: list[Any], saved: list[list[Any]], step: int) -> N
 
 
 def _keep_rows(logger: CSVLogger, step: int) -> None:
-    """Write the rows before `step` again, because Lightning deletes an existing file."""
+    """Restore the rows before `step`, because Lightning deletes an existing file."""
     path = Path(logger.log_dir, "metrics.csv")
     if path.is_file():
         with open(path, newline="") as file:

@@ -40,14 +40,14 @@ class CollectPredictions(Callback):
 def write_predictions(
     run: Path, images: ImageSet, classes: tuple[str, ...], predictions: Predictions
 ) -> None:
-    """Write a row for each image: path or index, true class, predicted class, its probability."""
+    """Write one row per image: path or index, true class, predicted class, and its probability."""
     text = io.StringIO()
-    # Class names and paths are not trusted; Python 3.11 only quotes all of "\r" in this mode.
+    # Class names and paths are not trusted; Python 3.11 quotes cells with "\r" only in this mode.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(["image", "true", "predicted", "probability"])
     labels = images.labels.tolist()
     for index, (probability, predicted) in sorted(predictions.items()):
         cells = [images.name(index), classes[labels[index]], classes[predicted]]
         writer.writerow([*map(without_formula, cells), round(probability, 6)])
-    # File names may not be UTF-8.
+    # File names may be invalid UTF-8.
     write_atomically(run / "predictions.csv", text.getvalue().encode(errors="backslashreplace"))

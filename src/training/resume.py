@@ -93,7 +93,7 @@ def check_resume(
 def refuse_other_images(
     run: Path, checkpoint: Checkpoint, counts: dict[str, int], fingerprint: dict[str, str]
 ) -> None:
-    """Refuse to resume with other images: some of them would move to the validation split.
+    """Refuse to resume with different images, because the validation split would change.
 
     Args:
         run: run directory.
@@ -136,7 +136,7 @@ def _keep_global_batch(size: int, data: ImageDataModule, trainer: Trainer) -> No
 
 
 def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
-    """Refuse settings that would change what the run learns."""
+    """Refuse changed settings that affect the result; print a note if `threads` has changed."""
     before = flatten(yaml.safe_load((run / "config.yaml").read_text()) or {})
     now = flatten(settings)
     changed = [
@@ -151,7 +151,7 @@ def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
         )
     if (saved := before.get("threads", "auto")) != now["threads"]:
         print(
-            f"note: the run has used {saved} threads and now uses {now['threads']}; the last "
+            f"note: the run used {saved} threads before and now uses {now['threads']}; the last "
             "digits of the results may differ from those of an uninterrupted run"
         )
 

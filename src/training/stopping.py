@@ -25,7 +25,7 @@ REASONS = {0: "max_time"} | {128 + number: name for number, name in SIGNALS.item
 
 
 class StopEarly(Callback):
-    """Stop after `patience` epochs without a better validation.
+    """Stop after `patience` epochs without improvement.
 
     Lightning's `EarlyStopping` counts validations instead, and can stop in the middle of an epoch.
     """

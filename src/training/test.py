@@ -19,7 +19,7 @@ from src.transforms.augment import Augmentation
 
 
 def test(run: Run) -> dict[str, Any] | None:
-    """Test the chosen checkpoint; write results.json and, if it was tested, predictions.csv.
+    """Test the chosen checkpoint; write results.json and, with test images, predictions.csv.
 
     Returns:
         The content of results.json; None on all ranks except 0.

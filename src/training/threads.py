@@ -1,4 +1,4 @@
-"""Choose the number of CPU threads, and notice when other programs need the processor."""
+"""Choose the number of CPU threads, and detect when other programs slow down training."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ from pytorch_lightning.callbacks import Callback
 from src.data.image_data import ImageDataModule
 from src.training.classifier import Classifier
 
-PART = 0.1  # seconds that one measurement should take
-TOTAL = 1.2  # seconds after which no further round of measurements starts
-WAITED = 0.3  # fraction of an epoch spent waiting for the processor that is worth a note
+PART = 0.1  # target seconds per measurement
+TOTAL = 1.2  # seconds after which no new round of measurements starts
+WAITED = 0.3  # print a note if threads wait for a CPU for this fraction of an epoch
 
 
 def set_threads(
@@ -71,7 +71,7 @@ def training_step(
         statistics = [buffer.clone() for buffer in network.buffers()]
         with torch.random.fork_rng(devices=[]), trainer.precision_plugin.forward_context():
             inputs = data.patchify(data.augment(images, generator))
-            loss = F.cross_entropy(network.forward(inputs), labels)  # not the compiled call
+            loss = F.cross_entropy(network.forward(inputs), labels)  # bypasses the compiled call
         torch.autograd.grad(loss, weights, allow_unused=True)
         for buffer, before in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(before)
@@ -82,8 +82,8 @@ def training_step(
 def choose(speeds: dict[int, float]) -> int:
     """Return the number of threads to use for the given speeds by number of threads.
 
-    This is the smallest number within 5 percent of the best speed, because fewer threads suffer
-    less when another program starts later.
+    This is the smallest number within 5 percent of the best speed, because fewer threads are
+    slowed down less when another program starts later.
     """
     best = max(speeds.values())
     return min(threads for threads, speed in speeds.items() if speed >= 0.95 * best)
@@ -127,7 +127,7 @@ def measure(step: Callable[[int], None], size: int, batch_size: int) -> dict[int
 class ProcessorShare(Callback):
     """Print a note at the end of the first epoch in which other programs slow down training.
 
-    Linux counts how long the threads of a process were ready to run but waited for a processor.
+    Linux counts how long the threads of a process were ready to run but waited for a CPU.
     """
 
     def __init__(self) -> None:
@@ -152,12 +152,12 @@ class ProcessorShare(Callback):
         remedy = "stop them, or resume with --threads 1" if threads > 1 else "stop them"
         print(
             f"note: other programs slow down this training; in epoch {trainer.current_epoch + 1}, "
-            f"it got {share:.1f} processors for {threads} thread(s); {remedy}"
+            f"its {threads} thread(s) got {share:.1f} CPU cores; {remedy}"
         )
 
 
 def seconds_waited() -> float:
-    """Return how long all threads of this process have waited for a processor; 0 if unknown."""
+    """Return how long all threads of this process have waited for a CPU; 0 if unknown."""
     nanoseconds = 0
     for path in Path("/proc/self/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):  # the thread has just ended

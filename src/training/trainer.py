@@ -56,7 +56,7 @@ def make_trainer(settings: dict[str, Any], resumed: OpenedCheckpoint | None) -> 
     """Return a trainer with the user's settings and callbacks.
 
     Raises:
-        InputError: Lightning rejects a setting, or a callback conflicts with our own ones.
+        InputError: Lightning rejects a setting, or a callback conflicts with ours.
     """
     callbacks: list[Callback] = _as_list(settings["callbacks"])
     for callback in callbacks:

@@ -116,7 +116,7 @@ def test_a_class_with_one_image_is_named(photos, capsys):
     sets = read(photos, val_fraction=0.1)
     assert sets["val"].labels.tolist() == [0, 1]
     printed = capsys.readouterr().out
-    assert "note: classes with one image, never validated (1: owl)" in printed
+    assert "note: classes with one image, not validated (1: owl)" in printed
 
 
 def test_val_and_test_folders_are_used_whole(photos):
@@ -199,7 +199,7 @@ def test_fit_is_kept_by_the_cache_streams_and_lists(photos):
 def test_a_line_says_how_much_cropping_removes(photos, capsys):
     wide = class_folders(photos / "wide", CLASSES, (60, 20), train=3)
     usual = class_folders(photos / "usual", CLASSES, (40, 30), train=3)
-    line = "cropping to the center square cuts away 67% of an average image"
+    line = "cropping to the center square cuts off 67% of an average image"
     for root, fit, count in ((wide, "crop", 1), (wide, "pad", 0), (usual, "crop", 0)):
         read(root, fit=fit)
         out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Test Hugging Face datasets that are stored on disk, and what the Hub would return."""
+"""Test Hugging Face datasets that are stored on disk, and a simulated download from the Hub."""
 
 import sys
 
@@ -109,7 +109,7 @@ def test_checkpoints_do_not_make_the_program_load_anything(tmp_path, monkeypatch
     monkeypatch.setattr(huggingface, "COPIES", tmp_path / "elsewhere")
     make().to_parquet(tmp_path / "train.parquet")
     info = module_of(tmp_path).info
-    with pytest.raises(InputError, match="hf:pets: its images have not been copied yet"):
+    with pytest.raises(InputError, match="hf:pets: the images have not been copied yet"):
         open_split(info, "test", root="hf:pets")
 
 
@@ -117,7 +117,7 @@ def test_rows_without_a_label_are_counted(tmp_path, capsys):
     unlabeled = make(4, "test").map(lambda row: {"label": -1})
     datasets.DatasetDict(train=make(), test=unlabeled).save_to_disk(tmp_path / "saved")
     assert module_of(tmp_path / "saved").sets["test"] is None
-    assert "4 test rows have no label or image" in capsys.readouterr().out
+    assert "4 test rows without a label or image are not used" in capsys.readouterr().out
 
 
 def test_unusable_datasets_are_refused(tmp_path):

@@ -223,8 +223,8 @@ def test_a_note_says_how_much_cropping_removes(tmp_path):
     Image.new("L", (100, 400)).save(wide)
     Image.new("L", (40, 30)).save(photo)
     Path(damaged).write_text("damaged")
-    assert "cuts away 50% of an average image" in describe_cropping(paths)
-    assert "cuts away 75% of an average image" in describe_cropping([wide] * 1000)
+    assert "cuts off 50% of an average image" in describe_cropping(paths)
+    assert "cuts off 75% of an average image" in describe_cropping([wide] * 1000)
     assert describe_cropping([photo, damaged]) == describe_cropping([]) == ""
 
 

@@ -1,4 +1,4 @@
-"""Test that --embeddings writes what the head reads, in the order of the files."""
+"""Test that --embeddings writes the input of the head, in the order of the files."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Test what train.py does and says about classes with unequal numbers of images."""
+"""Test how train.py handles and reports class imbalance."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def run(tmp_path, dogs: int, *flags, prepare=(), **test):
 
 def test_unequal_classes_are_judged_by_balanced_accuracy(tmp_path):
     out, folder = run(tmp_path, 4, prepare=FALLING)
-    assert "note: the classes are unequal (9 of cat, 3 of dog training images); best.ckpt is" in out
+    assert "note: class imbalance (training images: cat 9, dog 3); best.ckpt is selected by" in out
     assert "--data.balance " in out
     assert "val_balanced_accuracy 0.4000" in out
     assert load(folder / "checkpoints" / "best.ckpt")["epoch"] == 0

@@ -75,8 +75,8 @@ def test_a_photo_of_a_digit_is_read_before_anything_was_trained(tmp_path, monkey
     ended = call(classify.main, "photo.png", "--device", "cpu", "--json")
     assert rows(ended)[0]["predictions"][0]["class"] == "7"
     assert ended.err == (
-        "note: no network has been trained yet; using the bundled network for handwritten digits "
-        "(mnist); for color photos of a hundred kinds of objects, use --ckpt cifar100\n"
+        "note: no trained network found; using the bundled network for handwritten digits (mnist); "
+        "for photos of animals and objects, use --ckpt cifar100\n"
     )
     chosen = call(classify.main, "photo.png", "--ckpt", "cifar100", "--csv")
     assert chosen.code == 0

@@ -239,7 +239,7 @@ def without(*modules: str) -> None:
 
 
 def validate_as(*accuracies: float, every: int = STEPS) -> None:
-    """Replace the validation accuracies with the given values, one for `every` so many steps.
+    """Replace the validation accuracies with the given values, each for `every` steps.
 
     Balanced accuracy is 1 - accuracy.
     """

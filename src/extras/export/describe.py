@@ -144,8 +144,8 @@ def preparation(dataset: DatasetInfo, format: str) -> list[str]:
     if strokes is None:
         action = {
             "crop": f"Crop the center square and resize it to {square}",
-            "pad": f"Resize the longer side to {size} pixels and repeat the edges up to {square}",
-            "stretch": f"Resize it to {square}, whatever its proportions",
+            "pad": f"Resize the longer side to {size} pixels and repeat the edges to fill {square}",
+            "stretch": f"Resize it to {square}, ignoring its proportions",
         }
         steps.append(f"{action[dataset.fit]}, bicubic and antialiased.")
         if min(dataset.mean) < DARK:

@@ -26,7 +26,7 @@ def summarize(probabilities: Tensor, temperature: float = 1.0) -> tuple[Tensor, 
     """Return the confidence, the predicted class, and the confidence without the temperature.
 
     Args:
-        probabilities: float32 [B, K], already calibrated by the temperature.
+        probabilities: float32 [B, K], calibrated with the temperature.
         temperature: temperature of the network.
     """
     confidence, predicted = probabilities.max(dim=1)

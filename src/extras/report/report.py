@@ -100,10 +100,10 @@ def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
         _mistakes(evaluation),
         "<h2>Calibration</h2>",
         "<p>Accuracy by confidence of the prediction. Bars below the dashed line indicate "
-        "overconfidence, bars above it underconfidence. The expected calibration error is "
-        f"{evaluation.calibration_error():.4f}, and {evaluation.calibration_error(False):.4f} "
-        "without the temperature: the mean gap between accuracy and confidence (Guo et al. "
-        "2017).</p>",
+        "overconfidence, bars above it underconfidence. The expected calibration error (the mean "
+        "gap between accuracy and confidence; Guo et al. 2017) is "
+        f"{evaluation.calibration_error():.4f}. Without the temperature, it is "
+        f"{evaluation.calibration_error(False):.4f}.</p>",
         f'<div class="row">{image(reliability, "reliability diagram")}</div>',
     ]
 

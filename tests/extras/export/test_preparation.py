@@ -59,7 +59,7 @@ def seen_by_network(predictor, images):
         (DATASETS["fashion_mnist"], "the training images have dark borders"),
         (CIFAR10, "Crop the center square and resize it to 32x32 pixels"),
         (replace(CIFAR10, fit="pad"), "Resize the longer side to 32 pixels and repeat the edges"),
-        (replace(CIFAR10, fit="stretch"), "Resize it to 32x32 pixels, whatever its proportions"),
+        (replace(CIFAR10, fit="stretch"), "Resize it to 32x32 pixels, ignoring its proportions"),
     ],
 )
 def test_steps(dataset, part):
