@@ -50,7 +50,7 @@ def test_class_folders_without_train(flat):
     assert_reads(module_of(flat, val_fraction=0), "train", [flat / path for path in PATHS])
 
 
-def test_a_test_folder_beside_class_folders(flat):
+def test_a_test_folder_next_to_class_folders(flat):
     class_folders(flat, CLASSES, (20, 20), test=2)
     data = module_of(flat)
     assert data.info.classes == CLASSES

@@ -37,7 +37,7 @@ def run(tmp_path, dogs: int, *flags, prepare=(), **test):
     return ended.out, tmp_path / "folder" / "version_0"
 
 
-def test_unequal_classes_are_judged_by_balanced_accuracy(tmp_path):
+def test_balanced_accuracy_selects_the_best_with_class_imbalance(tmp_path):
     out, folder = run(tmp_path, 4, prepare=FALLING)
     assert "note: class imbalance (training images: cat 9, dog 3); best.ckpt is selected by" in out
     assert "--data.balance " in out
@@ -45,9 +45,9 @@ def test_unequal_classes_are_judged_by_balanced_accuracy(tmp_path):
     assert load(folder / "checkpoints" / "best.ckpt")["epoch"] == 0
 
 
-def test_classes_up_to_the_factor_are_judged_by_accuracy(tmp_path):
+def test_accuracy_selects_the_best_up_to_a_factor_of_two(tmp_path):
     out, folder = run(tmp_path, 7, prepare=FALLING)  # 9 cats and 5 dogs for training
-    assert "unequal" not in out
+    assert "imbalance" not in out
     assert "balanced" not in out
     assert load(folder / "checkpoints" / "best.ckpt")["epoch"] == 1
 
