@@ -144,7 +144,7 @@ def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant
                 root = Path(options.runs, f"{prefix}_images")
                 link(Path(options.source), root, options.classes, counts)
                 folder = ["--data.root", str(root)]
-                images = f"{options.source}: {', '.join(options.classes)}"
+                images = f"{options.source}, evenly spaced: {', '.join(options.classes)}"
             for change, more in changes.items():
                 name = re.sub(r"[^\w.]+", "_", f"{prefix} {more}").strip("_")
                 label = f"{stem}{f', {count} images per class' if count else ''}"
@@ -165,7 +165,10 @@ def folds(variant: Variant, count: int | None) -> list[Variant]:
 
 
 def link(source: Path, target: Path, classes: list[str], images: list[int]) -> None:
-    """Create class folders of links to the first training images and to all test images.
+    """Create class folders of links to some training images and to all test images.
+
+    The training images are evenly spaced in the order of their names, because names can start with
+    a subclass: the first 50 cats of CIFAR-10 are all called `alley_cat`.
 
     Args:
         source: folder with the images.
@@ -183,15 +186,16 @@ def link(source: Path, target: Path, classes: list[str], images: list[int]) -> N
     shutil.rmtree(target, ignore_errors=True)
     for split in ("train", "test"):
         for name, count in zip(classes, images, strict=True):
-            most = count if split == "train" else None
-            files = sorted((source / split / name).glob("*"))[:most]
-            if len(files) < (most or 1):
+            files = sorted((source / split / name).glob("*"))
+            if len(files) < (count if split == "train" else 1):
                 raise InputError(
                     f"{source / split / name}: only {len(files)} images; change --classes or "
                     "--images"
                 )
             folder = target / split / name
             folder.mkdir(parents=True)
+            if split == "train":
+                files = [files[i * len(files) // count] for i in range(count)]
             for file in files:
                 (folder / file.name).symlink_to(file.resolve())
 

@@ -113,6 +113,9 @@ def test_seeds_with_a_number_of_images_for_each_class(tmp_path):
     seeds.link(source, tmp_path / "images", ["cat", "dog"], [5, 2])
     counts = [len(list((tmp_path / "images").glob(f"*/{name}/*"))) for name in ("cat", "dog")]
     assert counts == [5 + 3, 2 + 3]
+    images = sorted(path.name for path in (source / "train/dog").iterdir())
+    chosen = sorted(path.name for path in (tmp_path / "images/train/dog").iterdir())
+    assert chosen == [images[0], images[3]]  # evenly spaced
 
 
 def test_seeds_cross_validates(bench, tmp_path):
