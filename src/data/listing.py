@@ -227,7 +227,8 @@ def _entries(folder: Path) -> list[os.DirEntry]:
             return [e for e in entries if e.name[0] != "." and e.name.lower() not in SYSTEM_FILES]
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder}: no such folder; put the images in {folder}/<class>/*.png"
+            f"{folder}: no such folder; put images in {folder}/<class>/, or set --data.root to the "
+            "folder that contains your class folders"
         ) from None
     except OSError as error:
         raise InputError(

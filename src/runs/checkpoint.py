@@ -160,7 +160,10 @@ def load(path: Path) -> dict[str, Any]:
         example = path / "checkpoints" / "best.ckpt"
         raise InputError(f"{path} is a directory; pass a checkpoint in it, for example {example}")
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; check the path, or train first")
+        raise InputError(
+            f"{path}: no such checkpoint; check the path, train first, or use the bundled mnist or "
+            "cifar100"
+        )
     try:
         if path.suffix == ".safetensors":
             content = unpack(path)

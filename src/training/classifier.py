@@ -168,8 +168,8 @@ class Classifier(LightningModule):
             self.warmup_steps = config.warmup_steps
         if self.warmup_steps >= self.total_steps:
             print_once(
-                f"note: the warm-up has {self.warmup_steps} steps, but the run has only "
-                f"{self.total_steps}, so the learning rate never reaches {config.lr:g}; lower "
+                f"note: the warm-up takes all {self.total_steps} steps of this run, so the "
+                f"learning rate never reaches {config.lr:g}; train for more epochs, or lower "
                 "model.warmup_steps or model.warmup_epochs"
             )
         if before not in (None, self.total_steps):

@@ -151,7 +151,7 @@ def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
         )
     if (saved := before.get("threads", "auto")) != now["threads"]:
         print(
-            f"note: the run used {saved} threads before and now uses {now['threads']}; the last "
+            f"note: the number of threads was {saved} and is now {now['threads']}; the last "
             "digits of the results may differ from those of an uninterrupted run"
         )
 

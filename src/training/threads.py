@@ -17,6 +17,7 @@ from src.training.classifier import Classifier
 
 PART = 0.1  # target seconds per measurement
 TOTAL = 1.2  # seconds after which no new round of measurements starts
+SHORT = 5  # seconds; a shorter epoch says little about the load
 WAITED = 0.3  # print a note if threads wait for a CPU for this fraction of an epoch
 
 
@@ -144,15 +145,17 @@ class ProcessorShare(Callback):
         started, used, waited = self.before
         elapsed = time.perf_counter() - started
         fraction = (seconds_waited() - waited) / elapsed
-        if self.printed or fraction < WAITED or not trainer.is_global_zero:
+        if self.printed or elapsed < SHORT or fraction < WAITED or not trainer.is_global_zero:
             return
         self.printed = True
         threads = torch.get_num_threads()
         share = (time.process_time() - used) / elapsed
-        remedy = "stop them, or resume with --threads 1" if threads > 1 else "stop them"
+        needed, remedy = "1 CPU core", "stop them to train faster"
+        if threads > 1:
+            needed, remedy = f"{threads} CPU cores", "stop them, or resume with --threads 1"
         print(
             f"note: other programs slow down this training; in epoch {trainer.current_epoch + 1}, "
-            f"its {threads} thread(s) got {share:.1f} CPU cores; {remedy}"
+            f"it got {share:.1f} of {needed}; {remedy}"
         )
 
 

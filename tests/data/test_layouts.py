@@ -59,7 +59,7 @@ def test_a_test_folder_next_to_class_folders(flat):
 
 def test_folders_of_datasets_are_not_classes(flat):
     class_folders(flat.parent / "other", CLASSES, (20, 20), train=1)
-    with pytest.raises(InputError, match="train: no such folder; put the images in"):
+    with pytest.raises(InputError, match="train: no such folder; put images in"):
         FolderDataModule(str(flat.parent))
 
 

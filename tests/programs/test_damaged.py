@@ -202,7 +202,7 @@ MISTAKES = {
     empty_a_class: "train/dog: no images found; add images, or remove the folder",
     damage_a_class: "all images of class dog are damaged; replace them, or remove the folder",
     leave_one_class: r"at least two class folders are needed, found 1 \(cat\); put images in",
-    remove_all_classes: "train: no such folder; put the images in",
+    remove_all_classes: "train: no such folder; put images in",
     rename_a_test_class: r"test: classes without training images \(1: fox\); add",
 }
 

@@ -5,7 +5,13 @@ import shutil
 from photos import class_folders
 from program import classify, tiny, train
 
-OWN = ["--data", "FolderDataModule", "--data.image_size", 8, "--data.batch_size", 4]
+OWN = """
+--data FolderDataModule
+--data.image_size 8
+--data.batch_size 4
+--data.folds 2
+--data.fold 1
+""".split()
 
 
 def test_a_table_is_trained_on_tested_and_reopened(tmp_path):
@@ -15,8 +21,7 @@ def test_a_table_is_trained_on_tested_and_reopened(tmp_path):
     paths = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
     rows = [f"{path},{path.parent.name},{path.parts[0]}" for path in paths]
     table.write_text("\n".join(["path,label,split", *rows]))
-    flags = [*OWN, "--data.root", table, "--data.folds", 2, "--data.fold", 1]
-    ended = train(*tiny(tmp_path, *flags, epochs=1))
+    ended = train(*tiny(tmp_path, *OWN, "--data.root", table, epochs=1))
     assert ended.code == 0, ended
     assert "on pets, 4 train, 4 val, 4 test images" in ended.out
     (folder,) = tmp_path.glob("digits/version_0")
