@@ -16,6 +16,7 @@ from src.inference.predictor import Predictor
 from src.runs.weights_file import BUNDLED
 
 FLAGS = [
+    "--no-proxy-server",
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
