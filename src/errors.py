@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of spreadsheet formulas
 
 
 class InputError(Exception):
@@ -40,6 +41,11 @@ def command(program: str) -> str:
 def printable(text: str) -> str:
     """Replace control characters, which untrusted file and class names can contain."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def without_formula(cell: Any) -> Any:
+    """Prepend a quote to text that a spreadsheet would evaluate as a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def one_line(error: object, limit: int = 200) -> str:

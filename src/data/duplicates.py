@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from src.data.image_set import ImageSet
+from src.errors import without_formula
 from src.runs.atomic import write_atomically
 
 
@@ -59,7 +60,8 @@ def write_duplicates(
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("image", "split", "class", "path"))
-    writer.writerows((i, *copy) for i, (_, found) in enumerate(listed) for copy in found)
+    for i, (_, found) in enumerate(listed):
+        writer.writerows((i, *map(without_formula, copy)) for copy in found)
     write_atomically(file, text.getvalue().encode(errors="surrogateescape"))
     found = listed[0][1]
     return (

@@ -11,10 +11,9 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from src.errors import printable
+from src.errors import printable, without_formula
 
 MAX_PATH = 60  # maximum width of the path column
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Row = dict[str, Any]
 
 
@@ -69,11 +68,6 @@ def print_csv(rows: Iterable[Row], top_k: int, answers: bool) -> None:
         texts = [row["path"], *answer, *values, row.get("target", ""), row.get("error", ""), notes]
         cells = [without_formula(cell) for cell in texts]
         (quoting if "\r" in row["path"] else writer).writerow(cells)
-
-
-def without_formula(cell: Any) -> Any:
-    """Prepend a quote to text that a spreadsheet would evaluate as a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def print_bars(rows: Iterable[Row]) -> None:

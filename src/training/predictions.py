@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.data.image_set import ImageSet
 from src.data.sampling import Share
-from src.inference.output import without_formula
+from src.errors import without_formula
 from src.runs.atomic import write_atomically
 
 Predictions = dict[int, tuple[float, int]]  # {image: (probability, class)}

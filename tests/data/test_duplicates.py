@@ -58,6 +58,13 @@ def test_copies_in_other_splits_and_classes_are_listed(photos, budget):
         assert [row[0] for row in rows] == ["0", "0", "1", "1"]
 
 
+def test_class_names_cannot_be_formulas(tmp_path):
+    photos = class_folders(tmp_path / "photos", ("=cat", "dog"), (20, 20), train=2, test=1)
+    shutil.copy(photos / "train" / "=cat" / "0.png", photos / "test" / "=cat" / "0.png")
+    _, rows = search(photos)
+    assert [row[2] for row in rows] == ["'=cat", "'=cat"]
+
+
 def test_copies_in_held_out_images_are_listed(photos):
     shutil.copy(photos / "train" / "cat" / "0.png", photos / "train" / "cat" / "1.png")
     sentence, rows = search(photos, val_fraction=0.5)
