@@ -75,7 +75,7 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
     print(f"\nTrained {epochs} epoch{plural}, {results['images_seen']:,} images in {speed}")
     print(_accuracy(run, results))
     if run.data.is_imbalanced and results["classes"]:
-        print(_class_table(results["classes"]))
+        print(_class_table(results))
     page = "report.html, " if report else ""
     resume = f"{command('train.py')} --resume {folder} --trainer.max_epochs {2 * epochs}"
     rows = "predictions.csv, " if results["test_images"] else ""
@@ -89,9 +89,11 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
     )
 
 
-def _class_table(rows: list[dict[str, Any]]) -> str:
+def _class_table(results: dict[str, Any]) -> str:
     """Return the balanced accuracy, and the scores of the classes with the lowest recall."""
-    balanced = sum(row["recall"] for row in rows) / len(rows)
+    rows = results["classes"]
+    split = "val" if results["test_balanced_accuracy"] is None else "test"
+    balanced = results[f"{split}_balanced_accuracy"]
     names = [printable(row["class"]) for row in rows]
     width = max(map(len, names))
     lines = [

@@ -29,7 +29,13 @@ def open_files(listing: Listing, info: DatasetInfo) -> ImageSet:
 
 
 def read_files(
-    listing: Listing, info: DatasetInfo, *, cache: Path, budget: int, skip_broken: bool
+    listing: Listing,
+    info: DatasetInfo,
+    *,
+    cache: Path,
+    budget: int,
+    skip_broken: bool,
+    notes: list[str],
 ) -> ImageSet:
     """Decode the listed images once and cache the result in the file `cache`.
 
@@ -39,7 +45,8 @@ def read_files(
         cache: file that stores the decoded images between runs; rewritten when anything changes.
         budget: maximum size in bytes of the decoded images in memory; further images are decoded on
             demand.
-        skip_broken: skip damaged images and print their number instead of raising an error.
+        skip_broken: skip damaged images instead of raising an error.
+        notes: list to which the number of skipped images is added.
 
     Raises:
         InputError: images are damaged (the message lists up to 20 of them), or all images of a
@@ -62,13 +69,8 @@ def read_files(
         state = _load_cache(cache, key) or state  # processes share the memory of a mapped file
     readable = state["readable"]
     if state["broken"]:
-        print(f"{listing.folder}: skipped {len(state['broken'])} damaged image(s)")
-        if lost := sorted(set(listing.labels) - set(labels[readable].tolist())):
-            raise InputError(
-                f"{listing.folder}: all images of class "
-                f"{', '.join(info.classes[label] for label in lost)} are damaged; replace them, or "
-                "remove the folder"
-            )
+        notes.append(f"{listing.folder}: skipped {len(state['broken'])} damaged image(s)")
+        _refuse_lost_classes(listing, info.classes, labels[readable])
         paths = [paths[row] for row in readable.tolist()]
     return ImageSet(
         state["images"],
@@ -78,6 +80,15 @@ def read_files(
         image_hashes=state["hashes"],
         fit=info.fit,
     )
+
+
+def _refuse_lost_classes(listing: Listing, classes: tuple[str, ...], readable: Tensor) -> None:
+    """Refuse classes without readable images; `readable` are the labels of all readable images."""
+    if lost := sorted(set(listing.labels) - set(readable.tolist())):
+        raise InputError(
+            f"{listing.folder}: all images of class {', '.join(classes[label] for label in lost)} "
+            "are damaged; replace them, or remove the folder"
+        )
 
 
 def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Any]:

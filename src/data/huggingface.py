@@ -28,7 +28,7 @@ LABELS = ("label", "labels", "class", "target", "fine_label")
 
 def is_huggingface(root: Path) -> bool:
     """Return whether `root` is `hf:<name>`, or a folder with Parquet files or a saved dataset."""
-    if _is_name(root) or any(os.path.isfile(root / name) for name in ON_DISK):
+    if _is_name(root) or _is_saved(root):
         return True
     parquet = any(any(root.glob(pattern)) for pattern in PARQUET)
     return parquet and find_split(root, "train") is None
@@ -115,7 +115,7 @@ def _load(root: Path) -> dict[str, Any]:
     if _is_name(root):
         name, _, config = _name(root).partition(":")
         loaded = datasets.load_dataset(name, config or None)
-    elif any(os.path.isfile(root / name) for name in ON_DISK):
+    elif _is_saved(root):
         loaded = datasets.load_from_disk(root)
     else:
         loaded = datasets.load_dataset("parquet", data_dir=str(root), streaming=True)
@@ -141,6 +141,10 @@ def _undecoded(rows: Any, image: str, label: str) -> Any:
     from datasets import Image
 
     return rows.select_columns([image, label]).cast_column(image, Image(decode=False))
+
+
+def _is_saved(root: Path) -> bool:
+    return any(os.path.isfile(root / name) for name in ON_DISK)
 
 
 def _is_name(root: Path) -> bool:

@@ -78,6 +78,7 @@ class ImageDataModule(LightningDataModule):
         info: complete description of the dataset, as stored in checkpoints.
         sets: splits that have been read, by name; None for splits that the dataset does not have.
         fingerprint: hashes of the training and validation images, by split and class.
+        notes: remarks on the files that have been read, which `prepare_data` prints.
     """
 
     info: DatasetInfo
@@ -116,6 +117,7 @@ class ImageDataModule(LightningDataModule):
         self.seed = seed
         self.sets: dict[str, ImageSet | None] = {}
         self.fingerprint: dict[str, str] = {}
+        self.notes: list[str] = []
         self.patchify = Patchify(patch_size) if patch_size else torch.nn.Identity()
         least = {"batch_size": 1, "eval_batch_size": 1, "workers": 0, "memory_budget": 0}
         for name, lowest in least.items():
@@ -152,7 +154,8 @@ class ImageDataModule(LightningDataModule):
 
     def _read_files(self, split: Split, listing: Listing, info: DatasetInfo) -> ImageSet:
         """Read image files and cache the decoded images in a folder `.cache` next to them."""
-        print_note(listing.note)
+        if listing.note:
+            self.notes.append(listing.note)
         folder = self.root if self.root.is_dir() else listing.folder
         name = f"{info.name}-{split}-{info.image_size}x{info.channels}.pt"
         return read_files(
@@ -161,12 +164,17 @@ class ImageDataModule(LightningDataModule):
             cache=folder / ".cache" / name,
             budget=int(self.memory_budget * 2**30),
             skip_broken=self.skip_broken,
+            notes=self.notes,
         )
 
     def prepare_data(self) -> None:
         """Download and decode files in one process; report missing ones before training starts."""
-        self.setup("fit")
-        self.setup("test")
+        try:
+            self.setup("fit")
+            self.setup("test")
+        finally:  # the notes may explain an error
+            print_notes(self.notes)
+            self.notes.clear()
 
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs, unless they have already been read."""
@@ -184,7 +192,7 @@ class ImageDataModule(LightningDataModule):
                 train_indices, val_indices = self.split(train.labels)
                 counts = train.labels.bincount().tolist()
                 if single := [self.info.classes[k] for k, count in enumerate(counts) if count == 1]:
-                    print_note(count_names("classes with one image, not validated", single))
+                    self.notes.append(count_names("classes with one image, not validated", single))
                 train, val = train.subset(train_indices), train.subset(val_indices)
             self.sets |= {"train": train, "val": val}
         if stage in ("test", "predict") and "test" not in self.sets:
@@ -324,8 +332,8 @@ def _ignore_signals(worker: int) -> None:
 
 
 @rank_zero_only
-def print_note(note: str) -> None:
-    if note:
+def print_notes(notes: list[str]) -> None:
+    for note in notes:
         print(f"note: {printable(note)}", flush=True)
 
 

@@ -84,7 +84,7 @@ def read_image(path: str | Path, image_size: int, channels: int, fit: Fit = "cro
 
 
 def describe_cropping(paths: Sequence[str]) -> str:
-    """Return a note if cropping to the center square removes more than from 4:3 photos, or "".
+    """Return a note if cropping to the center square removes more than a quarter, or "".
 
     The average is over at most 200 images, which are not decoded.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from src.config import DatasetInfo, Fit
 from src.data.datasets import DATASETS
 from src.data.huggingface import copy_images, is_huggingface
-from src.data.image_data import ImageDataModule, print_note
+from src.data.image_data import ImageDataModule
 from src.data.image_set import ImageSet
 from src.data.images import describe_cropping
 from src.data.layouts import list_own_classes
@@ -147,9 +147,9 @@ class FolderDataModule(ImageDataModule):
         self._describe(info)
 
     def read(self, split: Split) -> ImageSet | None:
-        if split == "train":
-            print_note(describe_other_folders(self.root))
+        if split == "train" and (note := describe_other_folders(self.root)):
+            self.notes.append(note)
         images = super().read(split)
         if split == "train" and images and self.info.fit == "crop":
-            print_note(describe_cropping(images.paths))
+            self.notes += filter(None, [describe_cropping(images.paths)])
         return images

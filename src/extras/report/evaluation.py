@@ -1,7 +1,5 @@
 """Compare predictions with labels: confusion matrix, most confident mistakes, calibration."""
 
-import contextlib
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,8 +139,7 @@ def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | N
                 f"{path}: the dataset differs from the one the network was trained on; restore "
                 "the file and the dataset"
             )
-        with contextlib.redirect_stdout(io.StringIO()):  # the run has printed notes on its images
-            data.setup("test" if split == "test" else "fit")
+        data.setup("test" if split == "test" else "fit")
         return data.sets[split]
     except InputError:
         raise
