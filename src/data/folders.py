@@ -60,11 +60,7 @@ def read_files(
     if state is None:
         state = _decode(paths, info, budget, str(listing.folder))
         if state["broken"] and not skip_broken:
-            names = ", ".join(state["broken"][:20])
-            raise InputError(
-                f"{listing.folder}: {len(state['broken'])} image(s) cannot be read: {names}; "
-                "replace or remove them, or skip them with --data.skip_broken true"
-            )
+            raise _damaged(listing.folder, state["broken"])
         _save_cache(cache, state | {"key": key})
         state = _load_cache(cache, key) or state  # processes share the memory of a mapped file
     readable = state["readable"]
@@ -79,6 +75,13 @@ def read_files(
         hashes=listing.fingerprint(info.classes),
         image_hashes=state["hashes"],
         fit=info.fit,
+    )
+
+
+def _damaged(folder: Path, broken: list[str]) -> InputError:
+    return InputError(
+        f"{folder}: {len(broken)} image(s) cannot be read: {', '.join(broken[:20])}; replace or "
+        "remove them, or skip them with --data.skip_broken true"
     )
 
 
