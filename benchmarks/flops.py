@@ -60,6 +60,10 @@ class Flops(NamedTuple):
         return self.images * self.per_image
 
     @property
+    def total(self) -> float:
+        return self.epochs * self.per_epoch
+
+    @property
     def per_image(self) -> float:
         """FLOPs per image, including its share of the optimizer step."""
         return self.image + self.step / self.batch
@@ -118,6 +122,7 @@ def main() -> None:
             "GFLOP of Muon per step": f"{flops.step / 1e9:,.0f}",
             "TFLOP per epoch": f"{flops.per_epoch / 1e12:,.0f}",
             "epochs": flops.epochs,
+            "PFLOP": f"{flops.total / 1e15:.2f}",
         }
         for name, value in seconds.items():
             rows[config][f"s on {name}"] = f"{flops.epochs * value:,.1f}"

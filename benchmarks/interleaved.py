@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.tables import make_parser, positive
 from src.errors import ArgumentParser
-from src.training.precision import cpu_has_bf16
+from src.training.precision import cpu_is_faster_in_bf16
 
 Result = TypeVar("Result")
 
@@ -94,7 +94,7 @@ def header(*packages: str, device: str = "cpu") -> str:
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [f"{package} {importlib.metadata.version(package)}" for package in packages]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bf16 = "bf16" if cpu_has_bf16() else "no bf16"
+    bf16 = f"faster in {'bf16' if cpu_is_faster_in_bf16() else 'float32'}"
     machine = f"{_cpu_model()}, {cores} cores, {bf16}, {torch.get_num_threads()} threads"
     if device == "cuda":
         machine = f"{torch.cuda.get_device_name()}; {machine}"

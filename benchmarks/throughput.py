@@ -10,7 +10,7 @@ Prints a table with a row per network: parameters, counted FLOPs, images per sec
 interleaved rounds), their ratio to this project, and the fraction of the peak. A step consists of
 forward, loss, backward, clipping and fused AdamW on one random batch that stays on the device. The
 peak is the speed of the fastest of several large matrix products on the same device and in the same
-precision. By default, it measures float32, and bf16 if the device supports it.
+precision. By default, it measures float32, and bf16 if that is faster on the device.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from benchmarks.interleaved import Timed, header, interleave, median_ratio, time
 from benchmarks.peers import PACKAGES, PEERS, Shape, installed, parameters
 from benchmarks.tables import Rows, positive, write
 from src.errors import InputError, exit_on_input_error
-from src.training.precision import cpu_has_bf16
+from src.training.precision import cpu_is_faster_in_bf16
 
 SIZES = {  # name: (shape, batch size)
     "mnist-tiny": (Shape(28, 1, 7, width=96, depth=4, heads=4, mlp_ratio=2), 128),
@@ -62,8 +62,8 @@ def main() -> None:
     device, peers = options.device, ["ours", *installed(options.peers)]
     lines = [header(*(name for name in PACKAGES if name in peers), device=device)]
     rows: Rows = {}
-    has_bf16 = device == "cuda" or cpu_has_bf16()
-    for precision in options.precision or (list(DTYPES) if has_bf16 else ["32-true"]):
+    bf16 = device == "cuda" or cpu_is_faster_in_bf16()
+    for precision in options.precision or (list(DTYPES) if bf16 else ["32-true"]):
         peak = measure_peak(device, DTYPES[precision])
         lines.append(f"peak, {precision}: {peak / 1e9:,.0f} GFLOP/s")
         for size in options.sizes:

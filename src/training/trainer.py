@@ -35,7 +35,7 @@ REPLACED = {
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer with precision `auto`: bf16-mixed with hardware support, else 32-true.
+    """Lightning's Trainer with precision `auto`: bf16-mixed where that is faster, else 32-true.
 
     TF32 stays off (PyTorch's default): every GPU with TF32 also has bf16.
     """

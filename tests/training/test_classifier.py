@@ -72,10 +72,12 @@ def test_a_gradient_is_clipped_to_the_norm():
 
 
 def test_a_weight_of_two_counts_an_image_twice():
-    model, fit = small(label_smoothing=0.1), trainer()
+    model = small(label_smoothing=0.1)
+    fit = trainer()
     model.trainer = fit
     model.on_train_epoch_start()
-    inputs, labels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8), torch.tensor([1, 2, 3])
+    inputs = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([1, 2, 3])
     twice = [0, 0, 1, 2]
     expected = model.training_step((inputs[twice], labels[twice]), 0) * 4
     weighted = model.training_step((inputs, labels, torch.tensor([2.0, 1.0, 1.0])), 0) * 3

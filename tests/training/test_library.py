@@ -34,7 +34,9 @@ def validate(model, loader) -> dict[str, float]:
 
 def test_train_test_load_and_predict(tmp_path):
     pl.seed_everything(0)
-    train, val, test = digits(count=1024), digits("test", 180), digits("test", 359)
+    train = digits(count=1024)
+    val = digits("test", 180)
+    test = digits("test", 359)
     best = ModelCheckpoint(tmp_path, monitor="val_accuracy", mode="max")
     fit = trainer(8, enable_checkpointing=True, callbacks=[best])
     model = ViT(PATCHES, width=32, depth=2, heads=4, lr=5e-3)

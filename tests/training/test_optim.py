@@ -111,7 +111,8 @@ def test_muon_takes_the_first_convolution_after_whitening():
 
 
 def test_muon_groups_of_an_ensemble_are_those_of_its_networks():
-    single, ensemble = small_vit(), Ensemble([small_vit(), small_vit()])
+    single = small_vit()
+    ensemble = Ensemble([small_vit(), small_vit()])
     alone = names_of(muon_groups(single, 0.05)[0], single)
     together = names_of(muon_groups(ensemble, 0.05)[0], ensemble)
     assert together == {f"networks.{i}.{name}" for i in range(2) for name in alone}
@@ -132,7 +133,8 @@ def test_orthogonalize(shape):
 def test_muon_steps_like_torch():
     """PyTorch's Muon computes in bf16, so the weight matrices match only approximately."""
     network = small_vit()
-    start, other = copy.deepcopy(network), copy.deepcopy(network)
+    start = copy.deepcopy(network)
+    other = copy.deepcopy(network)
     ours = Muon(muon_groups(network, 0.1), lr=0.02, betas=(0.9, 0.99))
     hidden, *rest = muon_groups(other, 0.1)
     muon = torch.optim.Muon(

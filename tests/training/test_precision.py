@@ -11,13 +11,25 @@ from src.training.precision import automatic_precision
 from src.training.trainer import Trainer
 
 
-@pytest.fixture(params=[True, False], ids=["bf16", "no bf16"])
+@pytest.fixture(params=[True, False], ids=["bf16", "float32"])
 def cpu(request, monkeypatch):
-    """Simulate a CPU-only machine with or without bf16; return the expected precision."""
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: request.param)
+    """Simulate a CPU that is faster in bf16 or in float32; return the expected precision."""
+    monkeypatch.setattr(precision, "cpu_is_faster_in_bf16", lambda: request.param)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     return "bf16-mixed" if request.param else "32-true"
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("supported", [True, False])
+def test_products_are_timed_on_a_cpu_with_bf16(monkeypatch, supported, faster):
+    """Intel CPUs with AVX512_BF16 but without AMX are slower in bf16."""
+    threads = torch.get_num_threads()
+    seconds = {torch.float32: 2.0, torch.bfloat16: 1.0 if faster else 3.0}
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    monkeypatch.setattr(precision, "_product_seconds", seconds.get)
+    assert precision.cpu_is_faster_in_bf16.__wrapped__() == (supported and faster)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "cpu"])

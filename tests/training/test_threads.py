@@ -95,7 +95,8 @@ def test_invalid_numbers_of_threads(value, tmp_path, monkeypatch):
 def test_measuring_changes_neither_weights_nor_random_numbers(two_threads):
     data = DigitsDataModule(patch_size=None, augment=Augmentation(mixup=0.2, rotate=10))
     model = CNN(data.info, dropout=0.5)
-    weights, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    weights = copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
     training_step(Trainer(logger=False, accelerator="cpu"), model, data)(8)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
@@ -118,7 +119,8 @@ def test_a_busy_machine_is_noted_once(waited, notes, monkeypatch, capsys):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux counts waiting times")
 def test_waiting_for_the_processor_is_counted():
     """More busy threads than processors have to wait for each other."""
-    before, processes = seconds_waited(), len(os.sched_getaffinity(0))
+    before = seconds_waited()
+    processes = len(os.sched_getaffinity(0))
     load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     end = time.monotonic() + 20
     while seconds_waited() - before < 0.02 and time.monotonic() < end:

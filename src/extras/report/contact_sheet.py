@@ -76,8 +76,9 @@ def write_attention(path: str, results: list[Result], total: int, predictor: Pre
 
 def _caption(row: dict[str, Any]) -> str:
     first = row["predictions"][0]
+    answer = f"unsure, {first['class']}" if row.get("answer") == "unsure" else first["class"]
     target = f", target {row['target']}" if "target" in row else ""
-    return f"{Path(row['path']).name}: {first['class']}, {first['probability']:.1%}{target}"
+    return f"{Path(row['path']).name}: {answer}, {first['probability']:.1%}{target}"
 
 
 def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: int) -> None:

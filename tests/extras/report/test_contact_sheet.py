@@ -11,6 +11,7 @@ import classify
 from src.errors import InputError
 from src.extras.paper.reader import digit_reader
 from src.extras.report.contact_sheet import (
+    _caption,
     check_path,
     draw_frame,
     fit,
@@ -127,6 +128,12 @@ def test_note_if_not_all_images_are_shown(tmp_path, capsys):
 )
 def test_fit_resizes_the_longer_side(size, expected):
     assert fit(Image.new("RGB", size)).size == expected
+
+
+def test_a_caption_says_that_the_answer_is_unsure():
+    row = {"path": "x.png", "predictions": [{"class": "cat", "probability": 0.5}]}
+    assert _caption(row) == "x.png: cat, 50.0%"
+    assert _caption(row | {"answer": "unsure"}) == "x.png: unsure, cat, 50.0%"
 
 
 def test_a_long_caption_keeps_its_end():
