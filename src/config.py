@@ -23,7 +23,7 @@ SIZES = {
 }
 Size = Literal["Ti", "S", "B", "L"]
 Pool = Literal["cls", "mean", "sequence"]
-Positions = Literal["learned", "sincos"]
+Positions = Literal["learned", "sincos", "local"]
 Optimizer = Literal["muon", "adamw", "adam", "sgd"]
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -99,7 +99,9 @@ class ViTConfig:
         mlp_ratio: hidden width of the MLP as a multiple of `width`.
         pool: input of the classification head: the class token, the mean of all tokens, or CCT's
             sequence pooling.
-        positions: learned position embeddings, or fixed 2-D sine-cosine embeddings.
+        positions: learned position embeddings; sincos, fixed 2-D sine-cosine embeddings; or local,
+            which adds a learned attention bias to sincos, so that tokens at first mostly attend to
+            their neighbors; needs `pool` mean or sequence.
         stem_layers: number of convolutional stages, each of which halves the side length; needs
             whole images (`data.patch_size: null`). 0 projects patches linearly, as in the paper.
         stem_width: number of channels of the first stage; all later stages then have `width`
@@ -170,10 +172,15 @@ class ViTConfig:
                 f"model.heads {heads} does not divide model.width {width}; choose one of "
                 f"{', '.join(divisors)}"
             )
-        if self.positions == "sincos" and width % 4:
+        if self.positions != "learned" and width % 4:
             raise InputError(
-                f"model.positions sincos needs a width divisible by 4, got {width}; change "
-                "model.width or use model.positions learned"
+                f"model.positions {self.positions} needs a width divisible by 4, got {width}; "
+                "change model.width or use model.positions learned"
+            )
+        if self.positions == "local" and self.pool == "cls":
+            raise InputError(
+                "model.positions local needs --model.pool mean or sequence, because a class token "
+                "has no neighbors"
             )
         if self.whiten and not self.stem_layers:
             raise InputError(

@@ -22,8 +22,45 @@ class DropPath(nn.Module):
         return x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(keep) / keep)
 
 
+class LocalBias(nn.Module):
+    """Learned attention biases for each head and each offset between two tokens of a grid.
+
+    At first, every head prefers one of the eight neighbors of a token, so that attention works like
+    a 3x3 convolution (d'Ascoli et al. 2021, "ConViT", arXiv:2103.10697, section 3).
+
+    Args:
+        heads: number of attention heads.
+        side: number of tokens along one side of the grid.
+    """
+
+    NEIGHBORS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))  # (y, x)
+
+    def __init__(self, heads: int, side: int):
+        super().__init__()
+        self.side = side
+        self.table = nn.Parameter(torch.empty(heads, 2 * side - 1, 2 * side - 1))
+
+    def reset_parameters(self) -> None:
+        """Set the biases to minus the squared distance from the preferred neighbor."""
+        axis = torch.arange(1.0 - self.side, self.side)
+        with torch.no_grad():
+            for head, biases in enumerate(self.table):
+                y, x = self.NEIGHBORS[head % 8]
+                biases.copy_(-((axis[:, None] - y) ** 2) - (axis - x) ** 2)
+
+    def forward(self) -> Tensor:
+        """Return the biases [heads, T, T] for all queries and keys."""
+        axis = torch.arange(self.side, device=self.table.device)
+        offset = axis - axis[:, None] + self.side - 1  # index of the offset from query to key
+        bias = self.table[:, offset[:, None, :, None], offset[None, :, None, :]]
+        return bias.flatten(3).flatten(1, 2)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention (equations 5 to 8 of the paper); head size is `width / heads`."""
+    """Multi-head self-attention (equations 5 to 8 of the paper); head size is `width / heads`.
+
+    With `local_side`, the side length of the token grid, a `LocalBias` is added to the logits.
+    """
 
     def __init__(
         self,
@@ -31,6 +68,7 @@ class Attention(nn.Module):
         heads: int,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        local_side: int | None = None,
     ):
         super().__init__()
         self.heads = heads
@@ -38,18 +76,21 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
+        self.bias = LocalBias(heads, local_side) if local_side else None
 
     def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
         """[B, T, D] -> [B, queries, D]: the first `queries` tokens attend to all tokens."""
         q, k, v = self._project(x_BTD)
         dropout = self.attention_dropout if self.training else 0.0
-        x = attend(q[:, :, :queries], k, v, dropout)
+        bias = self.bias() if self.bias else None
+        x = attend(q[:, :, :queries], k, v, dropout, bias)
         return self.drop(self.out(x.transpose(1, 2).flatten(2)))
 
     def weights(self, x_BTD: Tensor) -> Tensor:
         """Return the attention weights [B, heads, T, T], which `forward` does not store."""
         q, k, _ = self._project(x_BTD)
-        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        bias = self.bias() if self.bias else 0.0
+        return (q @ k.mT / math.sqrt(q.shape[-1]) + bias).softmax(dim=-1)
 
     def _project(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> queries, keys and values, [3, B, heads, T, D / heads]."""
@@ -58,12 +99,17 @@ class Attention(nn.Module):
         return qkv.permute(2, 0, 3, 1, 4)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, equations 6 and 7, for q [B, heads, Q, d] and k, v [.., T, d]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v, equations 6 and 7.
+
+    The shapes are [B, heads, Q, d] for q, [B, heads, T, d] for k and v, and [heads, Q, T] for bias.
+    """
+    bias = None if bias is None else bias.to(q.dtype)
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout)
     # PyTorch's fused bf16 kernel for CPUs takes 2 to 10 times as long as these matrix products.
-    weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)
+    logits = q * q.shape[-1] ** -0.5 @ k.mT
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
     return F.dropout(weights, dropout) @ v
 
 
@@ -78,11 +124,12 @@ class Block(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        local_side: int | None = None,
     ):
         super().__init__()
         hidden = round(width * mlp_ratio)
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attention = Attention(width, heads, dropout, attention_dropout)
+        self.attention = Attention(width, heads, dropout, attention_dropout, local_side)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
@@ -97,6 +144,8 @@ class Block(nn.Module):
         """Initialize query, key and value matrices separately, and the MLP biases."""
         for weight in self.attention.qkv.weight.chunk(3):
             nn.init.xavier_uniform_(weight)
+        if self.attention.bias:
+            self.attention.bias.reset_parameters()
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.bias, std=1e-6)

@@ -56,6 +56,7 @@ class VisionTransformer(nn.Module):
                 config.dropout,
                 config.attention_dropout,
                 config.drop_path * i / max(1, depth - 1),
+                self.side if config.positions == "local" else None,
             )
             for i in range(depth)
         )

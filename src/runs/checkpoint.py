@@ -144,6 +144,8 @@ class Checkpoint:
         for key, value in weights.items():
             if key.endswith("positions"):
                 outputs.append(value.shape[1] * widest)
+            elif key.endswith("bias.table"):  # expanded to [heads, tokens, tokens]
+                outputs.append(len(value) * (value.shape[-1] // 2 + 1) ** 4)
             elif stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
                 channels = max(value.shape[:2], default=0)
                 outputs.append(channels * (size >> int(stage[1])) ** 2)

@@ -78,7 +78,8 @@ def test_peers_have_the_parameters_of_ours_except_known_ones(name, channels):
     if name in PACKAGES:
         pytest.importorskip(name.replace("-", "_"))
     shape = SHAPE._replace(channels=channels)
-    width, depth = shape.width, shape.depth
+    width = shape.width
+    depth = shape.depth
     norms = 2 * channels * shape.patch_size**2 + 2 * width
     wide_head = 3 * (width**2 + width) + width**2
     more = {
@@ -92,7 +93,8 @@ def test_peers_have_the_parameters_of_ours_except_known_ones(name, channels):
 
 def test_throughput_counts_flops_as_by_hand():
     flops = {name: throughput.count(name, SHAPE) for name in ("ours", "encoder", "tutorial")}
-    width, tokens = SHAPE.width, SHAPE.tokens
+    width = SHAPE.width
+    tokens = SHAPE.tokens
     block = tokens * (4 * width**2 + 2 * width * SHAPE.hidden + 2 * tokens * width)
     embedding = (tokens - 1) * 16 * width
     products = 3 * (SHAPE.depth * block + 10 * width) + 2 * embedding  # pixels need no gradient

@@ -27,7 +27,8 @@ def flags(tmp_path_factory):
 def test_the_run_determines_the_network(flags):
     """The recipe has four stem layers, width 192 and 64-pixel images."""
     settings = parse(flags)
-    network, info = settings.model.network_config, settings.data.info
+    network = settings.model.network_config
+    info = settings.data.info
     assert network.sizes == (32, 2, 4)
     assert (network.stem_layers, network.whiten, network.mlp_ratio) == (2, True, 2.0)
     assert network.mirror  # not a property of the weights

@@ -40,7 +40,8 @@ def test_different_images_and_copies_within_a_class_are_not_listed(photos):
 
 @pytest.mark.parametrize("budget", [4, 0], ids=["in memory", "streamed"])
 def test_copies_in_other_splits_and_classes_are_listed(photos, budget):
-    train, test = photos / "train", photos / "test"
+    train = photos / "train"
+    test = photos / "test"
     Image.open(train / "cat" / "0.png").save(test / "cat" / "other.bmp")
     shutil.copy(train / "cat" / "1.png", train / "dog" / "1.png")
     for _ in ("decoded", "from the cache"):

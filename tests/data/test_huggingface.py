@@ -55,7 +55,8 @@ def test_parquet_files(tmp_path):
 
 
 def test_a_copy_is_made_once_and_again_when_the_files_change(tmp_path, monkeypatch):
-    file, newer = tmp_path / "train.parquet", tmp_path / "newer"
+    file = tmp_path / "train.parquet"
+    newer = tmp_path / "newer"
     make().to_parquet(file)
     make(8).to_parquet(newer)
     module_of(tmp_path)

@@ -15,19 +15,21 @@ def qkv(dtype=torch.float32):
     return [x.clone().requires_grad_() for x in stacked]
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("queries", [None, 1])
-def test_bf16_products_match_fused_attention(queries):
+def test_bf16_products_match_fused_attention(queries, has_bias):
+    bias = torch.randn(3, 5, 5)[:, :queries] if has_bias else None
     exact = qkv()
     rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
 
     q, k, v = exact
     q = q[:, :, :queries]
-    expected = F.scaled_dot_product_attention(q, k, v)
-    assert_close(attend(q, k, v, 0.0), expected)
+    expected = F.scaled_dot_product_attention(q, k, v, bias)
+    assert_close(attend(q, k, v, 0.0, bias), expected)
 
     q, k, v = rounded
     q = q[:, :, :queries]
-    output = attend(q, k, v, 0.0)
+    output = attend(q, k, v, 0.0, bias)
     assert output.dtype == torch.bfloat16
     assert_close(output.float(), expected, atol=0.03, rtol=0.03)
 

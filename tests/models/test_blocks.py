@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.models.blocks import Attention, Block, DropPath, SequencePool, sincos_positions
+from src.models.blocks import (
+    Attention,
+    Block,
+    DropPath,
+    LocalBias,
+    SequencePool,
+    sincos_positions,
+)
 
 
 @torch.no_grad()
@@ -34,6 +41,38 @@ def test_attention_is_scaled_by_the_width_of_a_head():
     expected = attention.out(attended)
     (actual,) = attention(x[None])
     assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_local_bias_depends_on_the_offset_between_two_tokens():
+    bias = LocalBias(heads=2, side=3)
+    torch.nn.init.normal_(bias.table)
+    matrix = bias()
+    assert matrix.shape == (2, 9, 9)
+    for query, key in itertools.product(range(9), range(9)):
+        y = key // 3 - query // 3
+        x = key % 3 - query % 3
+        expected = bias.table[:, 2 + y, 2 + x]
+        assert torch.equal(matrix[:, query, key], expected)
+
+
+def test_every_head_starts_at_a_different_neighbor():
+    bias = LocalBias(heads=8, side=3)
+    bias.reset_parameters()
+    center = 4
+    preferred = bias()[:, center].argmax(dim=1)
+    assert sorted(preferred.tolist()) == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+def test_attention_weights_include_the_local_bias():
+    attention = Attention(8, 1, local_side=2)
+    attention.bias.reset_parameters()
+    x = torch.randn(3, 4, 8)
+    values = attention.qkv(x)[..., 16:]
+    expected = attention.out(attention.weights(x)[:, 0] @ values)
+    assert_close(attention(x), expected)
+    with torch.no_grad():
+        attention.bias.table.zero_()
+    assert not torch.allclose(attention(x), expected, atol=1e-3)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

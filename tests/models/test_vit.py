@@ -19,7 +19,11 @@ from src.models.stem import Whiten
 POOLS = ("cls", "mean", "sequence")
 POSITIONS = ("learned", "sincos")
 STEM_LAYERS = (0, 2)
-VARIANTS = list(itertools.product(POOLS, POSITIONS, STEM_LAYERS))
+VARIANTS = [
+    *itertools.product(POOLS, POSITIONS, STEM_LAYERS),
+    ("mean", "local", 0),
+    ("sequence", "local", 2),
+]
 LABELS = torch.arange(8) % 5
 CLOSE = {"atol": 1e-5, "rtol": 0}
 # B and L are from torchvision's documentation (ViT-B/16, ViT-L/16); Ti and S are from timm.
@@ -256,6 +260,7 @@ def test_drop_path_grows_linearly_with_depth():
         ({"patch_size": -4}, "patch_size -4 does not divide the image size 16x16; choose one of 1"),
         ({"size": "XL"}, "model.size must be one of Ti, S, B, L, got XL"),
         ({"positions": "sincos", "width": 30, "heads": 3}, "width divisible by 4, got 30"),
+        ({"positions": "local"}, "model.positions local needs --model.pool mean"),
         ({"stem_layers": 5}, "model.stem_layers 5: .* 16 pixels cannot be halved 5 times"),
     ],
 )

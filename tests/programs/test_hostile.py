@@ -53,7 +53,8 @@ def evil(best, tmp_path):
     """Return a function that writes a checkpoint whose code would create the directory `ran`."""
 
     def write(kind: str):
-        path, attack = tmp_path / f"{kind}.ckpt", {"x": Evil(tmp_path / "ran")}
+        path = tmp_path / f"{kind}.ckpt"
+        attack = {"x": Evil(tmp_path / "ran")}
         content = load(best) | {"callbacks": attack}
         if kind == "pickle":
             path.write_bytes(pickle.dumps(attack))
@@ -118,8 +119,10 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 
 def test_300_mutations(best, tmp_path):
-    data, path = best.read_bytes(), tmp_path / "x.ckpt"
-    chance, opened = random.Random(0), 0
+    data = best.read_bytes()
+    path = tmp_path / "x.ckpt"
+    chance = random.Random(0)
+    opened = 0
     for _ in range(300):
         path.write_bytes(mutate(data, chance))
         opened += opens(path)
@@ -127,7 +130,8 @@ def test_300_mutations(best, tmp_path):
 
 
 def test_100_mutations_of_the_pickle_with_correct_checksums(best, tmp_path):
-    path, chance = tmp_path / "x.ckpt", random.Random(0)
+    path = tmp_path / "x.ckpt"
+    chance = random.Random(0)
     with zipfile.ZipFile(best) as archive:
         parts = {part.filename: archive.read(part) for part in archive.infolist()}
     (pickled,) = (name for name in parts if name.endswith("data.pkl"))
@@ -140,7 +144,8 @@ def test_100_mutations_of_the_pickle_with_correct_checksums(best, tmp_path):
 
 
 def test_a_single_flipped_bit_of_a_weight_is_noticed(best, tmp_path):
-    data, path = bytearray(best.read_bytes()), tmp_path / "x.ckpt"
+    data = bytearray(best.read_bytes())
+    path = tmp_path / "x.ckpt"
     weight = load(best)["state_dict"]["ema.head.weight"]
     data[data.index(weight.numpy().tobytes())] ^= 1
     path.write_bytes(data)
@@ -162,7 +167,8 @@ def refuses(best, tmp_path):
     """Return a function that changes a checkpoint and returns whether it is rejected."""
 
     def is_refused(change) -> bool:
-        content, path = load(best), tmp_path / "x.ckpt"
+        content = load(best)
+        path = tmp_path / "x.ckpt"
         change(content)
         torch.save(content, path)
         return not opens(path)
@@ -257,7 +263,8 @@ def test_a_stem_that_would_fill_the_memory_is_refused(tmp_path):
 
 
 def test_a_class_name_cannot_control_the_terminal(best, tmp_path):
-    content, path = load(best), tmp_path / "x.ckpt"
+    content = load(best)
+    path = tmp_path / "x.ckpt"
     content["hyper_parameters"]["dataset"]["classes"][3] = "\x1b]0;owned\x07"
     torch.save(content, path)
     assert Predictor(path, "cpu").classes[3] == "?]0;owned?"

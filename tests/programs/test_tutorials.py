@@ -22,7 +22,8 @@ def settings(config: str) -> dict:
 def network(config: str):
     """Build the network that a config describes, on the meta device."""
     tree = settings(config)
-    model, data = tree["model"], tree["data"]
+    model = tree["model"]
+    data = tree["data"]
     name = data["class_path"].removesuffix("DataModule").lower()
     patch_size = data["init_args"]["patch_size"]
     images = replace(DATASETS[name], patch_size=patch_size) if name in DATASETS else IMAGENET

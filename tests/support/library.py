@@ -40,7 +40,8 @@ def digits(split: str = "train", count: int = 256, inputs=None, targets=None) ->
         targets: function to apply to all labels, int64 [N].
     """
     images, labels = read_digits(split)
-    images, labels = images[:count], labels[:count]
+    images = images[:count]
+    labels = labels[:count]
     if inputs:
         images = inputs(images)
     if targets:

@@ -80,7 +80,8 @@ def build(config, folder):
             (folder / "train" / name).mkdir(parents=True, exist_ok=True)
         flags += [f"--data.root={folder}"]
     settings = parse(flags)
-    data, model = settings.data, settings.model
+    data = settings.data
+    model = settings.model
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.training = True
     model.trainer = data.trainer = trainer

@@ -217,7 +217,8 @@ def test_rotation_and_scale_are_uniform():
     settings = Augmentation(rotate=30, scale=0.2)
     maps = module._affine_maps(settings, [], Draw(5000, generator()), 8, 8).double()
 
-    cos, sin = maps[0, 0], maps[1, 0]
+    cos = maps[0, 0]
+    sin = maps[1, 0]
     angle = torch.atan2(sin, cos).rad2deg()
     scale = 1 / torch.hypot(cos, sin)
 

@@ -124,13 +124,13 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Return the `timm.create_model` arguments for the network of a checkpoint.
 
     The created network accepts weights from `from_ours`. Return None if timm has no such network:
-    timm only has plain ViTs without sequence pooling.
+    timm only has plain ViTs without sequence pooling and local attention biases.
     """
     config, dataset = checkpoint.network, checkpoint.dataset
     if not isinstance(config, ViTConfig) or checkpoint.training.ensemble > 1:
         return None
     mirror = config.mirror and dataset.mirror_keeps_class
-    if config.stem_layers or config.pool == "sequence" or mirror:
+    if config.stem_layers or config.pool == "sequence" or config.positions == "local" or mirror:
         return None
     width, depth, heads = config.sizes
     mlp_ratio = config.mlp_ratio

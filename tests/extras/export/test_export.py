@@ -23,6 +23,7 @@ IN_TIMM = {
     "sincos": {"pool": "mean", "positions": "sincos"},
 }
 NETWORKS = IN_TIMM | {
+    "local": MEAN_POOL | {"positions": "local"},
     "sequence": {"pool": "sequence"},
     "mirror": {"mirror": True},
     "ensemble": STEM | {"whiten": True, "ensemble": 2},

@@ -249,7 +249,8 @@ def test_slow_clients_and_endless_headers_are_cut_off_while_others_are_served(ru
 
 
 def test_many_large_uploads_are_not_all_held_in_memory(running):
-    is_open, count = threading.Event(), 16
+    is_open = threading.Event()
+    count = 16
     running.page.prepare = lambda path: is_open.wait() and running.page.predictor.prepare(path)
     content = bytes(MAX_UPLOAD)
     tracemalloc.start()

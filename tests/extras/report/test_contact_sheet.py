@@ -238,7 +238,8 @@ def test_an_image_to_classify_is_never_replaced(run, photo, tmp_path, images):
 
 
 def test_both_pictures_need_different_files(run, photo, tmp_path):
-    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    a = tmp_path / "a.png"
+    b = tmp_path / "b.png"
     assert "--attention" in run(photo, "--show", a, "--attention", a).error
     assert not a.exists()
     assert run(photo, "--show", a, "--attention", b).code == 0
