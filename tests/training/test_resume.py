@@ -25,6 +25,9 @@ HYBRID = """
 --model.stem_layers 2
 --model.whiten true
 --data.patch_size null
+--model.pool mean
+--model.positions local
+--model.optimizer muon
 """.split()
 SETTINGS = {
     "default": [],
@@ -36,7 +39,7 @@ SETTINGS = {
     ],
     "validated within epochs": ["--trainer.val_check_interval=0.4"],  # after batches 4 and 8
     "no validation": ["--data.val_fraction=0", "--patience=null"],
-    "ensemble of hybrids": [*HYBRID, "--model.optimizer", "muon", "--model.ensemble=2"],
+    "ensemble of hybrids": [*HYBRID, "--model.ensemble=2"],
     "early stopping": ["--patience=1"],  # stops after two epochs because of FALLING
 }
 STOPS = {
