@@ -100,8 +100,8 @@ class ViTConfig:
         pool: input of the classification head: the class token, the mean of all tokens, or CCT's
             sequence pooling.
         positions: learned position embeddings; sincos, fixed 2-D sine-cosine embeddings; or local,
-            which adds a learned attention bias to sincos, so that tokens at first mostly attend to
-            their neighbors; needs `pool` mean or sequence.
+            sincos plus learned attention biases, with which each head initially attends to one
+            neighbor of a token. local needs `pool` mean or sequence.
         stem_layers: number of convolutional stages, each of which halves the side length; needs
             whole images (`data.patch_size: null`). 0 projects patches linearly, as in the paper.
         stem_width: number of channels of the first stage; all later stages then have `width`
@@ -179,8 +179,8 @@ class ViTConfig:
             )
         if self.positions == "local" and self.pool == "cls":
             raise InputError(
-                "model.positions local needs --model.pool mean or sequence, because a class token "
-                "has no neighbors"
+                "model.positions local does not support model.pool cls, because a class token has "
+                "no neighbors; use model.pool mean or sequence"
             )
         if self.whiten and not self.stem_layers:
             raise InputError(

@@ -23,17 +23,17 @@ class DropPath(nn.Module):
 
 
 class LocalBias(nn.Module):
-    """Learned attention biases for each head and each offset between two tokens of a grid.
+    """Learned attention bias for each head and each offset between two tokens of a grid.
 
-    At first, every head prefers one of the eight neighbors of a token, so that attention works like
-    a 3x3 convolution (d'Ascoli et al. 2021, "ConViT", arXiv:2103.10697, section 3).
+    Initially, each head prefers one of the eight neighbors of a token, so attention resembles a 3x3
+    convolution (d'Ascoli et al. 2021, "ConViT", arXiv:2103.10697, section 3).
 
     Args:
         heads: number of attention heads.
         side: number of tokens along one side of the grid.
     """
 
-    NEIGHBORS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))  # (y, x)
+    NEIGHBORS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))  # (y, x) offsets
 
     def __init__(self, heads: int, side: int):
         super().__init__()
@@ -45,15 +45,14 @@ class LocalBias(nn.Module):
         axis = torch.arange(1.0 - self.side, self.side)
         with torch.no_grad():
             for head, biases in enumerate(self.table):
-                y, x = self.NEIGHBORS[head % 8]
+                y, x = self.NEIGHBORS[head % len(self.NEIGHBORS)]
                 biases.copy_(-((axis[:, None] - y) ** 2) - (axis - x) ** 2)
 
     def forward(self) -> Tensor:
         """Return the biases [heads, T, T] for all queries and keys."""
-        axis = torch.arange(self.side, device=self.table.device)
-        offset = axis - axis[:, None] + self.side - 1  # index of the offset from query to key
-        bias = self.table[:, offset[:, None, :, None], offset[None, :, None, :]]
-        return bias.flatten(3).flatten(1, 2)
+        # Indexing would be simpler, but its gradient on several CPU threads is not deterministic.
+        windows = self.table.unfold(1, self.side, 1).unfold(2, self.side, 1)
+        return windows.flip(1, 2).flatten(3).flatten(1, 2)
 
 
 class Attention(nn.Module):
@@ -82,7 +81,7 @@ class Attention(nn.Module):
         """[B, T, D] -> [B, queries, D]: the first `queries` tokens attend to all tokens."""
         q, k, v = self._project(x_BTD)
         dropout = self.attention_dropout if self.training else 0.0
-        bias = self.bias() if self.bias else None
+        bias = self.bias()[:, :queries] if self.bias else None
         x = attend(q[:, :, :queries], k, v, dropout, bias)
         return self.drop(self.out(x.transpose(1, 2).flatten(2)))
 
@@ -106,7 +105,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, bias: Tensor | None 
     """
     bias = None if bias is None else bias.to(q.dtype)
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     # PyTorch's fused bf16 kernel for CPUs takes 2 to 10 times as long as these matrix products.
     logits = q * q.shape[-1] ** -0.5 @ k.mT
     weights = (logits if bias is None else logits + bias).softmax(dim=-1)

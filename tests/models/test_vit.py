@@ -260,7 +260,7 @@ def test_drop_path_grows_linearly_with_depth():
         ({"patch_size": -4}, "patch_size -4 does not divide the image size 16x16; choose one of 1"),
         ({"size": "XL"}, "model.size must be one of Ti, S, B, L, got XL"),
         ({"positions": "sincos", "width": 30, "heads": 3}, "width divisible by 4, got 30"),
-        ({"positions": "local"}, "model.positions local needs --model.pool mean"),
+        ({"positions": "local"}, "model.positions local does not support model.pool cls"),
         ({"stem_layers": 5}, "model.stem_layers 5: .* 16 pixels cannot be halved 5 times"),
     ],
 )
