@@ -1,0 +1,78 @@
+"""Compare the accuracy and the training compute of CIFAR-10 recipes with published results.
+
+    python -m benchmarks.compute                        print the table; takes seconds
+    python -m benchmarks.compute --picture compute.png  also draw accuracy over compute
+
+All networks were trained from scratch. The compute of this project's recipes is counted (see
+`benchmarks.flops`), and their accuracies are copied from docs/results.md.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+
+from benchmarks.flops import count
+from benchmarks.tables import Rows, make_parser, table
+from src.cli.messages import silence_lightning
+from src.errors import exit_on_input_error
+
+
+class Result(NamedTuple):
+    """A training run on CIFAR-10."""
+
+    name: str
+    accuracy: float
+    petaflops: float  # 1e15 floating-point operations in total
+    source: str
+
+
+MEASURED = {"cifar10_cpu": 0.9115, "cifar10_evening": 0.9316}
+PUBLISHED = (
+    Result("airbench94 with Muon (CNN)", 0.9401, 0.29, "KellerJordan/cifar10-airbench"),
+    Result("airbench95 (CNN)", 0.9501, 1.4, "KellerJordan/cifar10-airbench"),
+    Result("airbench96 (CNN)", 0.9600, 3.1, "KellerJordan/cifar10-airbench"),
+    Result("CNN stem and 2 blocks", 0.9337, 2.6, "Brokttv/Vit-on-small-data"),
+    Result("CCT-7/3x1", 0.9653, 85, "SHI-Labs/Compact-Transformers"),
+    Result("plain ViT, patch 4", 0.9358, 17, "aanna0701/SPT_LSA_ViT"),
+)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="file for the picture")
+    options = parser.parse_args()
+    silence_lightning()
+    ours = [
+        Result(f"{name}.yaml", accuracy, count(name, 50_000).total / 1e15, "this project")
+        for name, accuracy in MEASURED.items()
+    ]
+    results = sorted([*ours, *PUBLISHED], key=lambda result: result.petaflops)
+    rows: Rows = {
+        name: {"accuracy": accuracy, "PFLOP": f"{petaflops:.2f}", "source": source}
+        for name, accuracy, petaflops, source in results
+    }
+    print(table(rows, ("accuracy", "PFLOP", "source")))
+    if options.picture:
+        draw(ours, options.picture)
+
+
+def draw(ours: list[Result], path: Path) -> None:
+    """Draw accuracy over compute, on a logarithmic axis."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for label, results in (("this project", ours), ("published", PUBLISHED)):
+        axes.scatter([r.petaflops for r in results], [r.accuracy for r in results], label=label)
+        for name, accuracy, petaflops, _ in results:
+            axes.annotate(
+                name, (petaflops, accuracy), (4, 4), textcoords="offset points", fontsize=8
+            )
+    axes.set(
+        xscale="log", xlim=(0.2, 400), xlabel="training compute in PFLOP", ylabel="test accuracy"
+    )
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()
