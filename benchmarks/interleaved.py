@@ -94,8 +94,10 @@ def header(*packages: str, device: str = "cpu") -> str:
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [f"{package} {importlib.metadata.version(package)}" for package in packages]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bf16 = f"faster in {'bf16' if cpu_is_faster_in_bf16() else 'float32'}"
-    machine = f"{_cpu_model()}, {cores} cores, {bf16}, {torch.get_num_threads()} threads"
+    faster = "bf16" if cpu_is_faster_in_bf16() else "float32"
+    machine = (
+        f"{_cpu_model()}, {cores} cores, faster in {faster}, {torch.get_num_threads()} threads"
+    )
     if device == "cuda":
         machine = f"{torch.cuda.get_device_name()}; {machine}"
     return f"{datetime.date.today()}; {machine}; {', '.join(versions)}"

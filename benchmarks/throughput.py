@@ -62,8 +62,8 @@ def main() -> None:
     device, peers = options.device, ["ours", *installed(options.peers)]
     lines = [header(*(name for name in PACKAGES if name in peers), device=device)]
     rows: Rows = {}
-    bf16 = device == "cuda" or cpu_is_faster_in_bf16()
-    for precision in options.precision or (list(DTYPES) if bf16 else ["32-true"]):
+    use_bf16 = device == "cuda" or cpu_is_faster_in_bf16()
+    for precision in options.precision or (list(DTYPES) if use_bf16 else ["32-true"]):
         peak = measure_peak(device, DTYPES[precision])
         lines.append(f"peak, {precision}: {peak / 1e9:,.0f} GFLOP/s")
         for size in options.sizes:

@@ -33,7 +33,16 @@ class LocalBias(nn.Module):
         side: number of tokens along one side of the grid.
     """
 
-    NEIGHBORS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))  # (y, x) offsets
+    NEIGHBORS = (
+        (0, 1),
+        (0, -1),
+        (1, 0),
+        (-1, 0),
+        (1, 1),
+        (-1, -1),
+        (1, -1),
+        (-1, 1),
+    )  # (y, x) offsets
 
     def __init__(self, heads: int, side: int):
         super().__init__()

@@ -76,7 +76,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    if x.is_cuda or cpu_is_faster_in_bf16():
+    if x.is_cuda or (x.device.type == "cpu" and cpu_is_faster_in_bf16()):
         x = x.to(torch.bfloat16, memory_format=torch.contiguous_format)
     for _ in range(steps):
         square = x @ x.mT

@@ -262,6 +262,17 @@ def test_a_stem_that_would_fill_the_memory_is_refused(tmp_path):
         Checkpoint.open(path).build_network()
 
 
+def test_local_biases_that_would_fill_the_memory_are_refused(tmp_path):
+    """A table of 511 x 511 values is expanded to 65,536 x 65,536."""
+    images = dataset(image_size=256, patch_size=1)
+    options = {"width": 4, "depth": 1, "heads": 1, "pool": "mean", "positions": "local"}
+    network = vit(256, 1, mlp_ratio=1.0, **options)
+    state = {f"net.{key}": value for key, value in network.state_dict().items()}
+    path = checkpoint(tmp_path, state, images, **options)
+    with pytest.raises(InputError, match="a layer would compute .* values for one image"):
+        Checkpoint.open(path).build_network()
+
+
 def test_a_class_name_cannot_control_the_terminal(best, tmp_path):
     content = load(best)
     path = tmp_path / "x.ckpt"

@@ -22,7 +22,7 @@ def cpu(request, monkeypatch):
 
 @pytest.mark.parametrize("faster", [True, False])
 @pytest.mark.parametrize("supported", [True, False])
-def test_products_are_timed_on_a_cpu_with_bf16(monkeypatch, supported, faster):
+def test_a_cpu_with_avx512_bf16_is_timed(monkeypatch, supported, faster):
     """Intel CPUs with AVX512_BF16 but without AMX are slower in bf16."""
     threads = torch.get_num_threads()
     seconds = {torch.float32: 2.0, torch.bfloat16: 1.0 if faster else 3.0}

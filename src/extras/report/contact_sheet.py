@@ -76,9 +76,11 @@ def write_attention(path: str, results: list[Result], total: int, predictor: Pre
 
 def _caption(row: dict[str, Any]) -> str:
     first = row["predictions"][0]
-    answer = f"unsure, {first['class']}" if row.get("answer") == "unsure" else first["class"]
+    guess = f"{first['class']}, {first['probability']:.1%}"
+    if row.get("answer", first["class"]) != first["class"]:
+        guess = f"{row['answer']} ({guess})"
     target = f", target {row['target']}" if "target" in row else ""
-    return f"{Path(row['path']).name}: {answer}, {first['probability']:.1%}{target}"
+    return f"{Path(row['path']).name}: {guess}{target}"
 
 
 def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: int) -> None:

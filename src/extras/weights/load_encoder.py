@@ -61,10 +61,10 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
     _check_options(encoder, settings)
     for key in expected | encoder.state:
         if problem := _problem(key, encoder.state.get(key), expected.get(key)):
-            raise InputError(
-                f"{source}: {encoder.describe(key)} {problem}; use the complete floating-point "
-                "weights of a ViT"
-            )
+            hint = "use the complete floating-point weights of a ViT"
+            if key.endswith("bias.table"):
+                hint = "local attention biases need the same number of tokens"
+            raise InputError(f"{source}: {encoder.describe(key)} {problem}; {hint}")
     positions, resampled = _fit_positions(encoder, network)
     network.load_state_dict(encoder.state | {"positions": positions} | head)
     known = "" if "heads" in encoder.options else " (unknown in the source)"

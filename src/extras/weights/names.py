@@ -124,7 +124,7 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Return the `timm.create_model` arguments for the network of a checkpoint.
 
     The created network accepts weights from `from_ours`. Return None if timm has no such network:
-    timm only has plain ViTs without sequence pooling and local attention biases.
+    timm only has plain ViTs without sequence pooling or local attention biases.
     """
     config, dataset = checkpoint.network, checkpoint.dataset
     if not isinstance(config, ViTConfig) or checkpoint.training.ensemble > 1:

@@ -133,7 +133,7 @@ def test_fit_resizes_the_longer_side(size, expected):
 def test_a_caption_says_that_the_answer_is_unsure():
     row = {"path": "x.png", "predictions": [{"class": "cat", "probability": 0.5}]}
     assert _caption(row) == "x.png: cat, 50.0%"
-    assert _caption(row | {"answer": "unsure"}) == "x.png: unsure, cat, 50.0%"
+    assert _caption(row | {"answer": "unsure"}) == "x.png: unsure (cat, 50.0%)"
 
 
 def test_a_long_caption_keeps_its_end():
