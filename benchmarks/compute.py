@@ -67,7 +67,11 @@ def draw(ours: list[Result], path: Path) -> None:
                 name, (petaflops, accuracy), (4, below), textcoords="offset points", fontsize=8
             )
     axes.set(
-        xscale="log", xlim=(0.2, 400), xlabel="training compute in PFLOP", ylabel="test accuracy"
+        xscale="log",
+        xlim=(0.2, 400),
+        ylim=(0.87, 0.97),
+        xlabel="training compute in PFLOP",
+        ylabel="test accuracy",
     )
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=150)
