@@ -6,27 +6,32 @@ Each run of train.py trains one short epoch. The busy programs are Python proces
 loops. Settings are interleaved within a round, so that other load affects all of them equally.
 """
 
-import argparse
 import contextlib
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
-BATCHES = {"configs/digits.yaml": 20, "configs/cifar10_cpu.yaml": 6}
+from benchmarks.tables import make_parser, positive
+from benchmarks.training import train
+from src.errors import exit_on_input_error
+from src.runs.results import read_metrics
+
+BATCHES = {"digits": 20, "cifar10_cpu": 6}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configs", nargs="+", default=list(BATCHES))
+    parser = make_parser(__doc__)
+    parser.add_argument("--configs", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--busy", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", nargs="+", default=["1", str(os.cpu_count()), "auto"])
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=positive, default=1)
     options = parser.parse_args()
     print("| config | busy programs |", " | ".join(f"--threads {n}" for n in options.threads), "|")
+    print("|---" * (2 + len(options.threads)) + "|")
     for config in options.configs:
         for busy in options.busy:
             with busy_programs(busy):
@@ -52,33 +57,29 @@ def measure(config: str, threads: list[str], rounds: int) -> list[str]:
     chosen: list[str] = []
     for _ in range(rounds):
         for value in threads:
-            out = train(config, value)
-            speeds[value].append(float(find(r"([\d,]+) images/s\n", out).replace(",", "")))
+            speed, used = train_briefly(config, value)
+            speeds[value].append(speed)
             if value == "auto":
-                chosen.append(find(r"using (\d+) of", out))
+                chosen.append(used)
     medians = {value: f"{statistics.median(numbers):,.0f}" for value, numbers in speeds.items()}
     if chosen:
         medians["auto"] += f" (with {', '.join(chosen)})"
     return list(medians.values())
 
 
-def train(config: str, threads: str) -> str:
-    """Train one short epoch, and return the output of train.py."""
+def train_briefly(config: str, threads: str) -> tuple[float, str]:
+    """Train one short epoch; return the images per second and the number of threads."""
+    flags = ["--config", f"configs/{config}.yaml", "--threads", threads, "--pictures=false"]
+    flags += ["--trainer.max_epochs=1", "--data.val_fraction=0.1"]
+    flags += [f"--trainer.limit_train_batches={BATCHES[config]}"]
+    flags += ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as runs:
-        flags = ["--pictures=false", "--trainer.max_epochs=1", "--data.val_fraction=0.1"]
-        flags += [f"--threads={threads}", f"--trainer.limit_train_batches={BATCHES[config]}"]
-        flags += ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
-        command = [sys.executable, "train.py", "--config", config, "--runs", runs, *flags]
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        return done.stdout
-
-
-def find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    assert found, text
-    return found[1]
+        results = train(*flags, runs=runs, env=environment)
+        (epoch,) = read_metrics(Path(results["run"]))
+    return float(epoch["images_per_second"]), results["device"].split()[1]  # "cpu, 2 threads"
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()

@@ -10,7 +10,7 @@ All networks were trained from scratch. The compute of this project's recipes is
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.flops import count
 from benchmarks.tables import Rows, make_parser, table
@@ -59,7 +59,8 @@ def main() -> None:
 
 def draw(ours: list[Result], path: Path) -> None:
     """Draw accuracy over compute, on a logarithmic axis."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for label, results, below in (("this project", ours, -10), ("published", PUBLISHED, 4)):
         axes.scatter([r.petaflops for r in results], [r.accuracy for r in results], label=label)
         for name, accuracy, petaflops, _ in results:

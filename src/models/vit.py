@@ -23,7 +23,7 @@ class VisionTransformer(nn.Module):
 
     Args:
         config: network architecture.
-        dataset: image size, channels, patch size, classes, and whether mirror images keep them.
+        dataset: image size, channels, patch size, classes and `mirror_keeps_class`.
 
     Raises:
         InputError: the patch size or the stem does not fit the images.

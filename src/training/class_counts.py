@@ -29,7 +29,7 @@ class ClassCounts(Metric):
 
 
 def class_scores(images: Tensor, predicted: Tensor, correct: Tensor) -> dict[str, Tensor]:
-    """Return the number of images, precision, recall and F1 of each class, each [K].
+    """Return the image count, precision, recall and F1 of each class, each [K].
 
     A score without images or predictions is 0. All arguments are int64 [K].
     """

@@ -50,6 +50,7 @@ from src.runs.checkpoint import FORMAT, Checkpoint, describe
 from src.training.calibration import Temperature
 from src.training.class_counts import ClassCounts, balanced_accuracy, class_scores
 from src.training.loggers import log_hyperparameters
+from src.training.loss import cross_entropy
 from src.training.optim import build_optimizer, learning_rate
 from src.training.processes import check_strategy, mean_over_processes
 from src.training.running_mean import RunningMean
@@ -196,7 +197,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = self._network_input(batch), batch[1]
         logits = self.net(inputs)
-        loss = _loss(logits, targets, self.config.label_smoothing, *batch[2:])
+        loss = cross_entropy(logits, targets, self.config.label_smoothing, *batch[2:])
         self.train_loss.update(loss.detach(), len(inputs))
         self.train_accuracy.update(logits.detach(), _labels(targets))
         self.epoch_images += len(inputs)
@@ -260,22 +261,29 @@ class Classifier(LightningModule):
 
     # Evaluation -----------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the logits [B, K] for use in callbacks."""
         logits, targets = self(batch), batch[1]
         self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
         self.eval_counts.update(logits.argmax(dim=1), _labels(targets))
-        self.calibration.update(logits, targets)
         return logits
 
-    test_step = validation_step
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits = self.test_step(batch, batch_idx)
+        self.calibration.update(logits, batch[1])
+        return logits
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
         """Return probabilities, float32 [B, K], for inputs or for a batch (inputs, ...)."""
-        return (self(batch).float() / self.temperature).softmax(dim=1)
+        return self.probabilities(self(batch))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the calibrated probabilities, float32 [B, K], of logits [B, K]."""
+        return (logits.float() / self.temperature).softmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
         self.temperature = self.calibration.compute()
+        self.calibration.reset()
         self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
@@ -293,7 +301,6 @@ class Classifier(LightningModule):
         self.log_dict(metrics, sync_dist=True)
         self.eval_loss.reset()
         self.eval_counts.reset()
-        self.calibration.reset()
 
     # Checkpoint -----------------------------------------------------------------------------------
 
@@ -378,20 +385,6 @@ class CNN(Classifier):
 def _labels(targets: Tensor) -> Tensor:
     """Return the labels [B]; for soft targets [B, K] (MixUp, CutMix), the most probable class."""
     return targets if targets.ndim == 1 else targets.argmax(dim=1)
-
-
-def _loss(
-    logits: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None = None
-) -> Tensor:
-    """Return the mean cross-entropy; `weights` [B] multiply the losses of the images.
-
-    The `weight` of `cross_entropy` would also distort smoothed targets toward rare classes, and
-    scale each batch by its own classes.
-    """
-    if weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
-    return (losses * weights).mean()
 
 
 def _counts(state: dict[str, Tensor]) -> dict[str, Tensor]:

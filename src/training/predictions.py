@@ -25,7 +25,7 @@ class CollectPredictions(Callback):
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def on_test_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *batch: Any) -> None:
-        self.batches.append((outputs.float() / module.temperature).softmax(dim=1).max(dim=1))
+        self.batches.append(module.probabilities(outputs).max(dim=1))
 
     def gather(self, trainer: Trainer, share: Share) -> Predictions:
         """Return the predictions of all processes; `share` are the images of this process."""

@@ -13,6 +13,7 @@ from PIL import Image
 from benchmarks import (
     busy_machine,
     cold_start,
+    compute,
     end_to_end,
     export,
     large_folder,
@@ -261,8 +262,17 @@ def test_picture_of_a_training(bench, digits_run, tmp_path):
     assert width > 2 * height > 400
 
 
+def test_compute(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(compute, "MEASURED", {"cifar10_plain_cpu": 0.9})
+    picture = tmp_path / "compute.png"
+    table = rows(bench("compute", f"--picture {picture}"))
+    name = "cifar10_plain_cpu.yaml"
+    assert table[name] == ["0.9000", "0.26", "this project"]
+    assert list(table)[:2] == [name, "airbench94 with Muon (CNN)"]
+    assert Image.open(picture).width > 500
+
+
 def test_busy_machine(bench, monkeypatch):
-    out = "using 1 of 2 threads\nepoch 1/1  1,200 images/s\n"
-    monkeypatch.setattr(busy_machine, "train", lambda config, threads: out)
+    monkeypatch.setattr(busy_machine, "train_briefly", lambda config, threads: (1200.0, "1"))
     table = rows(bench("busy_machine", "--configs digits --busy 0 1 --threads 2 auto"))
     assert table["digits"] == ["1", "1,200", "1,200 (with 1)"]

@@ -158,7 +158,7 @@ def test_overfitting_repeats_one_order():
     assert batches == order(epoch=0)
 
 
-# Unequal classes
+# Class imbalance
 
 LABELS = (torch.arange(10_000) >= 1000).long()  # 1,000 images of class 0, 9,000 of class 1
 

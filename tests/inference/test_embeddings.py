@@ -31,7 +31,7 @@ def embed(checkpoint, *args):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with more files than a batch, one of which is broken."""
+    """A folder with a broken file, and more files than fit into a batch."""
     folder = tmp_path / "ünï"
     folder.mkdir()
     for number in range(BATCH + 3):

@@ -1,18 +1,20 @@
 """Test predictions.csv: order, several processes, and untrusted names."""
 
 import csv
-from types import SimpleNamespace
 
 import pytest
 import torch
 from batches import trainer
 
+from src.config import DatasetInfo
 from src.data.image_set import ImageSet
 from src.data.sampling import Share
+from src.training.classifier import CNN
 from src.training.predictions import CollectPredictions, write_predictions
 
 CLASSES = ("cat", "=dog()")
-MODULE = SimpleNamespace(temperature=2.0)
+MODULE = CNN(DatasetInfo(classes=CLASSES, image_size=28, channels=1))
+MODULE.temperature = 2.0
 LOGITS = torch.tensor([[3.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
 
 
