@@ -33,7 +33,6 @@ MAXIMA = {
     "shear": 60,
     "resized_crop": 1,
     "jitter": 1,
-    "hue": 0.5,
     "policy_ops": 8,
     "policy_magnitude": 30,
     "erase": 1,
@@ -60,7 +59,6 @@ class Augmentation:
             this off, and 0.08 is common on ImageNet.
         jitter: change brightness, contrast and saturation, each by a factor between 1 - jitter and
             1 + jitter, 0 to 1.
-        hue: shift the hue by up to this fraction of the color circle in either direction, 0 to 0.5.
         policy: 'none', 'randaugment' (Cubuk et al. 2020) or 'trivialaugment' (TrivialAugment Wide,
             Müller & Hutter 2021).
         policy_ops: number of operations that RandAugment applies to each image, 1 to 8;
@@ -82,7 +80,6 @@ class Augmentation:
     shear: float = 0.0
     resized_crop: float = 0.0
     jitter: float = 0.0
-    hue: float = 0.0
     policy: Policy = "none"
     policy_ops: int = 2
     policy_magnitude: int = 9
@@ -139,7 +136,7 @@ class Augment:
         check_images(images)
         s = self.settings
         draw = Draw(len(images), generator)
-        images = color.jitter(images, s.jitter, s.hue, draw)
+        images = color.jitter(images, s.jitter, draw)
         assignments = []
         if s.policy != "none":
             for _ in range(s.policy_ops if s.policy == "randaugment" else 1):

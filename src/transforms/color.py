@@ -2,7 +2,7 @@
 
 Each operation takes uint8 images [B, C, H, W] and, if it has a strength, a tensor [B]. It returns a
 new batch of the same shape. Results match torchvision's single-image functions to within one gray
-level. All operations accept grayscale images (C = 1); saturation and hue return them unchanged.
+level. All operations accept grayscale images (C = 1); saturation returns them unchanged.
 """
 
 import torch
@@ -11,19 +11,18 @@ from torch import Tensor
 from src.randomness import Draw
 
 
-def jitter(images: Tensor, strength: float, max_shift: float, draw: Draw) -> Tensor:
-    """Jitter brightness, contrast, saturation and hue.
+def jitter(images: Tensor, strength: float, draw: Draw) -> Tensor:
+    """Jitter brightness, contrast and saturation.
 
     Args:
         images: uint8 [B, C, H, W].
         strength: draw factors between 1 - strength and 1 + strength; 0 turns this off.
-        max_shift: draw hue shifts between -max_shift and max_shift; 0 turns this off.
         draw: source of random numbers.
     """
     if strength:
         for operation in (brightness, contrast, saturation):
             images = operation(images, draw.uniform(1 - strength, 1 + strength))
-    return hue(images, draw.uniform(-max_shift, max_shift)) if max_shift else images
+    return images
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -39,23 +38,6 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the grayscale image: 0 gives grayscale, 1 the original image."""
     return _blend(images, _gray(images), factor)
-
-
-def hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue (in HSV) by a fraction of the color wheel, from -0.5 to 0.5."""
-    if images.shape[1] != 3:
-        return images
-    pixels = images.float()
-    low, high = pixels.aminmax(dim=1, keepdim=True)  # [B, 1, H, W]
-    chroma = high - low
-    r, g, b = (pixels / chroma.clamp(min=1)).split(1, dim=1)
-    angle = torch.where(g >= b, b - r + 2, r - g + 4)
-    angle = torch.where(r >= torch.maximum(g, b), g - b, angle)  # in sixths of a circle; 0 is red
-    angle += 6 * _per_image(shift)
-    # HSV to RGB in closed form: V - chroma * max(0, min(k, 4 - k, 1)), with k = (n + angle) mod 6
-    # and n = 5, 3, 1 for red, green, blue.
-    k = torch.cat([angle + 5, angle + 3, angle + 1], dim=1) % 6
-    return _to_uint8((high - chroma * torch.minimum(k, 4 - k).clamp(0, 1)).round_())
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:

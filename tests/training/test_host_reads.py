@@ -93,7 +93,6 @@ def test_augmentation_of_color_images_reads_nothing():
     settings = Augmentation(
         resized_crop=0.5,
         jitter=0.4,
-        hue=0.1,
         policy="trivialaugment",
     )
     info = DATASETS["cifar10"]

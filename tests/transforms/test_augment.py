@@ -26,7 +26,6 @@ EVERYTHING = {
     "shear": 5,
     "resized_crop": 0.3,
     "jitter": 0.2,
-    "hue": 0.1,
     "erase": 0.5,
 }
 
