@@ -19,24 +19,10 @@ from src.config import Fit
 from src.data.deep_images import is_deep, scale_to_8_bits
 from src.errors import InputError
 
-EXTENSIONS = (
-    ".png",
-    ".apng",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".pbm",
-    ".pgm",
-    ".ppm",
-    ".pnm",
+EXTENSIONS = tuple(
+    """
+    .png .apng .jpg .jpeg .jpe .jfif .mpo .webp .gif .bmp .dib .tif .tiff .pbm .pgm .ppm .pnm
+    """.split()
 )
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
 # Pillow supports many more formats, but every decoder is a security risk.
@@ -80,7 +66,14 @@ def read_image(path: str | Path, image_size: int, channels: int, fit: Fit = "cro
             message starts with the path.
     """
     with _opened(path) as image:
-        return _square(image, image_size, channels, fit)
+        mode = "RGB" if channels == 3 else "L"
+        image.draft(mode, (2 * image_size, 2 * image_size))  # decode JPEGs at a reduced size
+        pixels = np.atleast_3d(np.array(_resize(image, image_size, fit).convert(mode)))
+    if fit == "pad":
+        missing = [image_size - length for length in pixels.shape[:2]]
+        margins = [(length // 2, length - length // 2) for length in missing]
+        pixels = np.pad(pixels, [*margins, (0, 0)], mode="edge")
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def describe_cropping(paths: Sequence[str]) -> str:
@@ -115,7 +108,12 @@ def read_photo(path: str | Path, side: int, keep_alpha: bool = False) -> Image.I
         InputError: the file cannot be read; see `read_image`.
     """
     with _opened(path) as image:
-        return _whole(image, side, keep_alpha)
+        image.draft(None, (side, side))
+        decoded = _decode(image)
+        if (factor := side / max(decoded.size)) < 1:
+            width, height = (max(1, round(length * factor)) for length in decoded.size)
+            decoded = decoded.resize((width, height), Image.Resampling.BOX)
+        return _turn_upright(_to_8_bits(decoded, keep_alpha), image)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -130,10 +128,13 @@ def open_regular(path: str | Path) -> BinaryIO:
         raise InputError(
             f"{path}: cannot be opened ({reason}); check the path and its permissions"
         ) from None
-    if problem := _problem(path, os.fstat(descriptor)):
-        os.close(descriptor)
-        raise InputError(f"{path}: {problem}")
-    return os.fdopen(descriptor, "rb")
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise InputError(
+        f"{path}: not a regular file of at most {MAX_BYTES >> 20} MiB; pass an image file"
+    )
 
 
 @contextlib.contextmanager
@@ -141,62 +142,36 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open an image for decoding within the block; convert all errors to InputError."""
     with _decoders:  # Pillow's initialization of its decoders is not thread-safe
         Image.init()
-    try:
-        with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata; real problems raise errors
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd metadata; real problems raise errors
+        try:
             with Image.open(file, formats=FORMATS) as image:
-                _refuse_bomb(path, image)
+                _refuse_bomb(image)
                 yield image
-    except InputError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise InputError(f"{path}: {error}") from None
-    except MemoryError:
-        raise InputError(f"{path}: out of memory; use a smaller image") from None
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image in a supported format (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
-            if (ending := Path(path).suffix.lower()) in UNSUPPORTED:
-                kind = ending.removeprefix(".").upper()
-                raise InputError(
-                    f"{path}: {kind} images are not supported; convert it to JPEG, for example "
-                    "with ImageMagick: magick IMAGE photo.jpg"
-                ) from None
-        raise InputError(
-            f"{path}: cannot be read as an image: {reason}; replace or remove it"
-        ) from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except Exception as error:  # OSError, SyntaxError, ValueError, MemoryError, ...
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, Image.UnidentifiedImageError):
+                reason = "not an image in a supported format (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
+            raise InputError(
+                f"{path}: cannot be read as an image: {reason}; convert, replace or remove it"
+            ) from None
 
 
-def _problem(path: str | Path, status: os.stat_result) -> str | None:
-    """Return the reason this is not a valid image file, or None if it is one."""
-    if stat.S_ISDIR(status.st_mode):
-        return f"is a directory; pass image files, for example {path}/*.png"
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file; pass an image file"
-    if status.st_size == 0:
-        return "is empty (zero bytes); replace or remove it"
-    if status.st_size > MAX_BYTES:
-        mib = status.st_size / 2**20
-        return f"has {mib:.0f} MiB, but the limit is {MAX_BYTES >> 20} MiB; use a smaller image"
-    return None
-
-
-def _refuse_bomb(path: str | Path, image: Image.Image) -> None:
+def _refuse_bomb(image: Image.Image) -> None:
     """Reject decompression bombs (more pixels than fit into MAX_MEMORY) before decoding."""
     width, height = image.size
     limit = MAX_MEMORY // MEMORY.get(image.format or "", OTHER_MEMORY)
     if width * height > limit:
         raise InputError(
-            f"{path}: has {width}x{height} pixels, but the limit for {image.format} is {limit:,}; "
+            f"has {width}x{height} pixels, but the limit for {image.format} is {limit:,}; "
             "use a smaller image"
         )
 
 
-def _square(image: Image.Image, size: int, channels: int, fit: Fit) -> Tensor:
+def _resize(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     """Crop and resize before most other steps, to save time and memory."""
-    mode = "RGB" if channels == 3 else "L"
-    image.draft(mode, (2 * size, 2 * size))  # decode JPEGs at a reduced size
     decoded = _decode(image)
     width, height = decoded.size
     target, box = (size, size), None
@@ -209,22 +184,7 @@ def _square(image: Image.Image, size: int, channels: int, fit: Fit) -> Tensor:
         target = (max(1, round(width * scale)), max(1, round(height * scale)))
     if decoded.size != target:
         decoded = decoded.resize(target, Image.Resampling.BICUBIC, box=box)
-    upright = _turn_upright(_to_8_bits(decoded), image)
-    pixels = np.atleast_3d(np.array(upright.convert(mode)))
-    if fit == "pad":
-        missing = [size - length for length in pixels.shape[:2]]
-        margins = [(length // 2, length - length // 2) for length in missing]
-        pixels = np.pad(pixels, [*margins, (0, 0)], mode="edge")
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _whole(image: Image.Image, side: int, keep_alpha: bool) -> Image.Image:
-    image.draft(None, (side, side))
-    decoded = _decode(image)
-    if (factor := side / max(decoded.size)) < 1:
-        width, height = (max(1, round(length * factor)) for length in decoded.size)
-        decoded = decoded.resize((width, height), Image.Resampling.BOX)
-    return _turn_upright(_to_8_bits(decoded, keep_alpha), image)
+    return _turn_upright(_to_8_bits(decoded), image)
 
 
 def _decode(image: Image.Image) -> Image.Image:

@@ -57,26 +57,24 @@ def test_a_truncated_file_is_refused(tmp_path, extension, part):
     path = tmp_path / f"x.{extension}"
     PHOTO.save(path)
     os.truncate(path, int(path.stat().st_size * part))
-    assert "replace or remove it" in refusal(path)
+    assert "cannot be read as an image" in refusal(path)
 
 
 def test_what_is_not_an_image_file_is_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "text.png").write_text("hello")
-    (tmp_path / "x.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     os.mkfifo(tmp_path / "fifo.png")  # opening it must not block
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(2**40)  # sparse file
     reasons = {
-        "empty.png": "is empty (zero bytes); replace or remove it",
-        "": "is a directory; pass image files",
+        "empty.png": "not an image in a supported format",
+        "": "not a regular file",
         "missing.png": "no such file; check the path",
         "fifo.png": "not a regular file",
         "loop.png": "check the path",
         "text.png": "not an image in a supported format",
-        "x.svg": "SVG images are not supported; convert it to JPEG",
-        "large.png": "the limit is 128 MiB; use a smaller image",
+        "large.png": "not a regular file of at most 128 MiB",
         "nul\0.png": "not a valid path",
     }
     for name, reason in reasons.items():

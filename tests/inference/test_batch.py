@@ -161,7 +161,7 @@ def test_unreadable_files_have_an_error_in_their_row(predictor, tmp_path, place)
     bad = {
         str(broken): "cannot be read as an image",
         "nowhere.png": "no such file",
-        str(tmp_path): "is a directory",
+        str(tmp_path): "not a regular file",
     }
     paths = [*good[:place], *bad, *good[place:]]
     results = classified(predictor, paths)
