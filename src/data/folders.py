@@ -43,8 +43,8 @@ def read_files(
         listing: image files and labels.
         info: classes, image size and channels.
         cache: file that stores the decoded images between runs; rewritten when anything changes.
-        budget: maximum size in bytes of the decoded images in memory; further images are decoded on
-            demand.
+        budget: maximum size in bytes of the decoded images in memory; if they are larger, they are
+            decoded on demand.
         skip_broken: skip damaged images instead of raising an error.
         notes: list to which the number of skipped images is added.
 
@@ -53,73 +53,62 @@ def read_files(
             class are.
     """
     paths = [str(listing.folder / path) for path, _, _ in listing.files]
-    labels = torch.tensor(listing.labels)
     settings = (listing.files, info.image_size, info.channels, info.fit, budget, skip_broken)
     key = hashlib.sha256(repr(settings).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
         state = _decode(paths, info, budget, str(listing.folder))
-        if state["broken"] and not skip_broken:
-            raise _damaged(listing.folder, state["broken"])
-        _save_cache(cache, state | {"key": key})
-        state = _load_cache(cache, key) or state  # processes share the memory of a mapped file
+        if skip_broken or len(state["readable"]) == len(paths):
+            _save_cache(cache, state | {"key": key})
+            state = _load_cache(cache, key) or state  # processes share the memory of a mapped file
     readable = state["readable"]
-    if state["broken"]:
-        notes.append(f"{listing.folder}: skipped {len(state['broken'])} damaged image(s)")
-        _refuse_lost_classes(listing, info.classes, labels[readable])
-        paths = [paths[row] for row in readable.tolist()]
+    labels = torch.tensor(listing.labels)[readable]
+    if broken := sorted(set(range(len(paths))) - set(readable.tolist())):
+        if not skip_broken:
+            raise InputError(
+                f"{listing.folder}: {len(broken)} image(s) cannot be read: "
+                f"{', '.join(paths[row] for row in broken[:20])}; replace or remove them, or skip "
+                "them with --data.skip_broken true"
+            )
+        notes.append(f"{listing.folder}: skipped {len(broken)} damaged image(s)")
+        if lost := set(listing.labels) - set(labels.tolist()):
+            raise InputError(
+                f"{listing.folder}: all images of class {info.classes[min(lost)]} are damaged; "
+                "replace them, or remove the folder"
+            )
     return ImageSet(
         state["images"],
-        labels[readable],
-        paths,
-        hashes=listing.fingerprint(info.classes),
+        labels,
+        [paths[row] for row in readable.tolist()],
+        fingerprint=listing.fingerprint(info.classes),
         image_hashes=state["hashes"],
         fit=info.fit,
     )
 
 
-def _damaged(folder: Path, broken: list[str]) -> InputError:
-    return InputError(
-        f"{folder}: {len(broken)} image(s) cannot be read: {', '.join(broken[:20])}; replace or "
-        "remove them, or skip them with --data.skip_broken true"
-    )
-
-
-def _refuse_lost_classes(listing: Listing, classes: tuple[str, ...], readable: Tensor) -> None:
-    """Refuse classes without readable images; `readable` are the labels of all readable images."""
-    if lost := sorted(set(listing.labels) - set(readable.tolist())):
-        raise InputError(
-            f"{listing.folder}: all images of class {', '.join(classes[label] for label in lost)} "
-            "are damaged; replace them, or remove the folder"
-        )
-
-
-def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Any]:
-    """Decode all files in parallel to find damaged ones; keep images within the budget."""
+def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Tensor]:
+    """Decode all files in parallel to find damaged ones; keep the images if the budget allows."""
     from rich.progress import track  # slow to import and rarely needed
 
-    shape = (info.channels, info.image_size, info.image_size)
-    room = min(len(paths), budget // math.prod(shape))
-    images = torch.empty(room, *shape, dtype=torch.uint8)
-    kept: list[int] = []
-    broken: list[str] = []
+    shape = (len(paths), info.channels, info.image_size, info.image_size)
+    fits = math.prod(shape) <= budget
+    images = torch.empty(shape if fits else (0, *shape[1:]), dtype=torch.uint8)
+    readable: list[int] = []
     hashes: list[int] = []
     decoded = _decode_in_order(paths, info)
     for row, image in enumerate(track(decoded, f"Reading {name}", len(paths))):
         if image is None:
-            broken.append(paths[row])
             continue
-        if len(kept) < room:
-            images[len(kept)] = image
-        kept.append(row)
+        if fits:
+            images[len(readable)] = image
+        readable.append(row)
         hashes.append(hash_image(image))
-    if len(kept) < room:
-        images = images[: len(kept)].clone()  # torch.save would write the whole storage of a view
+    if len(readable) < len(images):
+        images = images[: len(readable)].clone()  # torch.save would write all rows of a view
     return {
         "images": images,
         "hashes": torch.tensor(hashes, dtype=torch.int64),
-        "readable": torch.tensor(kept, dtype=torch.int64),
-        "broken": broken,
+        "readable": torch.tensor(readable, dtype=torch.int64),
     }
 
 

@@ -23,7 +23,7 @@ from src import lightning_loop as loop
 from src.config import DatasetInfo
 from src.data.folders import read_files
 from src.data.image_set import ImageSet
-from src.data.listing import Listing, Split, count_names
+from src.data.listing import Listing, Split, count_names, short_hash
 from src.data.sampling import (
     Balance,
     Batches,
@@ -68,8 +68,8 @@ class ImageDataModule(LightningDataModule):
         workers: number of data loader processes; not needed for images in memory.
         on_device: 'auto' keeps the images on the training device if they fit into a quarter of its
             free memory; 'never' keeps them in host memory and serves them through a DataLoader.
-        memory_budget: maximum size in GiB of the decoded images in memory; further images are
-            decoded on demand.
+        memory_budget: maximum size in GiB of the decoded images of a split in memory; images of a
+            larger split are decoded on demand.
         skip_broken: skip damaged image files and print their number instead of raising an error.
         seed: seed for the validation split, shuffling and augmentation; `train.py` sets it from
             `seed_everything`.
@@ -181,7 +181,11 @@ class ImageDataModule(LightningDataModule):
         if stage in ("fit", "validate") and "train" not in self.sets:
             train, val = self.read("train"), self.read("val")
             for split, images in (("train", train), ("val", val)):
-                hashes = images.fingerprint() if images else {}
+                if not images:
+                    continue
+                hashes = images.fingerprint or {
+                    "labels": short_hash(images.labels.numpy().tobytes())
+                }
                 self.fingerprint |= {f"{split}/{name}": value for name, value in hashes.items()}
             if val and self.folds:
                 raise InputError(

@@ -6,20 +6,20 @@ from torch.utils.data import Dataset
 
 from src.config import Fit
 from src.data.images import read_image
-from src.data.listing import short_hash
 
 
 class ImageSet(Dataset):
-    """Images and labels. The first M images are kept in memory; the rest are decoded on demand.
+    """Images and labels. The images are in memory, or files that are decoded on demand.
 
     Args:
-        images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share the memory.
-        labels: int64 [N], N >= M.
-        paths: paths of all N images; None if the images do not have their own files.
-        rows: int64 [n] indices; if given, the set contains only these images.
-        hashes: hashes that identify the images, by class; by default, a hash of the labels.
+        images: uint8 [M, C, H, W]; may be memory-mapped, so that processes share the memory. If M
+            is 0, the images are decoded on demand.
+        labels: int64 [N].
+        paths: paths of the N images; None if the images do not have their own files.
+        rows: int64 [N], rows of `images`; by default, all of them in order.
+        fingerprint: hashes that identify the images, by class.
         image_hashes: int64 [N], equal for identical images; None if they were not computed.
-        fit: how the images that are not in memory become squares; see `read_image`.
+        fit: how images that are decoded on demand become squares; see `read_image`.
     """
 
     def __init__(
@@ -28,16 +28,16 @@ class ImageSet(Dataset):
         labels: Tensor,
         paths: list[str] | None = None,
         rows: Tensor | None = None,
-        hashes: dict[str, str] | None = None,
+        fingerprint: dict[str, str] | None = None,
         image_hashes: Tensor | None = None,
         fit: Fit = "crop",
     ):
         self.held = images
-        self.all_labels = labels
-        self.paths = paths or []
+        self.labels = labels
+        self.paths = paths
         self.rows = rows
-        self.hashes = hashes
-        self.all_image_hashes = image_hashes
+        self.fingerprint = fingerprint
+        self.image_hashes = image_hashes
         self.fit = fit
 
     def __len__(self) -> int:
@@ -45,36 +45,13 @@ class ImageSet(Dataset):
 
     @property
     def in_memory(self) -> bool:
-        """Whether no image needs to be decoded on demand."""
-        return len(self.held) == len(self.all_labels)
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels, int64 [n]."""
-        return self.all_labels if self.rows is None else self.all_labels[self.rows]
-
-    @property
-    def image_hashes(self) -> Tensor | None:
-        """Hashes of the decoded images, int64 [n]."""
-        if self.all_image_hashes is None or self.rows is None:
-            return self.all_image_hashes
-        return self.all_image_hashes[self.rows]
-
-    def name(self, index: int) -> str | int:
-        """Return the path of an image, or its row if it does not have its own file."""
-        row = index if self.rows is None else int(self.rows[index])
-        return self.paths[row] if self.paths else row
+        """Whether the images are in memory, and not decoded on demand."""
+        return len(self.held) > 0
 
     @property
     def images(self) -> Tensor:
-        """The images that are in memory, uint8 [m, C, H, W]; a copy if `rows` is given."""
-        if self.rows is None:
-            return self.held
-        return self.held[self.rows[self.rows < len(self.held)]]
-
-    def fingerprint(self) -> dict[str, str]:
-        """Return hashes that differ if the images have been replaced or renamed."""
-        return self.hashes or {"labels": short_hash(self.all_labels.cpu().numpy().tobytes())}
+        """The images that are in memory, uint8 [N, C, H, W]; a copy if `rows` is given."""
+        return self.held if self.rows is None else self.held[self.rows]
 
     def __getitems__(self, indices: Tensor | list[int]) -> tuple[Tensor, Tensor]:
         """Return a whole batch: int64 [B] -> uint8 [B, C, H, W], int64 [B].
@@ -83,28 +60,28 @@ class ImageSet(Dataset):
             InputError: an image file cannot be read.
         """
         indices = torch.as_tensor(indices)
-        if self.rows is not None:
-            indices = self.rows[indices]
-        labels = self.all_labels[indices]
+        labels = self.labels[indices]
         if self.in_memory:
-            return self.held[indices], labels
-        images = [self._image(row) for row in indices.tolist()]
-        return torch.stack(images), labels
-
-    def _image(self, row: int) -> Tensor:
-        held, channels, size = self.held.shape[:3]
-        if row < held:
-            return self.held[row]
-        return read_image(self.paths[row], size, channels, self.fit)
+            return self.held[indices if self.rows is None else self.rows[indices]], labels
+        assert self.paths is not None
+        channels, size = self.held.shape[1:3]
+        paths = [self.paths[index] for index in indices.tolist()]
+        return torch.stack([read_image(path, size, channels, self.fit) for path in paths]), labels
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return a copy on `device`; all images must be in memory."""
+        """Return a copy on `device`; the images must be in memory."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return the subset with the given int64 indices, without copying images."""
-        rows = indices if self.rows is None else self.rows[indices]
-        hashes = self.all_image_hashes
+        rows = None
+        if self.in_memory:
+            rows = indices if self.rows is None else self.rows[indices]
         return ImageSet(
-            self.held, self.all_labels, self.paths, rows, image_hashes=hashes, fit=self.fit
+            self.held,
+            self.labels[indices],
+            self.paths and [self.paths[index] for index in indices.tolist()],
+            rows,
+            image_hashes=None if self.image_hashes is None else self.image_hashes[indices],
+            fit=self.fit,
         )
