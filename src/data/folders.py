@@ -53,8 +53,9 @@ def read_files(
             class are.
     """
     paths = [str(listing.folder / path) for path, _, _ in listing.files]
+    version = 2  # of the cache's content
     settings = (listing.files, info.image_size, info.channels, info.fit, budget, skip_broken)
-    key = hashlib.sha256(repr(settings).encode()).hexdigest()
+    key = hashlib.sha256(repr((version, settings)).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
         state = _decode(paths, info, budget, str(listing.folder))
