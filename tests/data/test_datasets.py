@@ -21,13 +21,6 @@ CLASS_SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_labels_number_the_classes_in_the_order_of_class_folders(name):
-    classes = DATASETS[name].classes
-    assert list(classes) == sorted(set(classes))
-    assert len(classes) == int(name.removeprefix("cifar"))
-
-
 def assert_statistics_of_the_table(name, images):
     info = DATASETS[name]
     pixels = images / 255

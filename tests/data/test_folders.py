@@ -1,7 +1,6 @@
 """Test class folders: image sizes and modes, splits, the cache and the memory budget."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,25 +159,6 @@ def test_the_cache_opens_without_running_code(photos):
     torch.save(Hostile(), cache)
     read(photos)
     assert not (photos / "harm").exists()
-
-
-def mapped_file(images) -> str:
-    """Return the path of the memory-mapped file, or "" if the images are not memory-mapped."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        area, *_, name = line.split(maxsplit=5)
-        first, end = area.split("-")
-        if int(first, 16) <= images.data_ptr() < int(end, 16):
-            return name
-    return ""
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_the_cache_is_mapped_and_splits_share_it(photos):
-    for _ in ("decoded", "cached"):
-        sets = read(photos, val_fraction=0.25)
-        cache = photos / ".cache" / "photos-train-16x3.pt"
-        assert mapped_file(sets["train"].held) == str(cache)
-        assert sets["train"].held.data_ptr() == sets["val"].held.data_ptr()
 
 
 def test_fit_is_kept_by_the_cache_streams_and_lists(photos):

@@ -29,23 +29,14 @@ def paths(listing):
     ("name", "split"),
     [
         ("Training", "train"),
-        ("valid", "val"),
         ("Validation", "val"),
-        ("dev", "val"),
         ("TEST", "test"),
-        ("testing", "test"),
     ],
 )
 def test_common_spellings_of_the_splits(tmp_path, name, split):
     class_folders(tmp_path, CLASSES, (4, 4), **{name: 1})
     assert len(listed(tmp_path, split).files) == 2
     assert describe_other_folders(tmp_path) == ""
-
-
-def test_two_spellings_of_one_split_are_an_error(root):
-    class_folders(root, CLASSES, (4, 4), valid=1, val=1)
-    with pytest.raises(InputError, match="photos: val and valid are both folders of val images"):
-        find_split(root, "val")
 
 
 def test_images_in_subfolders_are_read(root):

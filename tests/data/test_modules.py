@@ -5,11 +5,9 @@ import torch
 from batches import generator, trainer
 
 from src.data.datasets import read_digits
-from src.data.image_set import ImageSet
 from src.data.modules import DigitsDataModule
 from src.errors import InputError
 from src.randomness import fold_in
-from src.transforms.augment import Augmentation
 from src.transforms.patchify import patchify
 
 
@@ -34,38 +32,12 @@ def test_the_last_digits_are_held_out_whatever_the_seed(seed):
     assert len(data.sets["test"]) == 359
 
 
-@pytest.mark.parametrize(("fraction", "train"), [(0.0001, 1437), (0.9999, 1)])
-def test_at_least_one_digit_is_held_out_and_one_is_left(fraction, train):
-    data = DigitsDataModule(val_fraction=fraction)
-    data.setup("fit")
-    assert len(data.sets["train"]) == train
-    assert len(data.sets["val"]) == 1438 - train
-
-
 def test_nothing_is_held_out_with_a_fraction_of_zero():
     data = DigitsDataModule(val_fraction=0)
     data.prepare_data()
     assert len(data.sets["train"]) == 1438
     assert data.sets["val"] is None
     assert data.val_dataloader() == []
-
-
-def test_a_batch_is_one_index_into_uint8_images(digits, monkeypatch):
-    digits.trainer = trainer()
-    asked = []
-    usual = ImageSet.__getitems__
-
-    def record(self, indices):
-        asked.append(indices)
-        return usual(self, indices)
-
-    monkeypatch.setattr(ImageSet, "__getitems__", record)
-    images, labels = next(iter(digits.train_dataloader()))
-    (indices,) = asked
-    train = digits.sets["train"]
-    assert len(images) == 128
-    assert images.equal(train.images[indices])
-    assert labels.equal(train.labels[indices])
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -120,18 +92,6 @@ def test_augmentation_depends_on_seed_epoch_batch_and_rank(digits):
 
     augmented = digits.augment(images, generator(fold_in(0, 1, 2, 0)))
     assert first.equal(patchify(augmented, 2))
-
-
-def test_mixup_makes_soft_targets_in_training_alone():
-    data = DigitsDataModule(augment=Augmentation(mixup=1.0))
-    data.prepare_data()
-    images, labels = first_images(data, "train", 8)
-    data.trainer = trainer()
-    _, targets = data.on_after_batch_transfer((images, labels), 0)
-    torch.testing.assert_close(targets.sum(1), torch.ones(8))
-    data.trainer = trainer(training=False)
-    _, targets = data.on_after_batch_transfer((images, labels), 0)
-    assert targets.equal(labels)
 
 
 def test_training_batches_need_a_trainer(digits):

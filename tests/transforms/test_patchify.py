@@ -45,8 +45,7 @@ def test_unpatchify_inverts_patchify(channels, size, patch_size):
     "patch_size, height, width, message",
     [
         (3, 8, 8, "data.patch_size 3 does not divide the image size 8x8; choose one of 1, 2, 4, 8"),
-        (8, 8, 12, "does not divide the image size 8x12; choose one of 1, 2, 4$"),
-        (0, 28, 28, "data.patch_size 0 does not divide"),
+        (0, 8, 12, "data.patch_size 0 does not divide .* 8x12; choose one of 1, 2, 4$"),
     ],
 )
 def test_error_of_a_wrong_patch_size_lists_the_choices(
