@@ -25,7 +25,7 @@ from src.runs.checkpoint import Checkpoint
 from src.runs.directory import create_run, lock_run
 from src.training.checkpointing import SaveCheckpoints
 from src.training.classifier import CNN, Classifier, ViT, print_once
-from src.training.epoch_log import EpochLog, Norms
+from src.training.epoch_log import EpochLog
 from src.training.failures import hide_disk_full_in_threads
 from src.training.loggers import continue_loggers, tensorboard_loggers
 from src.training.processes import in_order
@@ -135,7 +135,7 @@ def build(
         data.fingerprint,
         "val_balanced_accuracy" if data.is_imbalanced else "val_accuracy",
     )
-    ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds), Norms()]
+    ours: list[Callback] = [StopOnSignal(checkpoints, max_seconds)]
     if settings.patience:
         ours.append(StopEarly(checkpoints, settings.patience))
     if trainer.strategy.root_device.type == "cpu":

@@ -9,9 +9,9 @@ Lightning calls the hooks in this order (capitalized names are callbacks in this
             on_train_batch_start    seed from (seed, epoch, batch, rank); set the learning rate
             training_step           compute the loss and update the metrics
             on_before_backward      SaveCheckpoints: record the loss
-            on_before_optimizer_step  Norms: log the gradient norm; then clip
+            configure_gradient_clipping  log the gradient norm; then clip
             optimizer_step          update the weights, then their moving average
-            on_train_batch_end      StopOnSignal; Norms: update norm; SaveCheckpoints: last.ckpt
+            on_train_batch_end      StopOnSignal; SaveCheckpoints: last.ckpt
         validation_step ...         evaluate `eval_net`; SaveCheckpoints: best.ckpt
         on_train_epoch_end          log metrics; EpochLog; StopEarly; SaveCheckpoints: last.ckpt
 
@@ -212,11 +212,14 @@ class Classifier(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip the gradients.
+        """Log the gradient norm, then clip the gradients.
 
         Lightning's implementation rejects fused optimizers with bf16-mixed, although bf16 needs no
         gradient scaler.
         """
+        if lightning_loop.is_logging_step(self.trainer):
+            gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+            self.log("gradient_norm", nn.utils.get_total_norm(gradients))
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
         elif gradient_clip_val:

@@ -29,8 +29,6 @@ TAGS = {
     "images_per_second": "rate/images_per_second",
     "train_loss_step": "steps/loss",
     "gradient_norm": "steps/gradient_norm",
-    "weight_norm": "steps/weight_norm",
-    "update_ratio": "steps/update_ratio",
 }
 VALIDATION_TAGS = {
     "val_accuracy": "curves/accuracy",

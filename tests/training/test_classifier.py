@@ -46,6 +46,7 @@ def train_steps(steps: int, clip: float | None = None, **options):
         limit_val_batches=0,
         gradient_clip_val=clip,
         use_distributed_sampler=False,
+        log_every_n_steps=1,
         callbacks=[weights],
         **QUIET,
     )
@@ -64,11 +65,15 @@ def test_the_average_of_the_weights():
     assert differences(list(model.ema.buffers()), list(model.net.buffers())) == []
 
 
-def test_a_gradient_is_clipped_to_the_norm():
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_the_gradient_norm_is_logged_and_clipped(clip):
     sgd = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0}
-    _, (before, clipped) = train_steps(1, 0.01, **sgd)
+    model, (before, after) = train_steps(1, clip, **sgd)
     nesterov = 1 + 0.9  # Nesterov factor in the first step, with momentum 0.9
-    assert (clipped - before).norm() == pytest.approx(0.5 * nesterov * 0.01, rel=0.01)
+    logged = float(model.trainer.logged_metrics["gradient_norm"])
+    expected = 0.5 * nesterov * (clip or logged)
+    assert logged > 0.01
+    assert (after - before).norm() == pytest.approx(expected, rel=0.01)
 
 
 def test_a_weight_of_two_counts_an_image_twice():
