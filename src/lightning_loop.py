@@ -64,19 +64,9 @@ def set_callbacks(trainer: Trainer, callbacks: list[Any]) -> None:
     trainer.callbacks = callbacks
 
 
-def state(trainer: Trainer) -> dict[str, Any]:
-    """Return the state of the training loop, as stored in checkpoints."""
-    return trainer.fit_loop.state_dict()
-
-
-def saved_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the training loop state stored in a checkpoint."""
-    return checkpoint["loops"]["fit_loop"]
-
-
 def saved_epochs(checkpoint: dict[str, Any]) -> int:
     """Return the number of completed epochs stored in a checkpoint."""
-    return saved_state(checkpoint)["epoch_progress"]["current"]["processed"]
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def end_after(trainer: Trainer, epochs: int) -> None:

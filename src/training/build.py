@@ -131,7 +131,6 @@ def build(
         folder / "checkpoints",
         settings.checkpoint_every_n_steps,
         data.batch_size * trainer.world_size,
-        _image_counts(data),
         data.fingerprint,
         "val_balanced_accuracy" if data.is_imbalanced else "val_accuracy",
     )
@@ -152,7 +151,7 @@ def _prepare(settings: Settings, trainer: Trainer) -> tuple[Path, IO[str]] | Non
     data.prepare_data()
     _check_together(data, settings.model, settings.patience, trainer)
     if settings.resumed:
-        refuse_other_images(*settings.resumed, _image_counts(data), data.fingerprint)
+        refuse_other_images(*settings.resumed, data.fingerprint)
     threads = set_threads(settings.threads, bool(settings.resumed), trainer, settings.model, data)
     if not trainer.is_global_zero:
         return None
@@ -178,10 +177,6 @@ def _initialize(model: Classifier, initialize: Callable[[ViT], str] | None) -> N
         print_once(
             "note: the encoder is frozen at its random initial weights; also set --model.init_from"
         )
-
-
-def _image_counts(data: ImageDataModule) -> dict[str, int]:
-    return {split: len(data.sets[split] or ()) for split in ("train", "val")}
 
 
 def _check_together(

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ class SaveCheckpoints(CheckpointCallback):
             delayed to a step from which the run can be resumed exactly. None disables these extra
             writes.
         global_batch: number of training images per step over all devices.
-        images: number of training and validation images.
-        fingerprint: hashes of these images; see `ImageDataModule`.
+        fingerprint: hashes of the training and validation images; see `ImageDataModule`.
         monitor: validation metric that decides which checkpoint is the best; higher is better.
     """
 
@@ -43,13 +41,12 @@ class SaveCheckpoints(CheckpointCallback):
         folder: Path,
         every_n_steps: int | None,
         global_batch: int,
-        images: dict[str, int],
         fingerprint: dict[str, str],
         monitor: str = "val_accuracy",
     ):
         self.folder = folder
         self.every_n_steps, self.saved_step = every_n_steps, 0
-        self.global_batch, self.images, self.fingerprint = global_batch, images, fingerprint
+        self.global_batch, self.fingerprint = global_batch, fingerprint
         self.monitor = monitor
         # epoch, step, `val_*` metrics and class scores of the last and of the best validation
         self.validated: dict[str, Any] = {}
@@ -76,14 +73,13 @@ class SaveCheckpoints(CheckpointCallback):
             "validated": dict(self.validated),
             "train_seconds": self.train_seconds,
             "global_batch": self.global_batch,
-            "images": self.images,
             "fingerprint": self.fingerprint,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        state = current_state(state_dict)
-        self.best, self.improved_epoch = dict(state["best"]), state["improved_epoch"]
-        self.validated = dict(state["validated"])
+        self.best = dict(state_dict["best"])
+        self.improved_epoch = state_dict["improved_epoch"]
+        self.validated = dict(state_dict["validated"])
         self.seconds_before = state_dict["train_seconds"]
 
     def on_save_checkpoint(
@@ -147,20 +143,16 @@ class SaveCheckpoints(CheckpointCallback):
             InputError: a loss, weight or optimizer moment is infinite or NaN.
         """
         self._check_losses()
-        self._check_finite("a weight", module.state_dict().values(), trainer, module)
         states = trainer.optimizers[0].state.values()
         values = [value for state in states for value in state.values()]
         moments = [v for v in values if torch.is_tensor(v) and v.ndim]  # skip step counters
-        self._check_finite("an optimizer moment", moments, trainer, module)
+        tensors = [*module.state_dict().values(), *moments]
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors])
+        if not finite.all():  # a single read from the device
+            what = "a weight or an optimizer moment became infinite or NaN"
+            raise self._divergence(what, _step_name(trainer, module))
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
         self.saved_step = trainer.global_step
-
-    def _check_finite(
-        self, what: str, values: Iterable[Tensor], trainer: Trainer, module: LightningModule
-    ) -> None:
-        finite = [torch.isfinite(value).all() for value in values]
-        if finite and not torch.stack(finite).all():  # a single read from the device
-            raise self._divergence(f"{what} became infinite or NaN", _step_name(trainer, module))
 
     def _check_losses(self) -> None:
         """Read back and check the losses recorded since the last call.
@@ -189,15 +181,6 @@ class SaveCheckpoints(CheckpointCallback):
             raise explained
 
 
-def current_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of `SaveCheckpoints`; add `best` to that of an older checkpoint."""
-    if "best" in state:
-        return state
-    epoch = state["best_epoch"]
-    best = {} if epoch is None else {"epoch": epoch, "val_accuracy": state["best_accuracy"]}
-    return state | {"best": best, "improved_epoch": epoch}
-
-
 def epochs_waited(state: dict[str, Any], epochs: int) -> int:
     """Return the number of completed epochs since the last improvement.
 
@@ -206,7 +189,7 @@ def epochs_waited(state: dict[str, Any], epochs: int) -> int:
         epochs: number of completed epochs. If the last one was not validated, return 0.
     """
     is_validated = state["validated"].get("epoch") == epochs - 1
-    return epochs - 1 - current_state(state)["improved_epoch"] if is_validated else 0
+    return epochs - 1 - state["improved_epoch"] if is_validated else 0
 
 
 def _step_name(trainer: Trainer, module: Any) -> str:

@@ -11,7 +11,6 @@ from src.data.image_data import ImageDataModule
 from src.runs.checkpoint import Checkpoint
 from src.runs.results import write_results
 from src.training.build import Run
-from src.training.checkpointing import current_state
 from src.training.classifier import Classifier
 from src.training.predictions import CollectPredictions, Predictions, write_predictions
 from src.training.trainer import device_name, gpu_memory
@@ -72,7 +71,7 @@ def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict[str, 
 
 def _results(run: Run, chosen: Checkpoint, tested: dict[str, Any]) -> dict[str, Any]:
     trainer, model, data, checkpoints = run.trainer, run.model, run.data, run.checkpoints
-    best = current_state(chosen.content["callbacks"]["SaveCheckpoints"])["best"]
+    best = chosen.content["callbacks"]["SaveCheckpoints"]["best"]
     train_set, test_set = data.sets["train"], data.sets["test"]
     assert train_set
     batch = min(data.batch_size, len(train_set) // trainer.world_size)

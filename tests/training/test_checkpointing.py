@@ -9,7 +9,6 @@ from program import each, run, stop_at, tiny, train, validate_as
 from src.data.modules import DigitsDataModule
 from src.runs.checkpoint import Checkpoint
 from src.runs.results import read_metrics, read_results
-from src.training.checkpointing import current_state
 from src.training.classifier import ViT
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -68,12 +67,3 @@ def test_an_unfinished_epoch_does_not_count(made, tmp_path):
     resumed = train("--resume", made, prepare=accuracies)
     assert resumed.code == 0, resumed
     assert len(read_metrics(made)) == 3
-
-
-def test_state_of_an_older_checkpoint():
-    validated = {"epoch": 4, "val_accuracy": 0.5, "val_loss": 1.0}
-    older = {"best_accuracy": 0.75, "best_epoch": 2, "validated": validated}
-    state = current_state(older)
-    assert state["best"] == {"epoch": 2, "val_accuracy": 0.75}
-    assert state["improved_epoch"] == 2
-    assert current_state({"best_accuracy": -1.0, "best_epoch": None})["best"] == {}

@@ -37,7 +37,7 @@ def test_a_loss_of_nan_stops_the_run(last, tmp_path):
 def test_no_checkpoint_has_infinite_values(last, tmp_path, step, kept):
     arguments = tiny(tmp_path, "--checkpoint_every_n_steps=2")
     error = train(*arguments, prepare=(break_at, step, "moment")).error
-    assert "an optimizer moment became infinite or NaN" in error
+    assert "a weight or an optimizer moment became infinite or NaN" in error
     content = load(last)
     assert content["global_step"] == kept
     (optimizer,) = content["optimizer_states"]

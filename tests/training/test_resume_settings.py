@@ -69,21 +69,10 @@ def test_images_may_move_but_not_change(made, tmp_path):
     assert train(*resume, 2).code == 0
     first = moved / "train" / "a" / "0.png"
     renamed = first.rename(moved / "train" / "a" / "9.png")  # now sorted last
-    message = "image files have been renamed or replaced (8 train, 2 val, as before; "
-    assert f"error: {made}: {message}changed: train/a)" in train(*resume, 3).error
+    message = f"error: {made}: images have been added, removed, renamed or replaced in train/a; "
+    assert message in train(*resume, 3).error
     renamed.unlink()
-    message = "the number of images has changed (was 8 train, 2 val, now 7 train, 2 val; "
-    assert f"error: {made}: {message}changed: train/a)" in train(*resume, 3).error
-
-
-def test_checkpoints_without_a_fingerprint_are_resumed(finished):
-    for name in ("last", "best"):
-        path = finished / "checkpoints" / f"{name}.ckpt"
-        content = load(path)
-        assert list(content["callbacks"]["SaveCheckpoints"].pop("fingerprint")) == ["train/labels"]
-        torch.save(content, path)
-    resumed = train("--resume", finished, "--trainer.max_epochs=3")
-    assert resumed.code == 0, resumed
+    assert message in train(*resume, 3).error
 
 
 @pytest.mark.parametrize(
@@ -107,15 +96,11 @@ def test_other_settings_are_refused(finished, flags, message):
 def test_a_checkpoint_that_does_not_fit_is_refused(finished):
     path = finished / "checkpoints" / "last.ckpt"
     content = load(path)
-    del content["optimizer_states"][0]["state"][0]["exp_avg"]
     positions = content["state_dict"]["net.positions"]
     content["state_dict"]["net.positions"] = positions[:, 1:].clone()
     torch.save(content, path)
     resume = ["--resume", finished, "--trainer.max_epochs=5"]
     assert "does not match this run's model" in call(main, *resume).error
-    content["hyper_parameters"]["network"]["depth"] = 3
-    torch.save(content, path)
-    assert "network.depth (was 3, now 2)" in call(main, *resume).error
 
 
 def test_a_finished_run_is_left_alone(finished):
