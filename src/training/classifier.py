@@ -52,7 +52,6 @@ from src.training.class_counts import ClassCounts, balanced_accuracy, class_scor
 from src.training.loggers import log_hyperparameters
 from src.training.loss import cross_entropy
 from src.training.optim import build_optimizer, learning_rate
-from src.training.processes import check_strategy, mean_over_processes
 from src.training.running_mean import RunningMean
 from src.transforms.patchify import normalize
 
@@ -145,7 +144,6 @@ class Classifier(LightningModule):
         return model.to(map_location)
 
     def on_fit_start(self) -> None:
-        check_strategy(self.trainer)
         # `save_hyperparameters` would do this, but it misses arguments passed through **kwargs.
         log_hyperparameters(self.trainer, dict(self.hparams))
 
@@ -244,9 +242,8 @@ class Classifier(LightningModule):
         # Log a CPU tensor, because Lightning would copy a float to the device.
         self.log("learning_rate", torch.tensor(self.lr_now))
         if lightning_loop.is_logging_step(self.trainer):
-            loss = mean_over_processes(self.trainer, self.step_loss)
             has_bar = self.trainer.progress_bar_callback is not None
-            self.log("train_loss_step", loss.cpu(), prog_bar=has_bar)
+            self.log("train_loss_step", self.step_loss, prog_bar=has_bar, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start

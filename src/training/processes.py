@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
-from torch import Tensor
+from pytorch_lightning.strategies import DDPStrategy
 
 from src.errors import InputError, one_line
 
@@ -29,7 +27,6 @@ def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
     This way, each node downloads and decodes the data only once. An InputError in one process ends
     all of them and is printed once. The process group is initialized when this function returns.
     """
-    check_strategy(trainer)
     _check_process_count(trainer)
     turn = 0 if trainer.is_global_zero else 1 if trainer.local_rank == 0 else 2
     environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -48,13 +45,6 @@ def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
         if trainer.strategy.reduce_boolean_decision(error is not None, all=False):
             raise error or SystemExit(2)
     return results[0]
-
-
-def check_strategy(trainer: Trainer) -> None:
-    """Reject strategies that shard the network: clipping, averaging and Muon need whole tensors."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        name = type(trainer.strategy).__name__
-        raise InputError(f"trainer.strategy {name}: sharded networks are not supported; use ddp")
 
 
 def _check_process_count(trainer: Trainer) -> None:
@@ -77,8 +67,6 @@ def _check_process_count(trainer: Trainer) -> None:
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         except ValueError as error:
             raise InputError(f"trainer: {one_line(error)}; see --help") from None
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise InputError("trainer.strategy: spawned or forked processes are not supported; use ddp")
 
 
 def _join(trainer: Trainer) -> None:
@@ -110,11 +98,3 @@ def _wait_for(address: str, port: int) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.2)
-
-
-def mean_over_processes(trainer: Trainer, value: Tensor) -> Tensor:
-    """Return the mean over all processes, without the barrier in Lightning's `sync_dist`."""
-    if trainer.world_size > 1:
-        value = value / trainer.world_size
-        torch.distributed.all_reduce(value)
-    return value

@@ -56,8 +56,13 @@ def make_trainer(settings: dict[str, Any], resumed: OpenedCheckpoint | None) -> 
     """Return a trainer with the user's settings and callbacks.
 
     Raises:
-        InputError: Lightning rejects a setting, or a callback conflicts with ours.
+        InputError: Lightning rejects a setting, the strategy is not supported, or a callback
+            conflicts with ours.
     """
+    if settings["strategy"] not in ("auto", "ddp"):  # clipping and averaging need whole tensors
+        raise InputError(
+            f"trainer.strategy {settings['strategy']} is not supported; use auto or ddp"
+        )
     callbacks: list[Callback] = _as_list(settings["callbacks"])
     for callback in callbacks:
         for kind, flag in REPLACED.items():

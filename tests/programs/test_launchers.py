@@ -332,9 +332,10 @@ def test_flags_that_contradict_slurm(tmp_path):
     assert "--ntasks-per-node=1" in ended.error
 
 
-def test_a_strategy_that_does_not_start_scripts(tmp_path):
-    ended = train(*short(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"))
-    assert "spawned or forked processes are not supported; use ddp" in ended.error
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "fsdp"])
+def test_other_strategies_are_refused(tmp_path, strategy):
+    ended = train(*short(tmp_path, "--trainer.devices", "2", "--trainer.strategy", strategy))
+    assert f"trainer.strategy {strategy} is not supported; use auto or ddp" in ended.error
     assert not list(tmp_path.iterdir())
 
 
