@@ -53,8 +53,7 @@ class SaveCheckpoints(CheckpointCallback):
         self.best: dict[str, Any] = {}
         self.improved_epoch: int | None = None  # a tie also updates `best`
         self.seconds_before, self.started = 0.0, math.inf
-        # pairs of a loss, on the device, and a description of its step
-        self.unread_losses: list[tuple[Tensor, str]] = []
+        self.unread_losses: list[tuple[Tensor, int]] = []  # losses on the device, and their steps
 
     @property
     def chosen_path(self) -> Path:
@@ -94,7 +93,7 @@ class SaveCheckpoints(CheckpointCallback):
         self.seconds_before, self.started = self.train_seconds, math.inf
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
-        self.unread_losses.append((loss.detach(), _step_name(trainer, module)))
+        self.unread_losses.append((loss.detach(), trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -150,7 +149,7 @@ class SaveCheckpoints(CheckpointCallback):
         finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors])
         if not finite.all():  # a single read from the device
             what = "a weight or an optimizer moment became infinite or NaN"
-            raise self._divergence(what, _step_name(trainer, module))
+            raise self._divergence(what, trainer.global_step)
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
         self.saved_step = trainer.global_step
 
@@ -167,10 +166,10 @@ class SaveCheckpoints(CheckpointCallback):
                 raise self._divergence(f"the loss became {loss}", step)
         self.unread_losses.clear()
 
-    def _divergence(self, what: str, step: str) -> InputError:
+    def _divergence(self, what: str, step: int) -> InputError:
         last = self.folder / "last.ckpt"
         good = f"the last good checkpoint is {last}" if last.is_file() else "no checkpoint exists"
-        return InputError(f"{what} ({step}); {good}; start again with a lower --model.lr")
+        return InputError(f"{what} at step {step}; {good}; start again with a lower --model.lr")
 
     def on_exception(
         self, trainer: Trainer, module: LightningModule, exception: BaseException
@@ -190,11 +189,6 @@ def epochs_waited(state: dict[str, Any], epochs: int) -> int:
     """
     is_validated = state["validated"].get("epoch") == epochs - 1
     return epochs - 1 - state["improved_epoch"] if is_validated else 0
-
-
-def _step_name(trainer: Trainer, module: Any) -> str:
-    epoch = trainer.current_epoch + 1
-    return f"step {trainer.global_step}, epoch {epoch}, learning rate {module.lr_now:.2e}"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -42,7 +42,7 @@ from src.config import (
     ViTHyperparameters,
     to_primitives,
 )
-from src.errors import InputError, one_line
+from src.errors import InputError
 from src.models.build import build_network
 from src.models.vit import VisionTransformer
 from src.randomness import fold_in
@@ -132,15 +132,9 @@ class Classifier(LightningModule):
             )
         checkpoint.build_network()  # raises if weights and architecture do not match
         hparams = to_primitives(checkpoint.network) | to_primitives(checkpoint.training)
-        try:
-            model = cls(checkpoint.dataset, **hparams | changes)
-            model.load_state_dict(checkpoint.content["state_dict"])
-            model.temperature = checkpoint.temperature
-        except (TypeError, RuntimeError) as error:
-            raise InputError(
-                f"{checkpoint_path}: does not match a {cls.__name__} with these arguments "
-                f"({one_line(error)}); override only training settings"
-            ) from None
+        model = cls(checkpoint.dataset, **hparams | changes)
+        model.load_state_dict(checkpoint.content["state_dict"])
+        model.temperature = checkpoint.temperature
         return model.to(map_location)
 
     def on_fit_start(self) -> None:
@@ -150,27 +144,16 @@ class Classifier(LightningModule):
     # Training -------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        if not math.isfinite(self.trainer.num_training_batches):
+        trainer, config = self.trainer, self.config
+        if not math.isfinite(trainer.num_training_batches):
             raise InputError(
                 "the learning rate schedule needs the number of batches per epoch, but the "
                 "DataLoader has no length; set limit_train_batches"
             )
-        accumulated = self.trainer.accumulate_grad_batches
-        steps = math.ceil(self.trainer.num_training_batches / accumulated)
-        limits = (steps * (self.trainer.max_epochs or -1), self.trainer.max_steps)  # -1: no limit
-        before = self.total_steps
-        self.total_steps = min((n for n in limits if n >= 0), default=math.inf)
-        config = self.config
-        if config.warmup_steps is None:
-            self.warmup_steps = round(steps * config.warmup_epochs)
-        else:
-            self.warmup_steps = config.warmup_steps
-        if self.warmup_steps >= self.total_steps:
-            print_once(
-                f"note: the warm-up takes all {self.total_steps} steps of this run, so the "
-                f"learning rate never reaches {config.lr:g}; train for more epochs, or lower "
-                "model.warmup_steps or model.warmup_epochs"
-            )
+        before, self.total_steps = self.total_steps, trainer.estimated_stepping_batches
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        by_epochs = round(steps * config.warmup_epochs)
+        self.warmup_steps = by_epochs if config.warmup_steps is None else config.warmup_steps
         if before not in (None, self.total_steps):
             print_once(
                 f"the schedule had {before} steps and now has {self.total_steps}; it continues at "

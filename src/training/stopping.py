@@ -107,21 +107,15 @@ class StopOnSignal(Callback):
 
     def _exit(self, trainer: Trainer) -> None:
         code = self.exit_code or 0
-        last = self.checkpoints.folder / "last.ckpt"
-        if trainer.is_global_zero and last.is_file():
-            resume = f"{command('train.py')} --resume {shlex.quote(str(last.parent.parent))}"
-            print(
-                f"Stopped by {REASONS[code]}. Saved {last}; resume with:\n  {resume}",
-                flush=True,
-            )
-        elif trainer.is_global_zero:
-            print(
-                f"Stopped by {REASONS[code]} before the first step; start again with the same "
-                "command",
-                flush=True,
-            )
-        if trainer.is_global_zero and REASONS[code] == "SIGUSR1":
-            slurm.requeue()
+        if trainer.is_global_zero:
+            last = self.checkpoints.folder / "last.ckpt"
+            run = shlex.quote(str(last.parent.parent))
+            next_step = f"Saved {last}; resume with:\n  {command('train.py')} --resume {run}"
+            if not last.is_file():
+                next_step = "There is no checkpoint yet; start again with the same command"
+            print(f"Stopped by {REASONS[code]}. {next_step}", flush=True)
+            if REASONS[code] == "SIGUSR1":
+                slurm.requeue()
         raise SystemExit(code)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

@@ -122,10 +122,9 @@ def test_the_next_commands_are_printed(repeated):
     assert "note: " not in ended.out
 
 
-def test_notes_on_an_endless_warm_up_and_an_incomplete_test(tmp_path):
+def test_note_on_an_incomplete_test(tmp_path):
     flags = ["--data.eval_batch_size", 100, "--trainer.limit_test_batches", 2]
     ended = train(*tiny(tmp_path, *flags, epochs=1))
-    assert "note: the warm-up takes all 10 steps of this run, so the learning" in ended.out
     assert "(best.ckpt, epoch 1; only 200 of 359 images" in ended.out
     assert read_results(tmp_path / "digits" / "version_0")["test_images"] == 200
 
