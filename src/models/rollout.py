@@ -1,10 +1,12 @@
 """Attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928, eq. 1)."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from src.errors import InputError
-from src.models.blocks import Attention, SequencePool
 from src.models.ensemble import Ensemble
 from src.models.vit import VisionTransformer
 
@@ -31,41 +33,20 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
         return torch.stack([rollout(member, inputs) for member in network.networks]).mean(dim=0)
     if not isinstance(network, VisionTransformer):
         raise InputError(f"a {type(network).__name__} has no attention; use a ViT run")
-    attention, pooling = _record_weights(network, inputs)
-    B, tokens = len(inputs), attention[0].shape[-1]
+    x = network.tokens(inputs)
+    attention: list[Tensor] = []
+    blocks: Iterable[Any] = network.blocks
+    for block in blocks:
+        attention.append(block.attention.weights(block.norm1(x)).mean(dim=1))
+        x = block(x)
+    B, tokens = x.shape[:2]
     if network.pool == "cls":
         flow = torch.eye(1, tokens, device=inputs.device).expand(B, 1, -1)
     elif network.pool == "sequence":
-        flow = pooling[0].float()
+        flow = network.sequence_pool.weights(network.norm(x)).mT.float()
     else:
         flow = torch.full((B, 1, tokens), 1 / tokens, device=inputs.device)
     for weights in reversed(attention):
         flow = (flow @ weights.float() + flow) / 2
     grid = flow[:, 0, tokens - network.side**2 :]
     return (grid / grid.sum(dim=1, keepdim=True)).unflatten(1, (network.side, network.side))
-
-
-def _record_weights(
-    network: VisionTransformer, inputs: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return each block's attention weights [B, T, T] and sequence pooling weights [B, 1, T]."""
-    attention: list[Tensor] = []
-    pooling: list[Tensor] = []
-
-    def record(module: nn.Module, args: tuple) -> None:
-        if isinstance(module, Attention):
-            attention.append(module.weights(args[0]).mean(dim=1))
-        elif isinstance(module, SequencePool):
-            pooling.append(module.weights(args[0]).mT)
-
-    hooks = [
-        module.register_forward_pre_hook(record)
-        for module in network.modules()
-        if isinstance(module, Attention | SequencePool)
-    ]
-    try:
-        network.features(inputs)  # a compiled `network(inputs)` would skip the hooks
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return attention, pooling

@@ -20,14 +20,8 @@ class Whiten(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        haar = torch.tensor(
-            [
-                [[1.0, 1.0], [1.0, 1.0]],
-                [[1.0, -1.0], [1.0, -1.0]],
-                [[1.0, 1.0], [-1.0, -1.0]],
-                [[1.0, -1.0], [-1.0, 1.0]],
-            ]
-        )
+        pairs = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # the sum and the difference of two pixels
+        haar = torch.einsum("ay,bx->abyx", pairs, pairs).flatten(0, 1)
         opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
         colors = F.normalize(opponent if channels == 3 else torch.eye(channels), dim=1)
         filters = (haar / 2)[:, None, None] * colors[:, :, None, None]  # [4, colors, C, 2, 2]

@@ -97,15 +97,19 @@ class VisionTransformer(nn.Module):
             logits = (logits + self.head(self.features(mirrored))) / 2
         return logits
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the pooled, normalized representation y [B, D] of equation 4."""
+    def tokens(self, x: Tensor) -> Tensor:
+        """Return the input of the first block, [B, T, D]."""
         if self.patch_size and x.ndim == 4:
             x = patchify(x, self.patch_size)
         x_BTD = self.embed(x)
         if self.pool == "cls":
             class_token = self.class_token.expand(x_BTD.shape[0], -1, -1)
             x_BTD = torch.cat([class_token, x_BTD], dim=1)
-        x_BTD = self.drop(x_BTD + self.positions)
+        return self.drop(x_BTD + self.positions)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the pooled, normalized representation y [B, D] of equation 4."""
+        x_BTD = self.tokens(x)
         for block in self.blocks:
             is_last = block is self.blocks[-1]
             # The head reads only the class token, so the last block skips the other tokens.
@@ -138,15 +142,11 @@ def grid_side(config: ViTConfig, dataset: DatasetInfo) -> int:
         InputError: the patch size or the stem does not fit the images.
     """
     layers, P, size = config.stem_layers, dataset.patch_size, dataset.image_size
-    if layers and P is not None:
+    if (layers == 0) == (P is None):
         raise InputError(
-            f"data.patch_size {P} and model.stem_layers {layers}: a convolutional stem reads whole "
-            "images; use --data.patch_size null, or --model.stem_layers 0"
-        )
-    if not layers and P is None:
-        raise InputError(
-            "data.patch_size null and model.stem_layers 0: a plain ViT reads patches; set "
-            "--data.patch_size, or --model.stem_layers above 0"
+            f"data.patch_size {P or 'null'} and model.stem_layers {layers}: a plain ViT reads "
+            "patches, and a convolutional stem reads whole images (--data.patch_size null); change "
+            "one of the two"
         )
     if P is not None:
         check_patch_size(P, (size, size))

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 
 from src.errors import InputError, one_line
 
@@ -60,9 +59,7 @@ def _check_process_count(trainer: Trainer) -> None:
             f"{trainer.world_size}; set --trainer.devices to the number of processes per node, and "
             "--trainer.num_nodes to the number of nodes"
         )
-    if isinstance(trainer.strategy, DDPStrategy):
-        environment = trainer.strategy.cluster_environment
-        assert environment is not None
+    if environment := getattr(trainer.strategy, "cluster_environment", None):
         try:
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         except ValueError as error:

@@ -36,7 +36,7 @@ def test(run: Run) -> dict[str, Any] | None:
         predictions = collect.gather(trainer, data.share("test"))
     if not trainer.is_global_zero:
         return None
-    results = _results(run, chosen, tested)
+    results = _results(run, chosen, tested, len(predictions))
     write_results(run.folder, results)
     if images and predictions:
         write_predictions(run.folder, images, data.info.classes, predictions)
@@ -69,17 +69,15 @@ def _varied(model: Classifier, data: ImageDataModule, epochs: int) -> dict[str, 
     }
 
 
-def _results(run: Run, chosen: Checkpoint, tested: dict[str, Any]) -> dict[str, Any]:
+def _results(
+    run: Run, chosen: Checkpoint, tested: dict[str, Any], test_images: int
+) -> dict[str, Any]:
     trainer, model, data, checkpoints = run.trainer, run.model, run.data, run.checkpoints
     best = chosen.content["callbacks"]["SaveCheckpoints"]["best"]
-    train_set, test_set = data.sets["train"], data.sets["test"]
+    train_set = data.sets["train"]
     assert train_set
     batch = min(data.batch_size, len(train_set) // trainer.world_size)
     images_seen = lightning_loop.total_batches(trainer) * batch * trainer.world_size
-    test_images = 0
-    if test_set and tested:
-        batches = sum(int(n) for n in trainer.num_test_batches)
-        test_images = min(batches * data.eval_batch_size * trainer.world_size, len(test_set))
     return {
         "dataset": data.info.name,
         "model": type(model).__name__,
