@@ -68,6 +68,7 @@ MISTAKES = {
     "--trainer.accumulate_grad_batches 0": "accumulate_grad_batches must be a number >= 1, got 0",
     "--trainer.check_val_every_n_epoch 0": "check_val_every_n_epoch must be a number >= 1, got 0",
     "--trainer.gradient_clip_val -1": "gradient_clip_val must be a number >= 0, got -1",
+    "--trainer.max_steps 5": "max_steps is not supported, .* use trainer.max_epochs",
     "--patience -1": "patience must be a number >= 1, got -1",
     "--checkpoint_every_n_steps 0": "checkpoint_every_n_steps must be a number >= 1, got 0",
     "--seed_everything -1": "seed_everything must be a number >= 0, got -1",

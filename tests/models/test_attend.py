@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
-from vits import ours
 
 from src.models.blocks import attend
 
@@ -53,24 +52,3 @@ def test_dropout_acts_on_the_attention_weights():
     kept = dropped != 0
     assert 0.2 < kept.float().mean() < 0.8
     assert torch.equal(dropped[kept], 2 * weights[kept])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("depth", [1, 3])
-def test_last_block_skips_only_unused_tokens(depth):
-    """Compare with a computation of all tokens in every block."""
-    network = ours(depth=depth).double()
-    patches = torch.randn(3, 9, 192, dtype=torch.float64)
-
-    class_token = network.class_token.expand(3, -1, -1)
-    tokens = network.embed(patches)
-    tokens = torch.cat([class_token, tokens], dim=1)
-    tokens = tokens + network.positions
-    for block in network.blocks:
-        tokens = block(tokens)
-    assert tokens.shape == (3, 10, 32)
-
-    tokens = network.norm(tokens)
-    expected = network.head(tokens[:, 0])
-
-    assert_close(network(patches), expected)

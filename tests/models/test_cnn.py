@@ -29,15 +29,7 @@ def test_it_is_pytorchs_mnist_example():
     assert sum(p.numel() for p in network.parameters()) == 1_199_882
 
 
-@pytest.mark.parametrize(
-    ("image_size", "channels", "classes"),
-    [
-        (32, 3, 100),
-        (6, 3, 2),
-        (7, 1, 2),
-        (29, 1, 3),
-    ],
-)
+@pytest.mark.parametrize(("image_size", "channels", "classes"), [(32, 3, 100), (7, 1, 2)])
 def test_shapes_and_gradients(image_size, channels, classes):
     network = cnn(image_size, channels, classes)
     logits = network(torch.randn(4, channels, image_size, image_size))

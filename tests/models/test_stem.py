@@ -55,18 +55,6 @@ def test_tokens_are_in_row_major_order(row, column):
     assert difference.norm(dim=2).argmax() == 4 * row + column
 
 
-def test_second_convolution_is_residual():
-    (stage,) = conv_stem(layers=1).eval().stages
-    x = torch.randn(2, 3, 8, 8)
-    whole = stage(x)
-    torch.nn.init.zeros_(stage.conv2.weight)
-    first = stage(x)
-
-    assert first.any()
-    assert (whole >= first).all()
-    assert (whole > first).any()
-
-
 # Whitening ----------------------------------------------------------------------------------------
 
 
@@ -105,27 +93,3 @@ def test_whitening_decorrelates_neighboring_pixels_and_colors():
     variance = white.var(dim=(0, 2, 3))
     assert variance.min() > 0.75
     assert variance.max() < 1.25
-
-
-def test_whitened_stem_starts_with_both_signs_of_every_filter():
-    stem = conv_stem(layers=2, whiten=True)
-    images = torch.randn(2, 3, 16, 16)
-    filtered = stem.whiten.norm(stem.whiten.filters(images))
-    padded = F.pad(filtered, (0, 1, 0, 1))
-
-    positive, negative = stem.whiten(images).chunk(2, dim=1)
-    assert_close(positive, F.gelu(padded))
-    assert_close(negative, F.gelu(-padded))
-    assert stem(images).shape == (2, 16, 32)
-
-
-@pytest.mark.parametrize(
-    ("whiten", "activation"),
-    [
-        (True, F.gelu),
-        (False, F.relu),
-    ],
-)
-def test_only_a_whitened_stem_uses_gelu(whiten, activation):
-    stem = conv_stem(layers=2, whiten=whiten)
-    assert {stage.activation for stage in stem.stages} == {activation}

@@ -7,14 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import vits
-from batches import overfit
 from torch import nn
 from torch.testing import assert_close
 from vits import SMALL, patchify, randomize
 
 from src.errors import InputError
-from src.models.blocks import sincos_positions
-from src.models.stem import Whiten
 
 POOLS = ("cls", "mean", "sequence")
 POSITIONS = ("learned", "sincos")
@@ -55,13 +52,6 @@ def inputs(stem_layers=0):
     return torch.randn(8, 16, 48)
 
 
-def record_inputs(module) -> list:
-    """Return a list that collects all inputs of the module."""
-    seen = []
-    module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    return seen
-
-
 # Architecture -------------------------------------------------------------------------------------
 
 
@@ -91,14 +81,6 @@ def test_shapes_and_gradients(pool, positions, stem_layers):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_images_give_the_logits_of_their_patches(pool):
-    network = randomize(vit(pool=pool))
-    images = torch.randn(3, 3, 16, 16)
-    patches = patchify(images, 4)
-    assert_close(network(images), network(patches), **CLOSE)
-
-
-@pytest.mark.parametrize("pool", POOLS)
 def test_only_positions_reveal_the_order_of_patches(pool):
     network = randomize(vit(pool=pool))
     x = inputs()
@@ -108,25 +90,6 @@ def test_only_positions_reveal_the_order_of_patches(pool):
     with torch.no_grad():
         network.positions[:, -16:] = 0.1
     assert_close(network(x), network(shuffled), **CLOSE)
-
-
-def test_fixed_positions_are_saved_and_not_trained():
-    network = vit(positions="sincos")
-    assert "positions" in network.state_dict()
-    assert not isinstance(network.positions, nn.Parameter)
-
-    class_token, *patches = network.positions[0]
-    assert not class_token.any()
-    assert torch.equal(torch.stack(patches), sincos_positions(4, 32))
-
-
-def test_mean_pooling_is_the_mean_of_all_tokens():
-    network = randomize(vit(pool="mean"))
-    seen = record_inputs(network.norm)
-    features = network.features(inputs())
-    (tokens,) = seen
-    assert tokens.shape == (8, 16, 32), "no class token"
-    assert_close(features, network.norm(tokens).mean(dim=1))
 
 
 @pytest.mark.parametrize("stem_layers", [0, 2])
@@ -190,38 +153,6 @@ def test_layer_norms_have_the_papers_epsilon():
     assert epsilons == [1e-6] * 5
 
 
-@pytest.mark.parametrize(
-    ("pool", "positions", "stem_layers"),
-    [
-        ("cls", "learned", 0),
-        ("mean", "sincos", 0),
-        ("sequence", "learned", 2),
-    ],
-)
-def test_batch_of_8_overfits(pool, positions, stem_layers):
-    network = vit(stem_layers, pool=pool, positions=positions)
-    x = inputs(stem_layers=stem_layers)
-    losses = overfit(network, x, LABELS, steps=150)
-
-    # If the head is zero, all classes have the same logit.
-    assert losses[0] == pytest.approx(math.log(5), abs=1e-5)
-    assert losses[-1] < 0.01
-
-
-def test_whitening_filters_are_not_trained():
-    network = vit(2, whiten=True)
-    name = "embed.whiten.filters.weight"
-    filters = network.get_parameter(name)
-    assert torch.equal(filters, Whiten(3).filters.weight)
-
-    logits = randomize(network)(inputs(stem_layers=2))
-    F.cross_entropy(logits, LABELS).backward()
-    parameters = dict(network.named_parameters())
-    del parameters[name]
-    assert filters.grad is None
-    assert all(parameter.grad is not None for parameter in parameters.values())
-
-
 @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "drop_path"])
 def test_dropout_acts_in_training_only(name):
     network = randomize(vit(**{name: 0.5}))
@@ -232,17 +163,6 @@ def test_dropout_acts_in_training_only(name):
     assert not torch.allclose(network(x), network(x), atol=1e-3)
     network.eval()
     assert_close(network(x), plain(x))
-
-
-def test_dropout_follows_the_embedding_the_attention_and_both_mlp_layers():
-    network = vit(dropout=0.5)
-    rates = [m.p for m in network.modules() if isinstance(m, nn.Dropout)]
-    assert rates == [0.5] * (1 + 3 * 2)
-
-    seen = record_inputs(network.blocks[0])
-    network(inputs())
-    dropped = (seen[0] == 0).float()
-    assert dropped.mean().item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_drop_path_grows_linearly_with_depth():

@@ -25,18 +25,6 @@ def pictures(channels: int, count: int = 6) -> torch.Tensor:
     return (255 * (0.3 + contrast * (noisy - 0.3))).round().clamp(0, 255).to(torch.uint8)
 
 
-def overfit(network, x, labels, steps: int) -> list[float]:
-    """Train on a single batch and return the loss of each step."""
-    optimizer, losses = torch.optim.AdamW(network.parameters(), lr=3e-3), []
-    for _ in range(steps):
-        loss = F.cross_entropy(network(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
 def trainer(epoch=0, batch=0, rank=0, world=1, training=True, limit_val_batches=1.0):
     """Return a stub of a CPU trainer with the attributes that `src/lightning_loop.py` reads."""
     epochs = SimpleNamespace(current=SimpleNamespace(processed=epoch, ready=epoch + (batch > 0)))

@@ -19,10 +19,6 @@ def test_scores_are_those_of_scikit_learn():
     expected = precision_recall_fscore_support(labels, predicted, labels=range(4), zero_division=0)
     for name, values in zip(("precision", "recall", "f1", "images"), expected, strict=True):
         np.testing.assert_allclose(scores[name], values, rtol=1e-6)
-    known = labels.unique().tolist()
-    assert known == [0, 1, 2]
-    expected = np.mean([(predicted[labels == k] == k).double().mean() for k in known])
-    assert float(balanced_accuracy(scores)) == pytest.approx(expected)
     never = torch.where(predicted == 3, 0, predicted)
     metric = ClassCounts(4)
     metric.update(never, labels)

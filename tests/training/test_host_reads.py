@@ -107,11 +107,8 @@ def test_augmentation_of_color_images_reads_nothing():
     "read",
     [
         lambda x: x.sum().item(),
-        lambda x: bool((x > 0).any()),
         lambda x: x[x > 0],
         lambda x: x.tolist(),
-        lambda x: x.cpu(),
-        lambda x: x.numpy(),
     ],
 )
 def test_a_read_is_found(read):

@@ -7,13 +7,10 @@ import re
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-from library import PATCHES, SMALL, digits, small, trainer
+from library import PATCHES, SMALL, digits, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch.utils.data import DataLoader
 
 from examples import own_training
-from src.errors import InputError
 from src.inference.predictor import Predictor
 from src.training.classifier import ViT
 from src.transforms.patchify import normalize, patchify
@@ -71,50 +68,6 @@ def test_every_kind_of_input_is_equivalent_to_uint8(inputs):
     model = with_random_head(ViT(dataset, **SMALL))
     expected = validate(model, digits())
     assert validate(model, digits(inputs=inputs)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_soft_targets_train_and_validate():
-    soft = digits(targets=lambda labels: F.one_hot(labels, 10).float())
-    results = []
-    for loader in (digits(), soft):
-        pl.seed_everything(0)
-        fit = trainer()
-        fit.fit(small(), loader, loader)
-        metrics = fit.callback_metrics
-        keys = ("train_loss", "val_loss", "val_accuracy")
-        results.append([float(metrics[key]) for key in keys])
-    assert results[0] == pytest.approx(results[1], rel=1e-5)
-
-
-def test_prediction_needs_no_labels():
-    model = with_random_head(small())
-    expected = torch.cat(trainer().predict(model, digits()))
-    torch.testing.assert_close(expected.sum(1), torch.ones(256))
-    images = digits().dataset.tensors[0]
-    found = torch.cat(trainer().predict(model, DataLoader(images, 64)))
-    assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"classes": 1}, "number of classes must be from 2"),
-        ({"mean": [0, 0]}, "must have 1 values each"),
-    ],
-)
-def test_a_wrong_dataset_is_refused(changes, message):
-    with pytest.raises(InputError, match=message):
-        ViT(PATCHES | changes)
-
-
-def test_the_seed_decides_what_dropout_drops():
-    losses = []
-    for seed in (0, 0, 1):
-        pl.seed_everything(0)
-        fit = trainer(1)
-        fit.fit(small(dropout=0.5, seed=seed), digits())
-        losses.append(float(fit.callback_metrics["train_loss"]))
-    assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_example_runs(tmp_path):

@@ -103,13 +103,6 @@ def test_muon_takes_the_hidden_matrices(network):
     assert ("embed.stages.1.conv1.weight" in names) == has_stem
 
 
-def test_muon_takes_the_first_convolution_after_whitening():
-    network = small_vit(stem_layers=2, whiten=True)
-    hidden = names_of(muon_groups(network, 0.05)[0], network)
-    assert "embed.stages.0.conv1.weight" in hidden
-    assert not any("whiten" in name for name in hidden)
-
-
 def test_muon_groups_of_an_ensemble_are_those_of_its_networks():
     single = small_vit()
     ensemble = Ensemble([small_vit(), small_vit()])

@@ -8,7 +8,6 @@ import yaml
 from photos import class_folders
 from program import ROOT, call, tiny, train, validate_as
 
-from src.cli.parser import parse
 from src.errors import InputError
 from src.runs.checkpoint import load
 from src.runs.directory import find_checkpoint, find_run
@@ -125,12 +124,6 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(made, tmp_path):
     longer = train("--resume", made, "--patience=2", prepare=falling)
     assert longer.code == 0, longer
     assert len(read_metrics(made)) == 3
-
-
-def test_max_steps_is_refused(tmp_path):
-    flags = tiny(tmp_path, "--trainer.max_steps=5")
-    with pytest.raises(InputError, match="use trainer.max_epochs"):
-        parse([str(flag) for flag in flags])
 
 
 def test_paths_of_a_run(digits_run, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from program import Running, at_step, differences, send, started, stop_at, tiny, train
+from program import Running, at_step, send, started, stop_at, tiny, train
 
 from src.runs.checkpoint import load
 
@@ -110,20 +110,3 @@ def test_a_run_is_locked_while_it_is_trained(made, last, tmp_path):
         first.process.kill()
     assert first.end().code == -signal.SIGKILL
     assert train("--resume", made, "--trainer.max_epochs=2").code == 0
-
-
-def test_a_killed_run_with_workers_can_be_resumed_at_once(made, tmp_path):
-    arguments = tiny(tmp_path, "--data.workers=2", "--checkpoint_every_n_steps=3", epochs=2)
-    killed = train(*arguments, prepare=stop_at(14, signal.SIGKILL))
-    assert killed.code == -signal.SIGKILL
-    (made / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half of a checkpoint")
-    assert train("--resume", made).code == 0
-    assert [path.name for path in made.glob("**/.*")] == [".lock"]
-
-
-def test_two_runs_that_start_together(tmp_path):
-    both = [Running(*tiny(tmp_path, epochs=1)) for _ in range(2)]
-    assert [running.end().code for running in both] == [0, 0]
-    runs = [tmp_path / "digits" / f"version_{number}" for number in range(2)]
-    contents = [load(run / "checkpoints" / "last.ckpt") for run in runs]
-    assert differences(*contents) == []

@@ -1,7 +1,5 @@
 """Test options of Lightning's own Trainer: duration, gradient clipping and strategies."""
 
-import math
-
 import pytest
 import torch
 from library import digits, small, trainer
@@ -39,20 +37,6 @@ def test_the_schedule_ends_at_the_first_limit(max_epochs, max_steps, total):
     trainer(max_epochs, max_steps=max_steps).fit(model, digits())
     assert model.total_steps == total
     assert model.lr_now == pytest.approx(1e-5)
-
-
-def test_the_learning_rate_is_constant_without_a_number_of_steps():
-    model = small(warmup_epochs=0)
-    trainer(-1, max_time={"seconds": 1}).fit(model, digits())
-    assert model.total_steps == math.inf
-    assert model.lr_now == pytest.approx(1e-2)
-
-
-def test_warmup_steps_override_warmup_epochs():
-    model = small(warmup_steps=3, warmup_epochs=9)
-    trainer(1, limit_train_batches=1).fit(model, digits())
-    assert model.warmup_steps == 3
-    assert model.lr_now == pytest.approx(1e-2 / 4)
 
 
 def test_data_without_a_length_needs_a_limit():

@@ -88,11 +88,3 @@ def test_no_logger(tmp_path):
     made = run(tmp_path, "--trainer.logger=false", epochs=1)
     assert not list(made.glob("events.*"))
     assert (made / "metrics.csv").is_file()
-
-
-def test_resume_with_another_logger(digits_run, tmp_path):
-    copy = shutil.copytree(digits_run, tmp_path / "digits" / "version_0")
-    logs = tmp_path / "logs"
-    resumed = train("--resume", copy, *LOGGER, logs, "--trainer.max_epochs=3")
-    assert resumed.code == 0, resumed
-    assert (logs / "lightning_logs" / "version_0" / "metrics.csv").is_file()
