@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from src.config import DatasetInfo
-from src.extras.paper.render import center_of_image
-from src.extras.paper.strokes import strokes_of
+from src.extras.paper.strokes import center_of_image, strokes_of
 from src.extras.weights.names import timm_arguments
 from src.inference.predictor import DARK, Predictor
 

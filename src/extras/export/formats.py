@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from src.extras.export.describe import preparation
-from src.extras.paper.render import center_of_image
-from src.extras.paper.strokes import strokes_of
+from src.extras.paper.strokes import center_of_image, strokes_of
 from src.extras.weights.names import TIMM, from_ours, timm_arguments
 from src.inference.predictor import Predictor
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
-from src.extras.paper.components import Components, find_components, touches_border
-from src.extras.paper.windows import sliding
+from src.extras.paper.components import border_gaps, find_components
 
 MIN_INK = 0.3  # low, because frames can be paler than the digit
 # Minimum side of a cell, as a fraction of the shorter side of the photo. Smaller cells are holes
@@ -32,27 +32,25 @@ def find_frames(ink: np.ndarray) -> list[np.ndarray]:
     Returns:
         The corners of each frame as (x, y), clockwise from the top left, float [4, 2].
     """
-    lines = sliding(np.pad(ink > MIN_INK, 1), 3, np.maximum)
-    paper = find_components(~lines)
-    sizes = paper.boxes[:, 2:] - paper.boxes[:, :2]
-    shorter = sizes.min(axis=1, initial=ink.size)
-    is_large = shorter >= MIN_SIDE * min(ink.shape)
-    is_inside = ~touches_border(paper.boxes, ink.shape)
+    lines = ndimage.binary_dilation(ink > MIN_INK, np.ones((3, 3)))
+    labels, boxes = find_components(~lines)
+    shorter = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    is_inside = border_gaps(boxes, ink.shape).min(axis=1) > 0
     frames = []
-    for cell in np.flatnonzero(is_large & is_inside):
-        corners = _corners_of(paper, cell)
+    for cell in np.flatnonzero(is_inside & (shorter >= MIN_SIDE * min(ink.shape))):
+        left, top, right, bottom = boxes[cell]
+        corners = _corners_of(labels[top:bottom, left:right] == cell)
         if corners is None:
             continue
+        corners += (left, top)
         if _has_thin_walls(corners, lines):
             frames.append(corners)
     return frames if len(frames) <= MAX_CELLS else []
 
 
-def _corners_of(paper: Components, cell: np.intp) -> np.ndarray | None:
-    """Return the corners of a cell, or None if it is not a roughly upright rectangle."""
-    rows, starts, ends = paper.runs[paper.labels == cell].T
-    x = np.concatenate([starts, ends - 1])
-    y = np.concatenate([rows, rows])
+def _corners_of(cell: np.ndarray) -> np.ndarray | None:
+    """Return the corners of a cell, bool [H, W], or None if it is not an upright rectangle."""
+    y, x = np.nonzero(cell)
     extremes = [
         np.argmin(x + y),
         np.argmax(x - y),
@@ -60,16 +58,13 @@ def _corners_of(paper: Components, cell: np.intp) -> np.ndarray | None:
         np.argmin(x - y),
     ]
     corners = np.stack([x[extremes], y[extremes]], axis=1).astype(float)
-    shorter = min(np.ptp(x), np.ptp(y))
-    if not _has_right_angles(corners, shorter):
+    if not _has_right_angles(corners, min(cell.shape) - 1):
         return None
-    left = np.full(paper.shape[0], paper.shape[1])
-    right = np.zeros(paper.shape[0], int)
-    np.minimum.at(left, rows, starts)
-    np.maximum.at(right, rows, ends)
-    pixels = (right - left).clip(0).sum()  # includes a digit that touches the frame
+    left = cell.argmax(axis=1)
+    right = cell.shape[1] - cell[:, ::-1].argmax(axis=1)
+    pixels = (right - left).sum()  # includes a digit that touches the frame
     low, high = AREA_RATIO
-    return corners if low < _count_pixels(corners) / pixels < high else None
+    return corners if low < _fill([corners], cell.shape).sum() / pixels < high else None
 
 
 def _has_right_angles(corners: np.ndarray, shorter: int) -> bool:
@@ -81,16 +76,6 @@ def _has_right_angles(corners: np.ndarray, shorter: int) -> bool:
     previous = np.roll(directions, 1, axis=0)
     cosines = (directions * previous).sum(axis=1)
     return bool(np.abs(cosines).max() <= MAX_COSINE)
-
-
-def _count_pixels(corners: np.ndarray) -> float:
-    """Count the pixels of a polygon, using the shoelace formula and Pick's theorem."""
-    following = np.roll(corners, -1, axis=0)
-    x, y = corners.T
-    next_x, next_y = following.T
-    area = abs(float(x @ next_y - y @ next_x)) / 2
-    outline = np.abs(following - corners).max(axis=1).sum()
-    return area + outline / 2 + 1
 
 
 def _has_thin_walls(corners: np.ndarray, lines: np.ndarray) -> bool:
@@ -135,7 +120,8 @@ def _shorter_side(corners: np.ndarray) -> float:
     return float(np.ptp(corners, axis=0).min())
 
 
-def _fill(cells: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+def _fill(cells: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask of the area inside the polygons, bool [H, W]."""
     height, width = shape
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)

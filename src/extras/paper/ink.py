@@ -2,9 +2,9 @@
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from src.extras.paper.components import find_components
-from src.extras.paper.windows import closing, sliding
 
 # Maximum stroke width, as a fraction of the shorter side of the photo. Shadows are wider.
 WINDOW = 1 / 3
@@ -34,8 +34,7 @@ def ink_channel(photo: Image.Image) -> np.ndarray:
 
 def stroke_contrast(gray: np.ndarray) -> float:
     """Return the contrast of the strongest strokes, dark or light, in gray levels."""
-    window = window_size(gray)
-    return max(peak(closing(x, window) - x) for x in (gray, 255 - gray))
+    return max(peak(fill_dark(x, WINDOW) - x) for x in (gray, 255 - gray))
 
 
 def is_dark_on_light(gray: np.ndarray) -> bool:
@@ -48,43 +47,33 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
     """
     photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
     least = POLARITY_CONTRAST * stroke_contrast(photo)
-    around = np.pad(photo, 2, mode="edge")
-    edges = sliding(around, 5, np.maximum) - sliding(around, 5, np.minimum) > least
+    edges = ndimage.morphological_gradient(photo, size=5, mode="nearest") > least
     dark = light = 0.0
-    for fraction in POLARITY_WINDOWS:
-        window = max(3, round(fraction * min(photo.shape)))
+    for window in POLARITY_WINDOWS:
         dark += _stroke_score(photo, window, least, edges) ** 0.5
         light += _stroke_score(255 - photo, window, least, edges) ** 0.5
     return dark >= light
 
 
-def _stroke_score(photo: np.ndarray, window: int, least: float, edges: np.ndarray) -> float:
-    """Score how closely dark details narrower than `window` resemble strokes."""
-    mask = closing(photo, window) - photo > least
-    return _extent(mask) * _edge_fraction(mask, edges) ** 5
+def _stroke_score(photo: np.ndarray, window: float, least: float, edges: np.ndarray) -> float:
+    """Score how closely dark details narrower than `window` resemble strokes.
+
+    The score is the height plus the width of the largest detail, multiplied by a power of the
+    fraction of all boundaries that lie on edges in the photo.
+    """
+    mask = fill_dark(photo, window) - photo > least
+    if not mask.any():
+        return 0.0
+    boxes = find_components(mask)[1]
+    extent = (boxes[:, 2:] - boxes[:, :2]).sum(axis=1).max()
+    boundary = mask & ~ndimage.binary_erosion(mask)
+    return float(extent * edges[boundary].mean() ** 5)
 
 
 def _reduce(photo: Image.Image) -> np.ndarray:
     photo = photo.copy()
     photo.thumbnail((POLARITY_SIZE, POLARITY_SIZE), Image.Resampling.BOX)
     return np.asarray(photo.filter(ImageFilter.GaussianBlur(0.7)))
-
-
-def _extent(mask: np.ndarray) -> float:
-    """Return the height plus the width of the largest component of a mask, in pixels."""
-    left, top, right, bottom = find_components(mask).boxes.T
-    return float((right - left + bottom - top).max(initial=0))
-
-
-def _edge_fraction(mask: np.ndarray, edges: np.ndarray) -> float:
-    """Return the fraction of the mask boundary that lies on edges in the photo."""
-    padded = np.pad(mask, 1)
-    above = padded[:-2, 1:-1]
-    below = padded[2:, 1:-1]
-    left = padded[1:-1, :-2]
-    right = padded[1:-1, 2:]
-    boundary = mask & ~(above & below & left & right)
-    return float(edges[boundary].mean()) if boundary.any() else 0.0
 
 
 def find_ink(gray: np.ndarray) -> np.ndarray:
@@ -101,13 +90,11 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
     """
     blurred = Image.fromarray(gray).filter(ImageFilter.GaussianBlur(1))
     smooth = np.maximum(np.asarray(blurred), 1)
-    paper = closing(smooth, window_size(smooth))
-    contrast = 1 - smooth / paper.astype(np.float32)
+    contrast = 1 - smooth / fill_dark(smooth, WINDOW).astype(np.float32)
     is_paper = contrast <= peak(contrast) / 2  # a thick marker can cover most of the photo
     contrast -= np.median(contrast[is_paper])
-    noise = _noise(contrast)
     level = peak(contrast)
-    if level < max(MIN_CONTRAST, 5 * noise):
+    if level < max(MIN_CONTRAST, 5 * _noise(contrast)):
         return np.zeros_like(contrast)
     return (contrast / level).clip(0, 1)
 
@@ -122,8 +109,17 @@ def _noise(contrast: np.ndarray) -> float:
     return 1.4826 / 2**0.5 * float(np.median(differences)) if differences.size else 0.0
 
 
-def window_size(gray: np.ndarray) -> int:
-    return max(3, round(min(gray.shape) * WINDOW))
+def fill_dark(gray: np.ndarray, window: float) -> np.ndarray:
+    """Fill dark details with the surrounding brightness, by a morphological closing, [H, W].
+
+    Args:
+        gray: uint8 [H, W].
+        window: maximum width of the details, as a fraction of the shorter side of the photo.
+    """
+    size = max(3, round(window * min(gray.shape)))
+    padded = np.pad(gray, size, mode="edge")
+    closed = ndimage.grey_closing(padded, size, mode="nearest")
+    return closed[size:-size, size:-size]
 
 
 def peak(contrast: np.ndarray) -> float:

@@ -7,9 +7,11 @@ import torch
 from src.config import DatasetInfo
 from src.data.images import read_photo
 from src.errors import InputError
-from src.extras.paper.photo import MAX_SIDE, Invert, extract_digit
+from src.extras.paper.photo import Invert, extract_digit
 from src.extras.paper.strokes import strokes_of
 from src.inference.predictor import PreparedImage
+
+MAX_SIDE = 640  # photos whose longer side is longer are reduced
 
 
 def digit_reader(

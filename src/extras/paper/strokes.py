@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from src.config import DatasetInfo
 
 
@@ -34,3 +36,22 @@ def strokes_of(dataset: DatasetInfo) -> Strokes | None:
     if strokes is None or dataset.channels != 1 or strokes.side > dataset.image_size:
         return None
     return strokes
+
+
+def center_of_mass(image: np.ndarray) -> np.ndarray:
+    """Return the center of mass (x, y) of an image [H, W], in pixels from the top left."""
+    height, width = image.shape
+    mass = image / max(1, image.sum())
+    columns = np.arange(width) + 0.5
+    rows = np.arange(height) + 0.5
+    x = (mass.sum(axis=0) * columns).sum()
+    y = (mass.sum(axis=1) * rows).sum()
+    return np.array([x, y])
+
+
+def center_of_image(size: int, strokes: Strokes) -> float:
+    """Return the center of the strokes, in pixels from the left and from the top.
+
+    For MNIST, it is 14.5 (the middle of pixel 14), although the center of the image is 14.0.
+    """
+    return (size + 1) / 2 if strokes.center == "mass" else size / 2

@@ -11,7 +11,7 @@ from src.errors import InputError
 # Images of the same size as the dataset images
 
 
-@pytest.mark.parametrize("brightness", [245, 215, 200, 160])
+@pytest.mark.parametrize("brightness", [245, 160])
 @each_digit
 def test_gray_paper_of_28_pixels_becomes_black(strokes, brightness):
     expected = image_of(written(strokes))
@@ -21,17 +21,10 @@ def test_gray_paper_of_28_pixels_becomes_black(strokes, brightness):
     assert image[0].max() == 0
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [
-        (3, -3),
-        (-2, 4),
-    ],
-)
 @pytest.mark.parametrize("strokes", [ZERO, ONE, FOUR])
-def test_white_strokes_off_the_center_of_28_pixels_are_centered(strokes, steps):
+def test_white_strokes_off_the_center_of_28_pixels_are_centered(strokes):
     expected = image_of(written(strokes))
-    moved = np.roll(expected, steps, axis=(0, 1))
+    moved = np.roll(expected, (3, -3), axis=(0, 1))
     image = image_of(Image.fromarray(moved))
     assert correlation(image, expected) > 0.94
 
@@ -57,7 +50,6 @@ def rotate(picture: Image.Image, angle: float) -> Image.Image:
     "count, gap",
     [
         (1, 0),
-        (5, 0),
         (5, 12),
     ],
 )
@@ -77,13 +69,12 @@ def test_a_digit_in_a_box_of_a_form_is_read_without_the_box(strokes, angle, pen,
     assert_same_digit(rotate(form, angle), clean)
 
 
-@pytest.mark.parametrize("angle", [0, 4])
 @pytest.mark.parametrize("count", [1, 5])
-def test_empty_boxes_are_no_zero(count, angle):
+def test_empty_boxes_are_no_zero(count):
     form = Image.new("L", (600, 300), 220)
     draw_boxes(form, count, 90)
     with pytest.raises(InputError, match="no strokes were found"):
-        extract(rotate(form, angle))
+        extract(rotate(form, 4))
 
 
 def test_a_digit_beside_an_empty_box_is_read():
@@ -98,7 +89,7 @@ def test_a_digit_beside_an_empty_box_is_read():
 # Ruled lines
 
 
-@pytest.mark.parametrize("lean", [-8, 0, 8])
+@pytest.mark.parametrize("lean", [0, 8])
 @pytest.mark.parametrize("strokes", [ZERO, FOUR, SEVEN])
 def test_a_margin_line_through_a_digit_is_removed(strokes, lean):
     clean = written(strokes)
@@ -126,7 +117,7 @@ def test_a_marker_that_fills_the_picture_is_read(strokes):
 # Screenshots of drawing programs
 
 
-@pytest.mark.parametrize("toolbar", [60, 140, 230])
+@pytest.mark.parametrize("toolbar", [60, 230])
 @each_digit
 def test_a_toolbar_above_a_dark_canvas_is_ignored(strokes, toolbar):
     clean = written(strokes, pen=12, ink=255, paper=30)

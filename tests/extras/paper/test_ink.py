@@ -29,18 +29,16 @@ def illumination(kind: str) -> np.ndarray:
 # Color channel
 
 
-@pytest.mark.parametrize("lighter", [0, 12])
 @pytest.mark.parametrize(
     "ink, channel",
     [
         ((200, 60, 60), "R"),
-        ((0, 140, 40), "R"),
         ((90, 80, 255), "B"),
     ],
 )
-def test_a_colored_pen_as_bright_as_the_paper_is_read_from_one_channel(ink, channel, lighter):
+def test_a_colored_pen_as_bright_as_the_paper_is_read_from_one_channel(ink, channel):
     color = Image.new("RGB", (1, 1), ink)
-    paper = color.convert("L").getpixel((0, 0)) + lighter
+    paper = color.convert("L").getpixel((0, 0))
     photo = written(FOUR, ink=ink, paper=(paper, paper, paper), mode="RGB")
     expected = photo.getchannel(channel)
     assert np.array_equal(ink_channel(photo), np.asarray(expected))
@@ -64,7 +62,7 @@ def test_a_dark_pen_is_read_from_gray(ink, paper):
 
 
 @each_light
-@pytest.mark.parametrize("pen", [4, 8, 20, 36])
+@pytest.mark.parametrize("pen", [4, 36])
 @each_digit
 def test_polarity_is_found_for_all_pens_and_light(strokes, pen, light):
     for ink, paper in ((30, 220), (220, 30)):
@@ -93,34 +91,14 @@ def test_ink_is_a_fraction_of_the_papers_brightness(light):
     assert ink[20:80].max() < (0.4 if light == "shadow" else 0.1)
 
 
-@pytest.mark.parametrize("noise", [2, 8, 20])
+@pytest.mark.parametrize("noise", [2, 20])
 def test_noise_is_not_ink(noise):
     rng = np.random.default_rng(noise)
     photo = to_image(150 + rng.normal(0, noise, SHAPE))
     assert not find_ink(np.asarray(photo)).any()
 
 
-@pytest.mark.parametrize(
-    "light",
-    [
-        (0.3, 1),
-        (0.6, 1),
-        (1, 0.5),
-    ],
-)
-def test_falling_light_is_not_ink(light):
-    slope = np.linspace(*light, 320)
+def test_falling_light_is_not_ink():
+    slope = np.linspace(0.3, 1, 320)
     photo = np.broadcast_to(240 * slope, SHAPE)
     assert not find_ink(photo.astype(np.uint8)).any()
-
-
-@pytest.mark.parametrize(
-    "ink, found",
-    [
-        (192, False),
-        (180, True),
-    ],
-)
-def test_a_contrast_of_4_percent_is_paper_and_10_percent_is_ink(ink, found):
-    photo = written(FOUR, ink=ink, paper=200)
-    assert find_ink(np.asarray(photo)).any() == found

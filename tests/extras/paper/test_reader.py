@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from photos import FOUR, SEVEN, write_on, written
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from src.config import DatasetInfo
 from src.errors import InputError
@@ -59,16 +59,6 @@ def test_transparent_paper_contrasts_with_the_strokes(read, ink, paper):
     assert transparent.box == opaque.box
     assert opaque.image.dtype == torch.uint8
     assert opaque.image.shape == (1, 28, 28)
-
-
-def test_transparent_corners_of_a_photo_are_white(read):
-    photo = written(SEVEN)
-    rounded = photo.convert("RGBA")
-    alpha = Image.new("L", photo.size)
-    frame = (0, 0, photo.width - 1, photo.height - 1)
-    ImageDraw.Draw(alpha).rounded_rectangle(frame, 40, fill=255)
-    rounded.putalpha(alpha)
-    assert read(rounded).box == pytest.approx(read(photo).box, abs=0.01)
 
 
 def test_a_file_without_strokes_is_named(read):
