@@ -20,8 +20,8 @@ from benchmarks.interleaved import Timed, interleave, median_ratio
 from benchmarks.peers import parameters
 from benchmarks.tables import Rows, make_parser, positive, table
 from src.errors import exit_on_input_error
-from src.extras.export.export import IMAGES, export, to_input
-from src.extras.export.formats import FORMATS, open_onnx
+from src.extras.export.export import IMAGES, export
+from src.extras.export.formats import FORMATS
 from src.extras.export.samples import sample_images
 from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
@@ -52,17 +52,12 @@ def measure(checkpoint: Path, options: argparse.Namespace) -> None:
         for name, format in FORMATS.items():
             path = Path(folder, f"network{format.extension}")
             description = export(checkpoint, name, path, data=options.data)
-            if name.startswith("onnx"):
-                run = open_onnx(predictor, path, options.threads)
-            else:
-                run = format.open(predictor, path)
-            dtype = "normalized" if name == "safetensors" else "uint8"
+            runs[name] = format.open(predictor, path)
             difference = description["checked"]["largest_difference"]
             rows[name] = {
                 "file_MiB": path.stat().st_size / 2**20,
                 "difference": f"{difference:.1e}",
             }
-            runs[name] = functools.partial(_classify, run, dtype, predictor)
         turns = {name: Timed(functools.partial(run, images)) for name, run in runs.items()}
         with torch.inference_mode():
             found = interleave(turns, options.rounds)
@@ -72,12 +67,6 @@ def measure(checkpoint: Path, options: argparse.Namespace) -> None:
     count = parameters(predictor.classifier)
     print(f"\n{checkpoint}: {count:,} parameters, {len(images)} {source}\n")
     print(table(rows, COLUMNS))
-
-
-def _classify(
-    run: Callable[[Tensor], Tensor], dtype: str, predictor: Predictor, images: Tensor
-) -> Tensor:
-    return run(to_input(images, dtype, predictor))
 
 
 if __name__ == "__main__":

@@ -91,12 +91,10 @@ def describe(predictor: Predictor, format: str, output: Path) -> Description:
     dataset = predictor.dataset
     size, channels = dataset.image_size, dataset.channels
     temperature = predictor.classifier.temperature
-    image_type, values = "uint8", "from 0 to 255"
-    division = "already divided"
+    dtype, values, division = "uint8", "from 0 to 255", "already divided"
     if format == "safetensors":
-        image_type = "float32"
+        dtype, division = "float32", "to be divided"
         values = "from 0 to 1, normalized per channel: (value - mean) / std"
-        division = "to be divided"
     return {
         "checkpoint": str(predictor.checkpoint.path),
         "format": format,
@@ -106,21 +104,11 @@ def describe(predictor: Predictor, format: str, output: Path) -> Description:
         "channels": channels,
         "mean": dataset.mean,
         "std": dataset.std,
+        "temperature": temperature,
         "preparation": preparation(dataset, format),
-        "input": {
-            "name": "images",
-            "type": image_type,
-            "shape": ["batch", channels, size, size],
-            "values": values,
-        },
-        "output": {
-            "name": "logits",
-            "type": "float32",
-            "shape": ["batch", len(predictor.classes)],
-            "values": f"{division} by the temperature {temperature:.4g}; their softmax then gives "
-            "the class probabilities",
-            "temperature": temperature,
-        },
+        "input": f"images: {dtype} [batch, {channels}, {size}, {size}], {values}",
+        "output": f"logits: float32 [batch, {len(predictor.classes)}], {division} by the "
+        f"temperature {temperature:.4g}; their softmax then gives the class probabilities",
         "torch": torch.__version__,
         "python": _python_code(predictor, format, output),
     }
@@ -169,21 +157,6 @@ def preparation(dataset: DatasetInfo, format: str) -> list[str]:
             "and the top."
         )
     return steps
-
-
-def summary(description: Description) -> list[str]:
-    """Return the lines to print: preprocessing, input, output, and verification of the file."""
-    lines = [f"step {i}  {step}" for i, step in enumerate(description["preparation"], 1)]
-    for key in ("input", "output"):
-        part = description[key]
-        shape = ", ".join(map(str, part["shape"]))
-        lines.append(f"{key:8}{part['name']}: {part['type']} [{shape}], {part['values']}")
-    checked = description["checked"]
-    lines.append(
-        f"checked with {checked['images']} {checked['source']}: {checked['changed_classes']} "
-        f"classes differ, logits differ by at most {checked['largest_difference']:.1e}"
-    )
-    return lines
 
 
 def _python_code(predictor: Predictor, format: str, output: Path) -> str:

@@ -12,7 +12,6 @@ network on images of the dataset (for onnx_int8: 99% of the predicted classes mu
 """
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 from typing import BinaryIO
@@ -21,13 +20,12 @@ import torch
 from torch import Tensor
 
 from src.errors import ArgumentParser, InputError, one_line, printable
-from src.extras.export.describe import Description, describe, sidecar, summary
+from src.extras.export.describe import Description, describe, sidecar
 from src.extras.export.formats import FORMATS
 from src.extras.export.samples import sample_images
 from src.inference.predictor import Predictor
 from src.runs.atomic import open_atomically
 from src.runs.directory import find_checkpoint
-from src.transforms.patchify import normalize
 
 IMAGES = 256  # number of images used to check a file
 
@@ -49,11 +47,20 @@ def main(args: list[str]) -> None:
     output = options.output or checkpoint.with_suffix(FORMATS[options.format].extension)
     description = export(checkpoint, options.format, output, options.force, options.data)
     size = output.stat().st_size / 2**20
-    lines = [f"{output} ({size:.2f} MiB), described in {sidecar(output)}"]
-    lines += [*summary(description), "", "Use it in Python:"]
-    lines += [f"  {line}" for line in description["python"].splitlines()]
-    for line in lines:
-        print(printable(line))
+    print(printable(f"{output} ({size:.2f} MiB), described in {sidecar(output)}"))
+    for i, step in enumerate(description["preparation"], 1):
+        print(f"step {i}  {step}")
+    for key in ("input", "output"):
+        print(f"{key:8}{description[key]}")
+    checked = description["checked"]
+    print(
+        f"checked with {checked['images']} {printable(checked['source'])}: "
+        f"{checked['changed_classes']} classes differ, logits differ by at most "
+        f"{checked['largest_difference']:.1e}"
+    )
+    print("\nUse it in Python:")
+    for line in description["python"].splitlines():
+        print(printable(f"  {line}"))
 
 
 def export(
@@ -75,8 +82,9 @@ def export(
         InputError: a package is missing, a file exists, the checkpoint cannot be used, or the check
             failed. Existing files are left unchanged.
     """
-    _check_output(output, force)
-    _check_packages(format)
+    for path in (output, sidecar(output)):
+        if path.is_dir() or (path.exists() and not force):
+            raise InputError(f"{path}: exists; replace files with --force, or change --output")
     predictor = Predictor(checkpoint, "cpu")
     description = describe(predictor, format, output)
     images, source = sample_images(predictor.dataset, IMAGES, data)
@@ -99,29 +107,6 @@ def export(
     return description
 
 
-def to_input(images: Tensor, dtype: str, predictor: Predictor) -> Tensor:
-    """Convert uint8 images [B, C, S, S] to the input type of a file: `uint8` or `normalized`."""
-    if dtype == "normalized":
-        return normalize(images, predictor.dataset.mean, predictor.dataset.std)
-    return images
-
-
-def _check_output(output: Path, force: bool) -> None:
-    for path in (output, sidecar(output)):
-        if path.is_dir() or (path.exists() and not force):
-            raise InputError(f"{path}: exists; replace files with --force, or change --output")
-
-
-def _check_packages(format: str) -> None:
-    packages = FORMATS[format].packages
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"--format {format} needs {', '.join(missing)}; run pip install -r "
-            "requirements-export.txt"
-        )
-
-
 @torch.no_grad()
 def _write(file: BinaryIO, format: str, predictor: Predictor, images: Tensor) -> tuple[float, int]:
     """Write the file, open it again, and compare its logits with the network's.
@@ -129,21 +114,19 @@ def _write(file: BinaryIO, format: str, predictor: Predictor, images: Tensor) ->
     Returns:
         The largest logit difference, and the number of images whose predicted class changes.
     """
-    dtype = "normalized" if format == "safetensors" else "uint8"
     try:
         file.write(FORMATS[format].make(predictor))
         file.flush()
         run = FORMATS[format].open(predictor, Path(file.name))
-        inputs = to_input(images, dtype, predictor)
         # The first image is a batch of its own, to detect files with a fixed batch size.
-        actual = torch.cat([run(inputs[:1]), run(inputs[1:])])
+        actual = torch.cat([run(images[:1]), run(images[1:])])
         expected = predictor.classifier.logits(images)
         changed = actual.argmax(dim=1) != expected.argmax(dim=1)
         return (actual - expected).abs().max().item(), int(changed.sum())
     except OSError:
         raise
-    except Exception as error:  # incompatible package versions can raise any exception
+    except Exception as error:  # missing or incompatible packages can raise any exception
         raise InputError(
-            f"--format {format}: failed ({type(error).__name__}: {one_line(error)}); use the "
-            "versions in requirements-export.txt"
+            f"--format {format}: failed ({type(error).__name__}: {one_line(error)}); run pip "
+            "install -r requirements-export.txt"
         ) from error

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from src.extras.export.describe import preparation
 from src.extras.paper.strokes import center_of_image, strokes_of
 from src.extras.weights.names import TIMM, from_ours, timm_arguments
+from src.inference.pipeline import ImageClassifier
 from src.inference.predictor import Predictor
 
-Run = Callable[[Tensor], Tensor]  # input of a format, [B, C, S, S] -> logits, float32 [B, K]
+Run = Callable[[Tensor], Tensor]  # images, uint8 [B, C, S, S] -> logits, float32 [B, K]
 MAX_BATCH = 2**31 - 1  # without this, torch 2.6 sets a limit of 2**63
 MAX_OFFSET = 0.75  # pixels; MNIST images are centered to within 0.52 pixels
 
@@ -124,12 +125,12 @@ def make_int8(predictor: Predictor) -> bytes:
         return path.read_bytes()
 
 
-def open_onnx(predictor: Predictor, path: Path, threads: int = 0) -> Run:
-    """Open the file in onnxruntime; `threads=0` uses one thread per core."""
+def open_onnx(predictor: Predictor, path: Path) -> Run:
+    """Open the file in onnxruntime, with the number of threads of PyTorch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options)
 
     def run(images: Tensor) -> Tensor:
@@ -165,8 +166,8 @@ def open_safetensors(predictor: Predictor, path: Path) -> Run:
     else:
         network = predictor.checkpoint.build_network()
     network.load_state_dict(load_file(path))
-    network.eval()
-    return lambda images: network(images) / predictor.classifier.temperature
+    ours = predictor.classifier
+    return ImageClassifier(network.eval(), ours.mean, ours.std, ours.temperature).logits
 
 
 def _trace(predictor: Predictor) -> torch.export.ExportedProgram:
@@ -189,7 +190,6 @@ class Format(NamedTuple):
 
     Attributes:
         extension: file extension.
-        packages: required packages that are not in `requirements.txt`.
         make: function that returns the content of the file.
         open: function that opens the file.
         max_difference: maximum absolute difference between the logits of the file and the network.
@@ -197,17 +197,15 @@ class Format(NamedTuple):
     """
 
     extension: str
-    packages: tuple[str, ...]
     make: Callable[[Predictor], bytes]
     open: Callable[[Predictor, Path], Run]
     max_difference: float = 1e-4
     max_changed: float = 0.0
 
 
-ONNX = ("onnx", "onnxscript", "onnxruntime")
 FORMATS = {
-    "onnx": Format(".onnx", ONNX, make_onnx, open_onnx),
-    "onnx_int8": Format(".int8.onnx", ONNX, make_int8, open_onnx, math.inf, 0.01),
-    "torch_export": Format(".pt2", (), make_torch_export, open_torch_export),
-    "safetensors": Format(".safetensors", ("timm",), make_safetensors, open_safetensors),
+    "onnx": Format(".onnx", make_onnx, open_onnx),
+    "onnx_int8": Format(".int8.onnx", make_int8, open_onnx, math.inf, 0.01),
+    "torch_export": Format(".pt2", make_torch_export, open_torch_export),
+    "safetensors": Format(".safetensors", make_safetensors, open_safetensors),
 }

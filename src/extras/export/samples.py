@@ -1,21 +1,18 @@
 """Sample images for checking a network: images of its dataset, or generated ones."""
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from src.config import DatasetInfo
-from src.data.image_set import ImageSet
 from src.data.splits import Split, open_split
 from src.errors import InputError
 
-SPLITS: tuple[Split, ...] = ("test", "val", "train")
+SPLITS: tuple[Split, ...] = ("test", "train")
 
 
 def sample_images(dataset: DatasetInfo, count: int, root: str | None = None) -> tuple[Tensor, str]:
-    """Return images of a dataset and a description of them.
+    """Return evenly spaced images of a dataset, and a description of them.
 
     Images are generated if the dataset cannot be read. Nothing is downloaded.
 
@@ -27,30 +24,16 @@ def sample_images(dataset: DatasetInfo, count: int, root: str | None = None) -> 
     Returns:
         Images, uint8 [count, C, S, S] (test images if available), and their description.
     """
-    reason = "the dataset has no readable images"
+    reason = "the dataset has no images"
     try:
         for split in SPLITS:
             images = open_split(dataset, split, root=root)
-            if images and (chosen := _read(images, count)):
-                return torch.stack(chosen), f"{split} images of {dataset.name}"
+            if images:
+                rows = torch.linspace(0, len(images) - 1, count).long().unique()
+                return images.__getitems__(rows)[0], f"{split} images of {dataset.name}"
     except InputError as error:
         reason = str(error).split("; ")[0]
     return _generate(dataset, count), f"generated images ({reason})"
-
-
-def _read(images: ImageSet, count: int) -> list[Tensor]:
-    """Return the first readable images of each class, interleaved by class."""
-    by_class = images.labels.argsort(stable=True)
-    counts = images.labels.bincount()
-    starts = counts.cumsum(0) - counts
-    ranks = torch.arange(len(images)) - starts[images.labels[by_class]]
-    chosen: list[Tensor] = []
-    for index in by_class[ranks.argsort(stable=True)].tolist():
-        if len(chosen) == count:
-            break
-        with contextlib.suppress(InputError):  # damaged files, which training can also skip
-            chosen.append(images.__getitems__([index])[0][0])
-    return chosen
 
 
 def _generate(dataset: DatasetInfo, count: int) -> Tensor:
