@@ -1,14 +1,13 @@
-"""Describe an exported file: how to prepare images for it, and Python code that uses it."""
+"""Describe an exported file, with Python code that prepares a picture and classifies it."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from src.config import DatasetInfo
 from src.extras.paper.strokes import center_of_image, strokes_of
 from src.extras.weights.names import timm_arguments
-from src.inference.predictor import DARK, Predictor
+from src.inference.predictor import Predictor
 
 Description = dict[str, Any]
 
@@ -34,13 +33,24 @@ picture = picture.resize(({size}, {size}), Image.Resampling.BICUBIC)
 """,
 }
 CROP_STROKES = """\
-if picture.size != ({size}, {size}):
+is_small = picture.size == ({size}, {size})
+if not is_small:
     picture = ImageOps.autocontrast(picture)
-    if numpy.asarray(picture)[[0, -1]].mean() > 127:
-        picture = ImageOps.invert(picture)
+pixels = numpy.asarray(picture)
+border = numpy.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+if border.mean() > 127.5:  # strokes are light on black
+    picture = ImageOps.invert(picture)
+if not is_small:
     strokes = picture.point(lambda value: 255 * (value > 127)).getbbox()
     picture = ImageOps.pad(picture.crop(strokes), ({side}, {side}))
     picture = ImageOps.expand(picture, ({size} - {side}) // 2)
+"""
+CENTER_OF_MASS = """\
+for axis in (0, 1):
+    mass = numpy.asarray(picture).sum(axis=1 - axis) + 1e-9
+    offset = numpy.average(numpy.arange({size}) + 0.5, weights=mass) - {center}
+    if abs(offset) > 0.75:  # dataset images are centered to within 0.52 pixels
+        picture = numpy.roll(picture, -round(offset), axis)
 """
 ARRANGE = """\
 pixels = numpy.asarray(picture).reshape({size}, {size}, {channels})
@@ -54,7 +64,7 @@ session = onnxruntime.InferenceSession({path!r})
 RUN_TORCH = """\
 import torch
 network = torch.export.load({path!r}).module()
-logits = network(torch.from_numpy(images)).numpy()
+logits = network(torch.tensor(images)).numpy()
 """
 NAME_CLASS = """\
 classes = json.load(open({description!r}))["classes"]
@@ -74,9 +84,11 @@ network = build_network(config, dataset, ensemble={ensemble})
 network.load_state_dict(load_file({path!r}))
 network.eval()
 """
-PREDICT = """\
-def predict(images):
-    return (network(images) / {temperature}).softmax(1)
+RUN_WEIGHTS = """\
+import torch
+mean, std = torch.tensor([{mean}, {std}])[..., None, None]
+with torch.no_grad():
+    logits = network((torch.tensor(images) / 255 - mean) / std).numpy() / {temperature}
 """
 
 
@@ -105,7 +117,6 @@ def describe(predictor: Predictor, format: str, output: Path) -> Description:
         "mean": dataset.mean,
         "std": dataset.std,
         "temperature": temperature,
-        "preparation": preparation(dataset, format),
         "input": f"images: {dtype} [batch, {channels}, {size}, {size}], {values}",
         "output": f"logits: float32 [batch, {len(predictor.classes)}], {division} by the "
         f"temperature {temperature:.4g}; their softmax then gives the class probabilities",
@@ -119,60 +130,25 @@ def sidecar(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-def preparation(dataset: DatasetInfo, format: str) -> list[str]:
-    """Return the steps that turn a picture into an input image, one sentence per step."""
-    size, strokes = dataset.image_size, strokes_of(dataset)
-    square = f"{size}x{size} pixels"
-    mode = "grayscale" if dataset.channels == 1 else f"{dataset.channels} channels"
-    steps = [
-        "Apply the EXIF orientation, composite transparent pixels over white, and convert the "
-        f"picture to {mode}, 8 bits per channel."
-    ]
-    if strokes is None:
-        action = {
-            "crop": f"Crop the center square and resize it to {square}",
-            "pad": f"Resize the longer side to {size} pixels and repeat the edges to fill {square}",
-            "stretch": f"Resize it to {square}, ignoring its proportions",
-        }
-        steps.append(f"{action[dataset.fit]}, bicubic and antialiased.")
-        if min(dataset.mean) < DARK:
-            steps.append(
-                "If its border is light, invert it: the training images have dark borders."
-            )
-        return steps
-    steps += [
-        f"If it has {square} and light strokes on black, skip the next three steps.",
-        "Stretch its contrast to the range from 0 to 255. If its border is light (above 127), "
-        "invert it: strokes are light on black.",
-        "Crop it to the bounding box of the strokes (above 127) and resize the longer side to "
-        f"{strokes.side} pixels with antialiasing.",
-        f"Center it on a black image of {square}; the longer side then has margins of "
-        f"{(size - strokes.side) // 2} pixels.",
-    ]
-    if strokes.center == "mass":
-        center = center_of_image(size, strokes)
-        actor = "Shift it" if format == "safetensors" else "Do nothing more: the file shifts it"
-        steps.append(
-            f"{actor} by whole pixels, so that the center of mass is {center} pixels from the left "
-            "and the top."
-        )
-    return steps
-
-
 def _python_code(predictor: Predictor, format: str, output: Path) -> str:
-    """Return code that classifies a picture with the file, or that loads its weights."""
+    """Return code that classifies a picture with the file."""
     dataset, checkpoint = predictor.dataset, predictor.checkpoint
     strokes, arguments = strokes_of(dataset), timm_arguments(checkpoint)
-    if format == "safetensors":
-        parts = [LOAD_TIMM if arguments else LOAD_OURS, PREDICT]
-    else:
-        crop = CROP_STROKES if strokes else SQUARE[dataset.fit]
-        run = RUN_TORCH if format == "torch_export" else RUN_ONNX
-        parts = [OPEN_PICTURE, crop, ARRANGE, run, NAME_CLASS]
-    return "".join(parts).format(
+    run = {
+        "onnx": RUN_ONNX,
+        "torch_export": RUN_TORCH,
+        "safetensors": (LOAD_TIMM if arguments else LOAD_OURS) + RUN_WEIGHTS,
+    }
+    crop = CROP_STROKES if strokes else SQUARE[dataset.fit]
+    if strokes and strokes.center == "mass":
+        crop += CENTER_OF_MASS
+    return "".join([OPEN_PICTURE, crop, ARRANGE, run[format], NAME_CLASS]).format(
         mode="L" if dataset.channels == 1 else "RGB",
         size=dataset.image_size,
         side=strokes and strokes.side,
+        center=strokes and center_of_image(dataset.image_size, strokes),
+        mean=dataset.mean,
+        std=dataset.std,
         channels=dataset.channels,
         classes=len(dataset.classes),
         patch=dataset.patch_size,

@@ -6,8 +6,7 @@ python -m src.extras.export data/runs/mnist/version_0 --format torch_export   fo
 python -m src.extras.export data/runs/mnist/version_0 --format safetensors    weights, for timm
 
 ONNX and torch.export files take uint8 images [batch, C, S, S] with any batch size, normalize them
-and return logits [batch, classes]. If the training images show light strokes on black, the file
-also inverts and centers its input. Before a file is kept, its logits are compared with those of the
+and return logits [batch, classes]. Before a file is kept, its logits are compared with those of the
 network on images of the dataset (for onnx_int8: 99% of the predicted classes must agree).
 """
 
@@ -48,8 +47,6 @@ def main(args: list[str]) -> None:
     description = export(checkpoint, options.format, output, options.force, options.data)
     size = output.stat().st_size / 2**20
     print(printable(f"{output} ({size:.2f} MiB), described in {sidecar(output)}"))
-    for i, step in enumerate(description["preparation"], 1):
-        print(f"step {i}  {step}")
     for key in ("input", "output"):
         print(f"{key:8}{description[key]}")
     checked = description["checked"]

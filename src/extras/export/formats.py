@@ -21,71 +21,32 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from src.extras.export.describe import preparation
-from src.extras.paper.strokes import center_of_image, strokes_of
 from src.extras.weights.names import TIMM, from_ours, timm_arguments
 from src.inference.pipeline import ImageClassifier
 from src.inference.predictor import Predictor
 
 Run = Callable[[Tensor], Tensor]  # images, uint8 [B, C, S, S] -> logits, float32 [B, K]
 MAX_BATCH = 2**31 - 1  # without this, torch 2.6 sets a limit of 2**63
-MAX_OFFSET = 0.75  # pixels; MNIST images are centered to within 0.52 pixels
 
 
 class ExportedNetwork(nn.Module):
-    """Map images to calibrated logits, without the in-place normalization of `ImageClassifier`.
-
-    If the training images show light strokes on black, images with a light border are inverted,
-    and off-center strokes are shifted to the center. Dataset images are not changed.
-
-    Args:
-        predictor: the network and its dataset.
-    """
+    """The `ImageClassifier` that is exported, with a normalization that is not in place."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, predictor: Predictor):
+    def __init__(self, classifier: ImageClassifier):
         super().__init__()
-        dataset = predictor.dataset
-        self.network = predictor.classifier.network
-        self.temperature = predictor.classifier.temperature
-        self.strokes = strokes_of(dataset)
-        self.center = None
-        if self.strokes and self.strokes.center == "mass":
-            self.center = center_of_image(dataset.image_size, self.strokes)
-        mean = torch.tensor(dataset.mean).view(-1, 1, 1)
-        std = torch.tensor(dataset.std).view(-1, 1, 1)
+        self.network, self.temperature = classifier.network, classifier.temperature
+        mean = torch.tensor(classifier.mean).view(-1, 1, 1)
+        std = torch.tensor(classifier.std).view(-1, 1, 1)
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", mean / std)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, S, S] -> float32 [B, K]"""
-        images = images.float()
-        if self.strokes:
-            images = _invert_light(images)
-        if self.center:
-            images = _center_columns(images, self.center)
-            images = _center_columns(images.mT, self.center).mT
-        return self.network(images * self.scale - self.shift).float() / self.temperature
-
-
-def _invert_light(images: Tensor) -> Tensor:
-    sides = (images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1])
-    border = torch.cat(sides, dim=2).mean(dim=2)[..., None, None]
-    return torch.where(border > 127.5, 255 - images, images)
-
-
-def _center_columns(images: Tensor, center: float) -> Tensor:
-    """Shift images [B, 1, S, S] sideways to `center` if they are off by more than MAX_OFFSET."""
-    size = images.shape[3]
-    columns = torch.arange(size)
-    mass = images.sum(dim=2)  # [B, 1, S]
-    center_of_mass = (mass * (columns + 0.5)).sum(dim=2) / mass.sum(dim=2).clamp(min=1e-6)
-    offset = center_of_mass - center
-    pixels = torch.where(offset.abs() > MAX_OFFSET, offset.round(), 0).long()
-    sources = (columns + pixels[..., None]) % size
-    return images.gather(3, sources[:, :, None].expand_as(images))
+        """Return logits, float32 [B, K], of uint8 images [B, C, S, S]."""
+        inputs = images.float() * self.scale - self.shift
+        return self.network(inputs).float() / self.temperature
 
 
 def make_onnx(predictor: Predictor) -> bytes:
@@ -101,9 +62,7 @@ def make_onnx(predictor: Predictor) -> bytes:
     # The exporter's metadata makes up a sixth of a small network's file.
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
-    steps = preparation(predictor.dataset, "onnx")
     model.metadata_props.add(key="classes", value=json.dumps(predictor.classes))
-    model.metadata_props.add(key="preparation", value=json.dumps(steps))
     return model.SerializeToString()
 
 
@@ -173,7 +132,7 @@ def open_safetensors(predictor: Predictor, path: Path) -> Run:
 def _trace(predictor: Predictor) -> torch.export.ExportedProgram:
     """Return the network as a graph that accepts any batch size."""
     dataset = predictor.dataset
-    network = ExportedNetwork(predictor).eval().requires_grad_(False)
+    network = ExportedNetwork(predictor.classifier).eval().requires_grad_(False)
     size = dataset.image_size
     example = torch.zeros(2, dataset.channels, size, size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=0, max=MAX_BATCH)
