@@ -97,20 +97,10 @@ def from_ours(state: State, names: Names, channels: int = 3) -> State:
     return converted
 
 
-def rename(key: str, names: Names) -> str | None:
-    """Translate a tensor name with a table; return None if the table does not contain it."""
-    for old, new in names.items():
-        pattern = re.escape(old).replace(r"\#", r"(?P<block>\d+)")
-        if match := re.fullmatch(pattern + "(?P<end>weight|bias|)", key):
-            block = match.groupdict().get("block", "")
-            return new.replace("#", block) + match["end"]
-    return None
-
-
 def _rename_all(state: State, names: Names, source: str) -> State:
     renamed = {}
     for key, value in state.items():
-        name = rename(key, names)
+        name = _rename(key, names)
         if name is None:
             raise InputError(
                 f"{source}: {key} {list(value.shape)} has no counterpart; only plain ViTs can be "
@@ -118,6 +108,15 @@ def _rename_all(state: State, names: Names, source: str) -> State:
             )
         renamed[name] = value
     return renamed
+
+
+def _rename(key: str, names: Names) -> str | None:
+    for old, new in names.items():
+        pattern = re.escape(old).replace(r"\#", r"(\d+)")
+        if match := re.fullmatch(pattern + "(weight|bias|)", key):
+            *block, end = match.groups()
+            return new.replace("#", "".join(block)) + end
+    return None
 
 
 def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -133,10 +132,7 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if config.stem_layers or config.pool == "sequence" or config.positions == "local" or mirror:
         return None
     width, depth, heads = config.sizes
-    mlp_ratio = config.mlp_ratio
-    hidden = round(width * mlp_ratio)
-    if int(width * mlp_ratio) != hidden:  # timm rounds down
-        mlp_ratio = (hidden + 0.5) / width
+    hidden = round(width * config.mlp_ratio)
     has_token = config.pool == "cls"
     return {
         "model_name": "vit_tiny_patch16_224",  # the arguments below override all of its sizes
@@ -147,7 +143,7 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
         "embed_dim": width,
         "depth": depth,
         "num_heads": heads,
-        "mlp_ratio": mlp_ratio,
+        "mlp_ratio": (hidden + 0.5) / width,  # timm rounds down
         "class_token": has_token,
         "global_pool": "token" if has_token else "avg",
         "fc_norm": False,  # normalize before pooling, as the paper does

@@ -1,9 +1,8 @@
 """Read a trained encoder safely: from torchvision, a weights file, or one of our checkpoints."""
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from src.config import SIZES
 from src.errors import InputError, one_line
-from src.extras.weights.names import TIMM, TORCHVISION, rename, to_ours
-from src.models.stem import ConvStem, Whiten, doubling_widths
+from src.extras.weights.names import TIMM, TORCHVISION, to_ours
+from src.models.stem import ConvStem
 from src.models.vit import VisionTransformer
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import TORCHVISION_PREFIX
@@ -24,30 +23,18 @@ HEADS = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values(
 HEADS[1280, 32] = 16  # ViT-H
 
 
-@dataclass(frozen=True)
-class Encoder:
+class Encoder(NamedTuple):
     """A trained encoder under our parameter names.
 
     Attributes:
-        source: the source as the user specified it.
-        style: kind of source, for the report.
+        kind: kind of source, for the report.
         state: tensors of the encoder, without the head.
-        head: head weight [K, D], if the source has one.
         options: known settings of the network.
-        names: table from our names to the names in the source.
     """
 
-    source: str
-    style: str
+    kind: str
     state: dict[str, Tensor]
-    head: Tensor | None
     options: dict[str, Any]
-    names: dict[str, str]
-
-    def describe(self, key: str) -> str:
-        """Return a tensor's name in the source, followed by its shape if it exists there."""
-        name = rename(key, self.names) or key
-        return f"{name} {list(self.state[key].shape)}" if key in self.state else name
 
 
 def read_encoder(source: str) -> Encoder:
@@ -66,7 +53,16 @@ def read_encoder(source: str) -> Encoder:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     _check_state(source, content)
-    return _from_library(source, content)
+    for library, names in LIBRARIES.items():
+        embedding = names["embed."] + "weight"
+        if embedding in content or names["positions"] in content:
+            state = to_ours(_without_head(content), names, source)
+            options = _infer_options(state, content.get(embedding))
+            return Encoder(f"{library} names", state, options)
+    raise InputError(
+        f"{source}: {next(iter(content))} is not a parameter of a torchvision or timm ViT; use the "
+        "weights of one"
+    )
 
 
 def options_of(network: VisionTransformer) -> dict[str, Any]:
@@ -74,27 +70,16 @@ def options_of(network: VisionTransformer) -> dict[str, Any]:
     first: Any = network.blocks[0]
     embed, patch_size = network.embed, network.patch_size
     width = network.norm.weight.numel()
-    options = {
+    stem_layers = len(embed.stages) if isinstance(embed, ConvStem) else 0
+    return {
         "depth": len(network.blocks),
         "width": width,
         "heads": first.attention.heads,
         "mlp_ratio": round(first.mlp[0].out_features / width, 4),
         "pool": network.pool,
-        "stem_layers": 0,
-        "stem_width": None,
-        "whiten": False,
+        "stem_layers": stem_layers,
         "patch_size": patch_size,
-    }
-    if not isinstance(embed, ConvStem):
-        assert patch_size
-        return options | {"channels": embed.in_features // patch_size**2}
-    stages: Any = embed.stages
-    *widths, last = [stage.conv1.out_channels for stage in stages]
-    return options | {
-        "stem_layers": len(stages),
-        "stem_width": None if widths == doubling_widths(last, len(stages)) else widths[0],
-        "whiten": isinstance(embed.whiten, Whiten),
-        "channels": embed.channels,
+        "channels": embed.channels if stem_layers else embed.in_features // patch_size**2,
     }
 
 
@@ -102,32 +87,10 @@ def _from_checkpoint(source: str) -> Encoder:
     checkpoint = Checkpoint.open(Path(source).expanduser())
     network = checkpoint.build_network()
     if not isinstance(network, VisionTransformer):
-        networks = checkpoint.training.ensemble
-        kind = f"an ensemble of {networks} networks" if networks > 1 else "a CNN"
-        raise InputError(f"{source}: holds {kind}; use a checkpoint of a single ViT")
-    style = "averaged" if checkpoint.averaged else "trained"
-    return Encoder(
-        source,
-        f"{style} weights of a checkpoint",
-        _without_head(network.state_dict()),
-        network.head.weight,
-        options_of(network),
-        {},
-    )
-
-
-def _from_library(source: str, weights: dict[str, Tensor]) -> Encoder:
-    for library, names in LIBRARIES.items():
-        embedding = names["embed."] + "weight"
-        if embedding in weights or names["positions"] in weights:
-            state = to_ours(_without_head(weights), names, source)
-            options = _infer_options(state, weights.get(embedding))
-            head = weights.get(names["head."] + "weight")
-            return Encoder(source, f"{library} names", state, head, options, names)
-    raise InputError(
-        f"{source}: {next(iter(weights))} is not a parameter of a torchvision or timm ViT; use the "
-        "weights of one"
-    )
+        raise InputError(f"{source}: use a checkpoint of a single ViT, not of an ensemble or a CNN")
+    kind = "averaged" if checkpoint.averaged else "trained"
+    state = _without_head(network.state_dict())
+    return Encoder(f"{kind} weights of a checkpoint", state, options_of(network))
 
 
 def _infer_options(state: dict[str, Tensor], convolution: Tensor | None) -> dict[str, Any]:
@@ -155,7 +118,7 @@ def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_state(source: str, content: Any) -> None:
-    """Reject anything but a dict of named, dense tensors that are no larger than their storage.
+    """Reject anything but a dict of named, dense, finite tensors no larger than their storage.
 
     A tensor with stride 0 takes up a few bytes but can declare any size. Copying it would exhaust
     memory.
@@ -167,21 +130,22 @@ def _check_state(source: str, content: Any) -> None:
         )
     for key, value in content.items():
         problem = ""
-        if not isinstance(value, Tensor):
-            problem = f"is of type {type(value).__name__}, not a tensor"
-        elif value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-            problem = "is sparse, quantized or on the meta device"
+        is_tensor = isinstance(value, Tensor) and value.is_floating_point()
+        if not is_tensor or value.layout != torch.strided or value.is_meta:
+            problem = "is not a dense floating-point tensor"
         elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
             problem = f"{list(value.shape)} is larger than its storage"
+        elif not value.float().isfinite().all():
+            problem = "has infinite or NaN values"
         if problem:
-            raise InputError(f"{source}: {key} {problem}; save a state dict of dense tensors")
+            raise InputError(f"{source}: {key} {problem}; use the state dict of a trained ViT")
 
 
 def _download(source: str) -> Any:
     from torchvision import models  # imported late: it takes half a second
 
     name = source.removeprefix(TORCHVISION_PREFIX)
-    known = [model for model in models.list_models() if model.startswith("vit_")]
+    known = models.list_models(include="vit_*")
     if name not in known:
         raise InputError(f"{source}: unknown model; choose one of {', '.join(known)}")
     weights = models.get_model_weights(name).DEFAULT

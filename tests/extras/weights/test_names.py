@@ -4,7 +4,6 @@ import pytest
 import torch
 from vits import assert_same_logits, ours, save, small_timm, timm_vit, torchvision_vit, vit
 
-from src.errors import InputError
 from src.extras.weights.load_encoder import load_encoder, resample_positions
 from src.extras.weights.names import TIMM, TORCHVISION, from_ours, to_ours
 
@@ -42,12 +41,6 @@ def test_paper_sizes_match_timm(name, size, patch_size, image_size):
     mine = vit(image_size, patch_size, classes=1000, size=size).eval()
     mine.load_state_dict(to_ours(theirs.state_dict(), TIMM))
     assert_same_logits(mine, theirs, patch_size, image_size)
-
-
-def test_stem_cannot_be_converted():
-    state = ours(patch_size=None, stem_layers=2).state_dict()
-    with pytest.raises(InputError, match=r"stages\.0\.conv1\.weight .* has no counterpart"):
-        from_ours(state, TIMM)
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14)])
