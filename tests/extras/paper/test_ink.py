@@ -44,15 +44,8 @@ def test_a_colored_pen_as_bright_as_the_paper_is_read_from_one_channel(ink, chan
     assert np.array_equal(ink_channel(photo), np.asarray(expected))
 
 
-@pytest.mark.parametrize(
-    "ink, paper",
-    [
-        ((30, 30, 40), (250, 240, 200)),
-        ((20, 20, 160), (240, 240, 240)),
-    ],
-)
-def test_a_dark_pen_is_read_from_gray(ink, paper):
-    photo = written(SEVEN, ink=ink, paper=paper, mode="RGB")
+def test_a_dark_pen_is_read_from_gray():
+    photo = written(SEVEN, ink=(30, 30, 40), paper=(250, 240, 200), mode="RGB")
     gray = photo.convert("L")
     assert np.array_equal(ink_channel(photo), np.asarray(gray))
     assert np.array_equal(ink_channel(gray), np.asarray(gray))
@@ -96,9 +89,3 @@ def test_noise_is_not_ink(noise):
     rng = np.random.default_rng(noise)
     photo = to_image(150 + rng.normal(0, noise, SHAPE))
     assert not find_ink(np.asarray(photo)).any()
-
-
-def test_falling_light_is_not_ink():
-    slope = np.linspace(0.3, 1, 320)
-    photo = np.broadcast_to(240 * slope, SHAPE)
-    assert not find_ink(photo.astype(np.uint8)).any()

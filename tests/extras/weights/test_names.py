@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from vits import assert_same_logits, ours, save, small_timm, timm_vit, torchvision_vit, vit
+from vits import assert_same_logits, ours, small_timm, timm_vit, torchvision_vit, vit
 
-from src.extras.weights.load_encoder import load_encoder, resample_positions
+from src.extras.weights.load_encoder import resample_positions
 from src.extras.weights.names import TIMM, TORCHVISION, from_ours, to_ours
 
 
@@ -52,15 +52,3 @@ def test_positions_are_resampled_as_in_timm(old, new, extra):
     actual = resample_positions(positions, new, extra)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     assert resample_positions(positions.half(), new, extra).dtype == torch.float16
-
-
-def test_resampled_network_has_the_same_logits_as_in_timm(tmp_path):
-    timm = pytest.importorskip("timm.models.vision_transformer", reason="needs timm")
-    small = timm_vit()
-    large = timm_vit(img_size=384)
-    large.load_state_dict(timm.checkpoint_filter_fn(small.state_dict(), large))
-    mine = vit(384, 16, classes=1000, size="Ti").eval()
-    report = load_encoder(mine, str(save(tmp_path, small.state_dict())))
-    assert "positions from 14x14 to 24x24" in report
-    mine.head.load_state_dict(small.head.state_dict())
-    assert_same_logits(mine, large, 16, 384)
