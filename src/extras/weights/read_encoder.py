@@ -68,7 +68,8 @@ def read_encoder(source: str) -> Encoder:
 def options_of(network: VisionTransformer) -> dict[str, Any]:
     """Return the settings that determine which weights fit the network."""
     first: Any = network.blocks[0]
-    embed, patch_size = network.embed, network.patch_size
+    embed: Any = network.embed
+    patch_size: Any = network.patch_size
     width = network.norm.weight.numel()
     stem_layers = len(embed.stages) if isinstance(embed, ConvStem) else 0
     return {
