@@ -81,7 +81,7 @@ def main(args: list[str]) -> None:
     note_newest_run(options, predictor, no_run)
     if len(paths) > 1:
         batch.print_summary(len(paths), errors, time.monotonic() - start)
-    draw(options, drawn, len(paths), predictor)
+    draw(options, drawn, predictor)
     if embeddings:
         embeddings.write(options.embeddings)
     if errors:
@@ -135,8 +135,8 @@ def parse(args: list[str]) -> argparse.Namespace:
         help="swap dark and light: yes (or no value) for dark strokes on a light background; auto "
         "decides for each image",
     )
-    add("--show", metavar="PNG", help="save each image as the network sees it")
-    add("--attention", metavar="PNG", help="save an attention map for each image")
+    add("--show", metavar="PNG", help="save the first 64 images as the network sees them")
+    add("--attention", metavar="PNG", help="save attention maps of the first 64 images")
     add("--unsure", type=float, metavar="P", help="answer 'unsure' below the probability P")
     add("--embeddings", metavar="NPZ", help="save features (the input of the last layer) and paths")
     following = [*args[1:], "-"]
@@ -225,7 +225,6 @@ def check_pictures(options: argparse.Namespace, paths: list[str]) -> None:
 def draw(
     options: argparse.Namespace,
     drawn: list[tuple[dict[str, Any], "PreparedImage"]],
-    total: int,
     predictor: "Predictor",
 ) -> None:
     """Write the contact sheets for --show and --attention."""
@@ -234,9 +233,9 @@ def draw(
     from src.extras.report import contact_sheet
 
     if options.show:
-        contact_sheet.write_inputs(options.show, drawn, total)
+        contact_sheet.write_inputs(options.show, drawn)
     if options.attention:
-        contact_sheet.write_attention(options.attention, drawn, total, predictor)
+        contact_sheet.write_attention(options.attention, drawn, predictor)
 
 
 def serve(

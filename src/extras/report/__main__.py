@@ -9,10 +9,11 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
+from src.cli.messages import silence_lightning
 from src.errors import ArgumentParser, InputError, exit_on_input_error
 from src.extras.report.evaluation import evaluate
 from src.extras.report.report import write_comparison, write_report
-from src.extras.report.run_files import find_run
+from src.runs.directory import find_checkpoint
 
 
 def main(args: list[str]) -> None:
@@ -33,6 +34,7 @@ def main(args: list[str]) -> None:
         help="comparison page (default: comparison.html in the common parent folder)",
     )
     options = parser.parse_args(args)
+    silence_lightning()
     runs = [find_run(run) for run in options.runs]
     if len(runs) > 1:
         folder = os.path.commonpath([run.absolute() for run in runs])
@@ -44,6 +46,17 @@ def main(args: list[str]) -> None:
             "--output is only for several runs; omit it to write the run's report.html"
         )
     print(write_report(runs[0], evaluate(runs[0])))
+
+
+def find_run(path: str) -> Path:
+    """Return the run directory of a path, as in `find_checkpoint`."""
+    checkpoint = find_checkpoint(path, flag="RUN")
+    if checkpoint.suffix != ".ckpt" or not checkpoint.is_file():
+        raise InputError(
+            f"{path}: not a run with a checkpoint; pass a run such as data/runs/mnist/version_0"
+        )
+    run = checkpoint.parent.parent
+    return run if run.parent.name else run.absolute()  # `.` has no parent name
 
 
 if __name__ == "__main__":

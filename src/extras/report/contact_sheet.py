@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from src.errors import InputError, printable
 from src.inference.predictor import Predictor, PreparedImage
 from src.runs.atomic import write_atomically
 
-MAX_IMAGES = 64  # maximum number of images per sheet
-MAX_COLUMNS = 4
+COLUMNS = 4  # maximum number of pairs per row
 SIDE, GAP, LINE = 224, 12, 20  # pixels: image size, spacing, height of a text line
+WIDTH, HEIGHT = 2 * SIDE + 3 * GAP, SIDE + LINE + GAP  # size of a pair with its caption
 PIXELATED = 64  # pixels; images up to this size are enlarged without smoothing
 INK, PAPER, FRAME = "#1f2933", "#ffffff", "#e08214"
 
@@ -33,24 +32,22 @@ def check_path(path: str, flag: str, images: list[str]) -> None:
     Raises:
         InputError: `path` cannot be written, or is one of `images`.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise InputError(f"{flag} {path}: not a PNG file; use a name that ends in .png")
-    if not os.path.isdir(Path(path).absolute().parent):
-        raise InputError(f"{flag} {path}: its folder does not exist; create it first")
-    if os.path.isdir(path):
-        raise InputError(f"{flag} {path}: is a folder; use a different name")
+    folder = os.path.dirname(os.path.abspath(path))
+    if Path(path).suffix.lower() != ".png" or os.path.isdir(path) or not os.path.isdir(folder):
+        raise InputError(
+            f"{flag} {path}: not a PNG file in an existing folder; use a different name"
+        )
     for image in images:
         if os.path.exists(path) and os.path.exists(image) and os.path.samefile(path, image):
             raise InputError(f"{flag} {path}: would overwrite an input image; use a different name")
 
 
-def write_inputs(path: str, results: list[Result], total: int) -> None:
+def write_inputs(path: str, results: list[Result]) -> None:
     """Write the contact sheet of `--show`: each image file next to its network input.
 
     Args:
         path: PNG file to write.
         results: result row and network input of each image.
-        total: number of classified images.
     """
     pairs = []
     for row, prepared in results:
@@ -58,20 +55,20 @@ def write_inputs(path: str, results: list[Result], total: int) -> None:
         from_dataset = "target" in row
         photo = network_input if from_dataset else read_photo(row["path"], 2 * SIDE)
         pairs.append((draw_frame(photo, prepared.box), network_input, _caption(row)))
-    write_sheet(path, ("image", "network input"), pairs, total)
+    write_sheet(path, "image | network input", pairs)
 
 
-def write_attention(path: str, results: list[Result], total: int, predictor: Predictor) -> None:
+def write_attention(path: str, results: list[Result], predictor: Predictor) -> None:
     """Write the contact sheet of `--attention`: each network input next to its attention rollout.
 
-    See `write_inputs` for `path`, `results` and `total`.
+    See `write_inputs` for `path` and `results`.
     """
     pairs = []
     for row, prepared in results:
         attention = predictor.attention(prepared.image[None])[0]
         overlay = overlay_attention(prepared.image, attention)
         pairs.append((to_picture(prepared.image), overlay, _caption(row)))
-    write_sheet(path, ("network input", "attention"), pairs, total)
+    write_sheet(path, "network input | attention", pairs)
 
 
 def _caption(row: dict[str, Any]) -> str:
@@ -80,44 +77,36 @@ def _caption(row: dict[str, Any]) -> str:
     if row.get("answer", first["class"]) != first["class"]:
         guess = f"{row['answer']} ({guess})"
     target = f", target {row['target']}" if "target" in row else ""
-    return f"{Path(row['path']).name}: {guess}{target}"
+    return printable(f"{guess}{target}: {Path(row['path']).name}")
 
 
-def write_sheet(path: str, titles: tuple[str, str], pairs: list[Pair], total: int) -> None:
-    """Write a contact sheet: image pairs with captions, one to four pairs per row.
-
-    Args:
-        path: PNG file to write.
-        titles: titles of the left and right columns.
-        pairs: image pairs; must not be empty.
-        total: number of images; if not all fit on the sheet, print a note.
+def write_sheet(path: str, title: str, pairs: list[Pair]) -> None:
+    """Write a contact sheet: image pairs with captions, up to `COLUMNS` pairs per row.
 
     Raises:
         InputError: there are no pairs, or the file cannot be written.
     """
     if not pairs:
         raise InputError(f"{path}: nothing to draw because no image could be read; check the files")
-    if total > MAX_IMAGES:
-        print(f"note: {path} shows the first {len(pairs)} of {total:,} images", file=sys.stderr)
-    columns = min(MAX_COLUMNS, max(1, round((len(pairs) / 2) ** 0.5)))
-    rows = math.ceil(len(pairs) / columns)
-    width, height = 2 * SIDE + 3 * GAP, SIDE + LINE + GAP  # size of a pair with its caption
+    columns = min(COLUMNS, len(pairs))
     header = LINE + GAP
-    sheet = Image.new("RGB", (columns * width, header + rows * height), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    size = (columns * WIDTH, header + math.ceil(len(pairs) / columns) * HEIGHT)
+    sheet = Image.new("RGB", size, PAPER)
+    _write(sheet, GAP // 2, title)
     for number, (left, right, caption) in enumerate(pairs):
+        tile = Image.new("RGB", (WIDTH, HEIGHT), PAPER)  # cuts off long captions
+        for x, picture in ((GAP, left), (2 * GAP + SIDE, right)):
+            tile.paste(ImageOps.pad(fit(picture), (SIDE, SIDE), color=PAPER), (x, 0))
+        _write(tile, SIDE + 2, caption)
         row, column = divmod(number, columns)
-        x, y = column * width + GAP, header + row * height
-        text = shorten(caption, font, 2 * SIDE + GAP)
-        draw.text((x, y + SIDE + 2), text, INK, font)
-        for picture, title in zip((left, right), titles, strict=True):
-            sheet.paste(ImageOps.pad(fit(picture), (SIDE, SIDE), color=PAPER), (x, y))
-            if row == 0:
-                draw.text((x, GAP // 2), title, INK, font)
-            x += SIDE + GAP
+        sheet.paste(tile, (column * WIDTH, header + row * HEIGHT))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     write_atomically(Path(path), file.getvalue())
+
+
+def _write(picture: Image.Image, y: int, text: str) -> None:
+    ImageDraw.Draw(picture).text((GAP, y), text, INK, ImageFont.load_default(14))
 
 
 def fit(picture: Image.Image) -> Image.Image:
@@ -127,16 +116,6 @@ def fit(picture: Image.Image) -> Image.Image:
     smooth = longer > PIXELATED
     resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
     return picture.resize((width, height), resampling)
-
-
-def shorten(text: str, font: Any, width: int) -> str:
-    """Shorten a text to `width` pixels by cutting off its start; the prediction is at its end."""
-    text = printable(text)
-    if font.getlength(text) <= width:
-        return text
-    while font.getlength("…" + text) > width:
-        text = text[1:]
-    return "…" + text
 
 
 def to_picture(image: Tensor) -> Image.Image:

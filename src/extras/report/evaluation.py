@@ -6,14 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.cli.options import read_yaml
-from src.config import DatasetInfo
+from src.cli.parser import parse
 from src.data.image_set import ImageSet
-from src.data.splits import Split
-from src.errors import InputError, one_line
-from src.extras.report.run_files import read_results
+from src.errors import InputError
 from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
+from src.runs.results import read_results
 
 BINS = 15  # confidence bins, as in Guo et al. 2017
 BATCH = 500  # batch size
@@ -110,40 +108,20 @@ def evaluate(run: Path) -> Evaluation | None:
     """
     predictor = Predictor(find_checkpoint(str(run)))
     dataset = predictor.dataset
+    data = parse(["--resume", str(run)]).data
+    if replace(data.info, root=dataset.root) != dataset:
+        raise InputError(
+            f"{run / 'config.yaml'}: the dataset differs from the one the network was trained on; "
+            "restore the file and the dataset"
+        )
     tested = read_results(run).get("test_images") or None
-    images = _read_images(run, "test" if tested else "val", dataset)
-    indices = torch.arange(len(images or []))[:tested]
-    if not images or not len(indices):
+    data.setup("test" if tested else "fit")
+    images = data.sets["test" if tested else "val"]
+    if not images:
         return None
     predictions: Predictions = []
-    for batch in indices.split(BATCH):
+    for batch in torch.arange(len(images))[:tested].split(BATCH):
         pixels, _ = images.__getitems__(batch)
         probabilities = predictor.probabilities(pixels)
         predictions.append(summarize(probabilities, predictor.checkpoint.temperature))
     return Evaluation("test" if tested else "validation", images, dataset.classes, predictions)
-
-
-def _read_images(run: Path, split: Split, expected: DatasetInfo) -> ImageSet | None:
-    """Return the images of a split; the validation split is the same as during training."""
-    from src.data import modules  # imported late, because Lightning takes seconds
-
-    path = run / "config.yaml"
-    config = read_yaml(str(path))
-    try:
-        settings = dict(config["data"]["init_args"])
-        settings.pop("augment", None)
-        kind = getattr(modules, config["data"]["class_path"].rsplit(".", 1)[-1])
-        data = kind(**settings, seed=config["seed_everything"])
-        if replace(data.info, root=expected.root) != expected:
-            raise InputError(
-                f"{path}: the dataset differs from the one the network was trained on; restore "
-                "the file and the dataset"
-            )
-        data.setup("test" if split == "test" else "fit")
-        return data.sets[split]
-    except InputError:
-        raise
-    except Exception as error:  # edited settings can cause any exception
-        raise InputError(
-            f"{path}: invalid dataset settings ({one_line(repr(error))}); restore the file"
-        ) from None

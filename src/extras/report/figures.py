@@ -12,15 +12,13 @@ from collections.abc import Iterator
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from src.errors import printable
-from src.extras.report.contact_sheet import fit, overlay_attention, to_picture
+from src.extras.report.contact_sheet import overlay_attention
 from src.extras.report.evaluation import BINS, Evaluation
-from src.extras.report.run_files import Row
 
 # Columns of metrics.csv by panel title.
 PANELS = {
@@ -32,7 +30,6 @@ PANELS = {
 
 LONGEST = 14  # maximum length of a class name, in characters
 LONGEST_RUN = 30  # maximum length of a run name, which can be a path
-LARGEST = 1e30  # matplotlib cannot scale axes to much larger values
 MAX_COUNTED = 20  # with more classes, confusion matrices are drawn without counts
 MAX_NAMED = 120  # with more classes, confusion matrices are drawn without class names
 
@@ -65,7 +62,7 @@ def shorten(name: str) -> str:
 # Curves -------------------------------------------------------------------------------------------
 
 
-def curves(runs: dict[str, list[Row]]) -> Figure:
+def curves(runs: dict[str, list[dict[str, str]]]) -> Figure:
     """Plot the curves of one or more runs, with training metrics dotted and all others solid.
 
     Args:
@@ -75,65 +72,40 @@ def curves(runs: dict[str, list[Row]]) -> Figure:
     for axes, (panel, columns) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         for number, (name, rows) in enumerate(runs.items()):
             for column in columns:
-                _draw_curve(axes, name, rows, column, f"C{number}")
+                kept = [row for row in rows if row.get(column)]
+                epochs = [int(row["epoch"]) + 1 for row in kept]
+                values = [float(row[column]) for row in kept]
+                style = ".:" if column.startswith("train") else ".-"
+                label = f"{column.replace('_', ' ')}, {name[-LONGEST_RUN:]}"
+                axes.plot(epochs, values, style, color=f"C{number}", label=label)
         axes.set(title=panel, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        if axes.lines:
-            axes.legend(fontsize=8)
+        axes.legend(fontsize=8)
     return figure
-
-
-def _draw_curve(axes: Axes, name: str, rows: list[Row], column: str, color: str) -> None:
-    points = [
-        (row["epoch"] + 1, row[column])
-        for row in rows
-        if abs(row.get(column, math.inf)) < LARGEST and row["epoch"] < LARGEST
-    ]
-    if points:
-        epochs, values = zip(*points, strict=True)
-        label = f"{column.replace('_', ' ')}, {name[-LONGEST_RUN:]}"
-        style = ".:" if column.startswith("train") else ".-"
-        axes.plot(
-            epochs,
-            values,
-            style,
-            color=color,
-            label=label,
-            markersize=3,
-        )
 
 
 # Images -------------------------------------------------------------------------------------------
 
 
-def tiles(images: Tensor, captions: list[str], columns: int, color: str = "black") -> Figure:
+def tiles(images: Tensor, captions: list[str], columns: int) -> Figure:
     """Draw a grid of images with captions.
 
     Args:
         images: uint8 [n, C, H, W].
         captions: one caption per image, with one or two lines.
         columns: number of images per row.
-        color: text color of the captions.
     """
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.1 * columns, 1.4 * rows))
-    axes = figure.add_axes((0, 0, 1, 1))
+    figure = Figure(figsize=(1.2 * columns, 1.5 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid:
+        axes.axis("off")
     pixels = images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-    for number, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
-        y, x = divmod(number, columns)
-        axes.imshow(image, extent=(x + 0.05, x + 0.95, y + 0.74, y + 0.04))
-        axes.text(
-            x + 0.5,
-            y + 0.76,
-            caption,
-            ha="center",
-            va="top",
-            fontsize=8.5,
-            color=color,
-        )
-    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="auto")  # last, because imshow changes them
-    axes.axis("off")
+    for axes, image, caption in zip(grid, pixels, captions, strict=False):
+        axes.imshow(image)
+        axes.set_title(caption, fontsize=8.5)
+    figure.subplots_adjust(0, 0.02, 1, 0.9)
     return figure
 
 
@@ -148,24 +120,23 @@ def confident_mistakes(evaluation: Evaluation, n: int, columns: int) -> Figure:
             evaluation.predicted[indices], evaluation.confidence[indices], labels, strict=True
         )
     ]
-    return tiles(images, captions, columns, color="firebrick")
+    return tiles(images, captions, columns)
 
 
 def attention(images: Tensor, maps: Tensor, captions: list[str], columns: int) -> Figure:
-    """Draw each image next to its attention overlay.
+    """Draw the attention maps over their images.
 
     Args:
         images: uint8 [n, C, H, W].
         maps: float32 [n, S, S].
         captions: one caption per image.
-        columns: number of images and overlays per row.
+        columns: number of images per row.
     """
-    pixels, texts = [], []
-    for image, attention, caption in zip(images, maps, captions, strict=True):
-        pictures = (fit(to_picture(image)), overlay_attention(image, attention))
-        pixels += [np.asarray(picture) for picture in pictures]
-        texts += [caption, "attention"]
-    return tiles(torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2), texts, columns)
+    overlays = [
+        np.asarray(overlay_attention(image, attention))
+        for image, attention in zip(images, maps, strict=True)
+    ]
+    return tiles(torch.tensor(np.stack(overlays)).permute(0, 3, 1, 2), captions, columns)
 
 
 # Evaluation ---------------------------------------------------------------------------------------
@@ -180,55 +151,31 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes = figure.subplots()
     shade = fraction.sqrt()  # the square root makes rare mistakes visible
     axes.imshow(shade.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted class", ylabel="true class")
     if k <= MAX_COUNTED:
         for row, column in counts.nonzero().tolist():
             color = "white" if fraction[row, column] > 0.3 else "black"
-            axes.text(
-                column,
-                row,
-                str(int(counts[row, column])),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=color,
-            )
+            count = str(int(counts[row, column]))
+            axes.text(column, row, count, ha="center", va="center", fontsize=8, color=color)
     if k <= MAX_NAMED:
         names = [shorten(name) for name in evaluation.classes]
         fontsize = 9 if k <= MAX_COUNTED else 5
         rotation = 0 if max(map(len, names)) <= 2 else 90
         axes.set_xticks(range(k), names, fontsize=fontsize, rotation=rotation)
         axes.set_yticks(range(k), names, fontsize=fontsize)
-    correct = int(evaluation.correct.sum())
-    title = f"{correct:,} of {len(evaluation):,} {evaluation.kind} images correct"
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     return figure
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Draw a reliability diagram (Guo et al. 2017) above a histogram of confidences."""
-    count, _, accuracy = evaluation.reliability()
-    _, _, before = evaluation.reliability(calibrated=False)
-    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    """Draw a reliability diagram (Guo et al. 2017)."""
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.subplots()
     edges = torch.linspace(0, 1, BINS + 1).numpy()
-    upper.stairs(accuracy.numpy(), edges, fill=True)
-    upper.stairs(before.numpy(), edges, color="C1", label="without the temperature")
-    upper.plot([0, 1], [0, 1], "k--")
-    upper.legend(fontsize=8, loc="upper left")
-    title = f"expected calibration error {evaluation.calibration_error():.4f}"
-    upper.set(
-        ylabel="accuracy",
-        xlim=(0, 1),
-        ylim=(0, 1),
-        title=title,
-    )
-    lower.stairs(count.numpy(), edges, fill=True)
-    lower.set(
-        xlabel="confidence",
-        ylabel="images",
-        yscale="log",
-        ylim=(0.5, None),
-    )
-    # The default formatter of log axes writes powers as math text.
-    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _, _, accuracy = evaluation.reliability()
+    _, _, before = evaluation.reliability(calibrated=False)
+    axes.stairs(accuracy.numpy(), edges, fill=True)
+    axes.stairs(before.numpy(), edges, color="C1", label="without the temperature")
+    axes.plot([0, 1], [0, 1], "k--")
+    axes.legend(fontsize=8, loc="upper left")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     return figure

@@ -26,7 +26,6 @@ from src.transforms.patchify import normalize, unpatchify
 
 SHARE = 0.02  # maximum fraction of training time spent on pictures before the last epoch
 IMAGES, COLUMNS = 16, 4  # images per picture and per row; more would be too small in TensorBoard
-ATTENTION_IMAGES = IMAGES // 2  # each image is drawn next to its attention map
 
 Figures = dict[str, Any]  # matplotlib figures, keyed by TensorBoard tag
 Attention = tuple[Tensor, Tensor]  # validation image indices [n], maps float32 [n, S, S]
@@ -100,12 +99,11 @@ class Pictures(Checkpoint):
         """
         from src.extras.report.report import write_report
 
-        images = data.sets["test"]
-        alone = data.trainer and data.trainer.world_size == 1
-        if not (images and self.predictions and alone):
-            return write_report(run, evaluate(run))
-        evaluation = Evaluation("test", images, data.info.classes, self.predictions)
-        return write_report(run, evaluation)
+        images, trainer = data.sets["test"], data.trainer
+        if images and self.predictions and trainer and trainer.world_size == 1:
+            evaluation = Evaluation("test", images, data.info.classes, self.predictions)
+            return write_report(run, evaluation)
+        return write_report(run, evaluate(run))
 
     def _draw_validation(self, trainer: Any) -> None:
         predictions, attention = self.predictions, self.attention
@@ -152,7 +150,7 @@ def attention_maps(
         Image indices and attention maps, or None if the network has no attention.
     """
     images = validation_images(data)
-    n = min(ATTENTION_IMAGES, len(images))
+    n = min(IMAGES, len(images))
     indices = torch.arange(n) * len(images) // n
     pixels, _ = images.__getitems__(indices)
     inputs = normalize(pixels.to(device), data.info.mean, data.info.std)
@@ -163,7 +161,7 @@ def attention_maps(
 
 
 def draw_batch(data: ImageDataModule, batch: tuple[Tensor, ...]) -> Figures:
-    """Draw a training batch as the network sees it (augmented), with its targets.
+    """Draw a training batch as the network sees it (augmented), with its main classes.
 
     Args:
         data: the data module that served the batch.
@@ -177,20 +175,9 @@ def draw_batch(data: ImageDataModule, batch: tuple[Tensor, ...]) -> Figures:
         inputs = unpatchify(inputs, data.patch_size, info.image_size, info.channels)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
     pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte()
-    names = [figures.shorten(name) for name in info.classes]
-    if targets.ndim == 1:
-        captions = [names[int(label)] for label in targets]
-    else:
-        captions = [_mixed_caption(target, names) for target in targets]
-    return {"training/first_batch": figures.tiles(pixels, captions, COLUMNS)}
-
-
-def _mixed_caption(target: Tensor, names: list[str]) -> str:
-    """Return a caption with the one or two classes of a MixUp or CutMix target."""
-    (first, second), (label, other) = (top.tolist() for top in target.topk(2))
-    if second < 0.005:
-        return names[label]
-    return f"{first:.0%} {names[label]}\n{second:.0%} {names[other]}"
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    names = [figures.shorten(info.classes[int(label)]) for label in labels]
+    return {"training/first_batch": figures.tiles(pixels, names, COLUMNS)}
 
 
 def draw_validation(

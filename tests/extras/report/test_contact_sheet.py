@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from photos import SEVEN, written
-from PIL import Image, ImageFont
+from PIL import Image
 from program import call
 
 import classify
@@ -16,7 +16,6 @@ from src.extras.report.contact_sheet import (
     draw_frame,
     fit,
     overlay_attention,
-    shorten,
     write_attention,
     write_inputs,
     write_sheet,
@@ -24,7 +23,7 @@ from src.extras.report.contact_sheet import (
 from src.inference import batch
 from src.inference.predictor import Predictor
 
-BLACK, WHITE, ORANGE = (0, 0, 0), (255, 255, 255), (224, 130, 20)
+WHITE, ORANGE = (255, 255, 255), (224, 130, 20)
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +50,6 @@ def results(predictor, photo):
     return list(batch.classify(predictor, [str(photo)] * 2, 1, reader))
 
 
-def write(path, *colors, total=1):
-    """Write a contact sheet with one pair per color: a square image and a wide image."""
-    squares = [Image.new("RGB", (8, 8), color) for color in colors]
-    wide = [Image.new("RGB", (30, 10), color) for color in colors]
-    captions = ["a caption"] * len(colors)
-    pairs = list(zip(squares, wide, captions, strict=True))
-    write_sheet(str(path), ("left", "right"), pairs, total)
-
-
 def read(path):
     return np.asarray(Image.open(path))
 
@@ -78,72 +68,35 @@ def enlarge(image):
 # Layout -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("count", "columns", "rows"),
-    [
-        (1, 1, 1),
-        (4, 1, 4),
-        (5, 2, 3),
-        (18, 3, 6),
-        (64, 4, 16),
-    ],
-)
-def test_rows_of_one_to_four_pairs(tmp_path, count, columns, rows):
-    write(tmp_path / "x.png", *[BLACK] * count)
-    sheet = Image.open(tmp_path / "x.png")
-    assert sheet.format == "PNG"
-    assert sheet.size == (columns * 484, 32 + rows * 256)
-
-
 def test_pairs_are_laid_out_in_rows_and_pictures_centered(tmp_path):
     colors = [(50 * n, 0, 255 - 50 * n) for n in range(5)]
-    write(tmp_path / "x.png", *colors)
+    pairs = [
+        (Image.new("RGB", (8, 8), color), Image.new("RGB", (30, 10), color), "a caption")
+        for color in colors
+    ]
+    write_sheet(str(tmp_path / "x.png"), "left | right", pairs)
     pixels = read(tmp_path / "x.png")
-    assert (pixels[6:26, 496:600] != WHITE).any()  # a column title
+    assert pixels.shape == (32 + 2 * 256, 4 * 484, 3)
+    assert (pixels[6:26, 12:100] != WHITE).any()  # the title
     for number, color in enumerate(colors):
-        row, column = divmod(number, 2)
+        row, column = divmod(number, 4)
         left, right = halves(pixels[:, 484 * column :], row)
         assert (left == color).all()
         assert (right[75:149] == color).all()  # 30x10 is enlarged to 224x75
         assert (right[:74] == WHITE).all()
         assert (right[151:] == WHITE).all()
-    assert (pixels[32 + 512 :, 484:] == WHITE).all()  # no sixth pair
+    assert (pixels[32 + 256 :, 484:] == WHITE).all()  # no sixth pair
 
 
-def test_note_if_not_all_images_are_shown(tmp_path, capsys):
-    path = tmp_path / "x.png"
-    write(path, BLACK, total=64)
-    assert capsys.readouterr().err == ""
-    write(path, BLACK, BLACK, BLACK, total=1234)
-    assert capsys.readouterr().err == f"note: {path} shows the first 3 of 1,234 images\n"
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((8, 8), (224, 224)),
-        ((3000, 1500), (224, 112)),
-        ((1, 500), (1, 224)),
-    ],
-)
-def test_fit_resizes_the_longer_side(size, expected):
-    assert fit(Image.new("RGB", size)).size == expected
+def test_fit_keeps_a_pixel_of_the_shorter_side():
+    assert fit(Image.new("RGB", (3000, 1500))).size == (224, 112)
+    assert fit(Image.new("RGB", (1, 500))).size == (1, 224)
 
 
 def test_a_caption_says_that_the_answer_is_unsure():
-    row = {"path": "x.png", "predictions": [{"class": "cat", "probability": 0.5}]}
-    assert _caption(row) == "x.png: cat, 50.0%"
-    assert _caption(row | {"answer": "unsure"}) == "x.png: unsure (cat, 50.0%)"
-
-
-def test_a_long_caption_keeps_its_end():
-    font = ImageFont.load_default(14)
-    end = "last.png: 7, 99.9%"
-    short = shorten("photo_" * 40 + end, font, 300)
-    assert short.startswith("…")
-    assert short.endswith(end)
-    assert 280 < font.getlength(short) <= 300
-    assert shorten("a\nb\x1b[31m.png", font, 300) == "a?b?[31m.png"
+    row = {"path": "a\nb.png", "predictions": [{"class": "cat", "probability": 0.5}]}
+    assert _caption(row) == "cat, 50.0%: a?b.png"
+    assert _caption(row | {"answer": "unsure"}) == "unsure (cat, 50.0%): a?b.png"
 
 
 # Content ------------------------------------------------------------------------------------------
@@ -173,7 +126,7 @@ def test_attention_is_bright_over_a_gray_image():
 
 
 def test_show_has_the_framed_photo_and_the_network_input(results, tmp_path):
-    write_inputs(str(tmp_path / "x.png"), results, 2)
+    write_inputs(str(tmp_path / "x.png"), results)
     left, right = halves(read(tmp_path / "x.png"))
     prepared = results[0][1]
     framed = np.asarray(draw_frame(written(SEVEN), prepared.box))
@@ -185,22 +138,22 @@ def test_show_has_the_framed_photo_and_the_network_input(results, tmp_path):
 def test_test_images_are_shown_without_a_file(results, tmp_path):
     row, prepared = results[0]
     row |= {"path": "digits test image 3", "target": "2"}
-    write_inputs(str(tmp_path / "x.png"), [(row, prepared._replace(box=None))], 1)
+    write_inputs(str(tmp_path / "x.png"), [(row, prepared._replace(box=None))])
     left, right = halves(read(tmp_path / "x.png"))
     assert np.array_equal(left, enlarge(prepared.image))
     assert np.array_equal(left, right)
 
 
 def test_attention_has_the_network_input_and_its_overlay(predictor, results, tmp_path):
-    write_attention(str(tmp_path / "x.png"), results, 2, predictor)
+    write_attention(str(tmp_path / "x.png"), results, predictor)
     pixels = read(tmp_path / "x.png")
-    assert pixels.shape == (32 + 2 * 256, 484, 3)
+    assert pixels.shape == (32 + 256, 2 * 484, 3)
     image = results[0][1].image
     attention = predictor.attention(image[None])[0]
     overlay = overlay_attention(image, attention)
     assert np.std(overlay) > 5
-    for row in range(2):
-        left, right = halves(pixels, row)
+    for column in range(2):
+        left, right = halves(pixels[:, 484 * column :])
         assert np.array_equal(left, enlarge(image))
         assert np.array_equal(right, overlay)
 
@@ -208,32 +161,19 @@ def test_attention_has_the_network_input_and_its_overlay(predictor, results, tmp
 # Paths --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("x.jpg", "not a PNG file"),
-        ("", "not a PNG file"),
-        ("none/x.png", "its folder does not exist"),
-        ("seven.png/x.png", "its folder does not exist"),
-        ("long" * 99 + "/x.png", "its folder does not exist"),
-        ("folder.png", "is a folder"),
-        ("seven.png", "would overwrite an input image"),
-        ("link.png", "would overwrite an input image"),
-    ],
-)
-def test_refused_paths(tmp_path, photo, path, message):
+@pytest.mark.parametrize("path", ["x.jpg", "none/x.png", "folder.png"])
+def test_refused_paths(tmp_path, path):
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "link.png").symlink_to(photo)
-    with pytest.raises(InputError, match=f"--show .*: {message}"):
-        check_path(str(tmp_path / path), "--show", ["nowhere.png", str(photo)])
+    with pytest.raises(InputError, match="--show .*: not a PNG file in an existing folder"):
+        check_path(str(tmp_path / path), "--show", [])
 
 
-@pytest.mark.parametrize("images", ["seven.png", "", "*.png"])
-def test_an_image_to_classify_is_never_replaced(run, photo, tmp_path, images):
+def test_an_image_to_classify_is_never_replaced(run, photo, tmp_path):
     before = photo.read_bytes()
+    (tmp_path / "link.png").symlink_to(photo)
     for flag in ("--show", "--attention"):
-        error = run(tmp_path / images, flag, photo).error
-        assert f"{flag} {photo}: would overwrite an input image" in error
+        error = run(tmp_path, "nowhere.png", flag, tmp_path / "link.png").error
+        assert "would overwrite an input image" in error
     assert photo.read_bytes() == before
 
 

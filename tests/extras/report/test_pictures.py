@@ -207,14 +207,6 @@ def test_the_first_batch_is_drawn_as_images(drawn, patch_size):
     assert captions == [str(int(label)) for label in labels[: pictures.IMAGES]]
 
 
-def test_mixed_labels_are_both_named(drawn):
-    data = DigitsDataModule(patch_size=None)
-    targets = torch.zeros(2, 10)
-    targets[0, 3], targets[0, 8], targets[1, 5] = 0.7, 0.3, 1.0
-    pictures.draw_batch(data, (torch.zeros(2, 1, 8, 8), targets))
-    assert drawn[0][1] == ["70% 3\n30% 8", "5"]
-
-
 def test_mistakes_are_drawn_if_there_are_any(data):
     labels = data.sets["val"].labels.clone()
     tags = set(pictures.draw_validation(data, predict(labels), None))
@@ -242,10 +234,9 @@ def test_attention_is_drawn_for_the_same_images_every_time(drawn, data, ensemble
     indices, maps = pictures.attention_maps(network, data, cpu)
     again = pictures.attention_maps(network, data, cpu)
     assert differences((indices, maps), again) == []
-    assert maps.shape == (8, 4, 4)
-    assert len(indices.unique()) == 8
+    assert maps.shape == (16, 4, 4)
+    assert len(indices.unique()) == 16
     assert indices[-1] > 100
     val = data.sets["val"]
     pictures.draw_validation(data, predict(val.labels), again)
-    captions = drawn[-1][1]
-    assert captions[::2] == [str(label) for label in val.labels[indices].tolist()]
+    assert drawn[-1][1] == [str(label) for label in val.labels[indices].tolist()]
