@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from src.models.stem import Whiten
 from src.models.vit import VisionTransformer
 from src.transforms.patchify import unpatchify
 
@@ -35,31 +34,17 @@ def position_similarity(network: VisionTransformer) -> Figure:
 
 
 def filters(network: nn.Module) -> Figure:
-    """Draw the filters of the first trained layer.
+    """Draw the filters of the first layer.
 
     For a patch projection, draw its first principal components (figure 7, left, of the ViT paper).
-    For a convolution after whitening, draw its `odd_part`. For any other convolution, draw its
-    filters.
     """
-    embed = getattr(network, "embed", None)
-    if isinstance(embed, nn.Linear):
-        filters = _principal_components(network)
-        title = f"patch projection: first {len(filters)} principal components"
-    elif isinstance(getattr(embed, "whiten", None), Whiten):
-        filters = odd_part(embed)[:MAX_FILTERS]
-        title = f"{len(filters)} filters of the first trained convolution"
+    if isinstance(network, VisionTransformer) and isinstance(network.embed, nn.Linear):
+        filters, title = _principal_components(network), "principal components of the projection"
     else:
         convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
-        filters = _on_cpu(convolution.weight)[:MAX_FILTERS]
-        title = f"{len(filters)} filters of the first convolution"
-    grid = make_grid(
-        filters,
-        padding=1,
-        normalize=True,
-        scale_each=True,
-        pad_value=1.0,
-    )
-    return _draw_grid(grid.permute(1, 2, 0), title)
+        filters, title = _on_cpu(convolution.weight)[:MAX_FILTERS], "filters"
+    grid = make_grid(filters, padding=1, normalize=True, scale_each=True, pad_value=1.0)
+    return _draw_grid(grid.permute(1, 2, 0), f"first {len(filters)} {title}")
 
 
 def _draw_grid(grid: Tensor, title: str, **options: Any) -> Figure:
@@ -77,20 +62,6 @@ def _principal_components(network: Any) -> Tensor:
     centered = weight - weight.mean(dim=0)
     components = torch.linalg.svd(centered, full_matrices=False).Vh[:COMPONENTS]
     return unpatchify(components[:, None], P, P, components.shape[1] // P**2)
-
-
-def odd_part(stem: Any) -> Tensor:
-    """Return pixel filters of the first convolution after whitening, [outputs, C, 4, 4].
-
-    As a function f of the whitened image z, the convolution is the sum of an even part, which
-    ignores the sign of the contrast, and an odd part, (f(z) - f(-z)) / 2. The odd part is linear,
-    because GELU(z) - GELU(-z) = z. This function returns the filters of the odd part.
-    """
-    whiten = stem.whiten
-    positive, negative = _on_cpu(stem.stages[0].conv1.weight).chunk(2, dim=1)
-    deviation = (whiten.norm.running_var + whiten.norm.eps).sqrt().cpu()
-    weight = (positive - negative) / 2 / deviation[:, None, None]
-    return F.conv_transpose2d(weight, _on_cpu(whiten.filters.weight))
 
 
 def _on_cpu(weight: Tensor) -> Tensor:

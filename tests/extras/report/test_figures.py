@@ -13,7 +13,6 @@ from src.data.image_set import ImageSet
 from src.extras.report import figures, weight_figures
 from src.extras.report.evaluation import Evaluation, summarize
 from src.models.build import build_network
-from src.models.stem import ConvStem
 
 
 def evaluate(classes, n=60):
@@ -132,27 +131,12 @@ def test_filters_of_patches_are_principal_components():
 
 
 @pytest.mark.parametrize(
-    ("config", "filters", "side"),
+    ("config", "shape"),
     [
-        (ViTConfig(**SMALL, stem_layers=2), 8, 3),
-        (ViTConfig(**SMALL, stem_layers=2, whiten=True), 8, 4),
-        (CNNConfig(), 32, 3),
+        (ViTConfig(**SMALL, stem_layers=2), (5, 33, 3)),
+        (CNNConfig(), (17, 33, 3)),
     ],
 )
-def test_filters_of_convolutions(config, filters, side):
+def test_filters_of_convolutions(config, shape):
     network = build(config, patch_size=None, image_size=8)
-    height, width, channels = picture(weight_figures.filters(network)).shape
-    assert height == filters // 8 * (side + 1) + 1
-    assert width == 8 * (side + 1) + 1
-    assert channels == 3
-
-
-def test_odd_part_is_what_the_first_stage_sees_of_pixels():
-    stem = ConvStem(channels=3, width=16, layers=2, whiten=True).eval().requires_grad_(False)
-    torch.nn.init.uniform_(stem.whiten.norm.running_var, 0.5, 2)
-    images = torch.randn(2, 3, 12, 12)
-    plus, minus = (stem.stages[0].conv1(stem.whiten(x)) for x in (images, -images))
-    inner = (plus - minus)[..., 1:-2, 1:-2] / 2  # exclude values that depend on padding
-    seen = torch.nn.functional.conv2d(images, weight_figures.odd_part(stem))
-    assert seen.std() > 0.1
-    assert torch.allclose(seen, inner, atol=1e-5)
+    assert picture(weight_figures.filters(network)).shape == shape
