@@ -1,11 +1,10 @@
-"""Write pictures and texts about a training run to TensorBoard, and write its report.
+"""Write pictures of a training run to TensorBoard, and write its report.
 
 Nothing here draws random numbers or changes the network, so a run is bit-identical with and without
 pictures. matplotlib is imported when the first picture is drawn, because the import takes a second
 and would slow down `train.py --help`.
 """
 
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +33,8 @@ Attention = tuple[Tensor, Tensor]  # validation image indices [n], maps float32 
 class Pictures(Checkpoint):
     """Write pictures of the first batch, validation results and weights, and write the report.
 
-    Texts and the first batch are written at the start of training, validation pictures after epochs
-    1, 2, 4, 8, ... and after the last epoch, and pictures of the weights at the end.
+    The first batch is written at the start of training, validation pictures after epochs 1, 2, 4,
+    8, ... and after the last epoch, and pictures of the weights at the end.
 
     This class derives from `Checkpoint` only to make Lightning call it after the module has
     measured its speed.
@@ -50,13 +49,6 @@ class Pictures(Checkpoint):
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.started = time.monotonic()
         self.predictions = []  # discard the results of Lightning's sanity check
-        if trainer.is_global_zero and trainer.global_step == 0:
-            parameters = sum(p.numel() for p in module.net.parameters())
-            layers = f"{module.net}\n\n{parameters:,} parameters"
-            config = Path(trainer.logger.log_dir, "config.yaml").read_text()
-            for tag, text in (("config", config), ("layers", layers)):
-                code = textwrap.indent(text, "    ", lambda line: True)  # Markdown code block
-                trainer.logger.experiment.add_text(tag, code, 0)
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 0 and batch_idx == 0:

@@ -75,19 +75,6 @@ def test_steps_of_all_pictures(illustrated):
     assert images(illustrated) == expected
 
 
-def test_texts_are_the_config_and_the_layers(illustrated):
-    events = EventAccumulator(str(illustrated)).Reload()
-    config, layers = (
-        events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode()
-        for tag in ("config", "layers")
-    )
-    lines = [line[4:] for line in config.splitlines()]
-    assert lines == (illustrated / "config.yaml").read_text().splitlines()
-    network = Checkpoint.open(illustrated / "checkpoints" / "last.ckpt").build_network()
-    assert repr(network).splitlines()[-2].strip() in layers
-    assert f"{sum(p.numel() for p in network.parameters()):,} parameters" in layers
-
-
 def test_a_run_is_the_same_without_pictures(illustrated, tmp_path):
     assert train(*tiny(tmp_path)).code == 0
     plain = tmp_path / "digits" / "version_0"
