@@ -29,7 +29,6 @@ PANELS = {
 }
 
 LONGEST = 14  # maximum length of a class name, in characters
-LONGEST_RUN = 30  # maximum length of a run name, which can be a path
 MAX_COUNTED = 20  # with more classes, confusion matrices are drawn without counts
 MAX_NAMED = 120  # with more classes, confusion matrices are drawn without class names
 
@@ -38,8 +37,8 @@ MAX_NAMED = 120  # with more classes, confusion matrices are drawn without class
 def plain_text() -> Iterator[None]:
     """Draw text literally, without math formulas and without font warnings.
 
-    Class names and run names can contain dollar signs, which matplotlib would parse as math, and
-    characters that are missing from the font, which are drawn as empty boxes.
+    Class names can contain dollar signs, which matplotlib would parse as math, and characters that
+    are missing from the font, which are drawn as empty boxes.
     """
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -62,22 +61,16 @@ def shorten(name: str) -> str:
 # Curves -------------------------------------------------------------------------------------------
 
 
-def curves(runs: dict[str, list[dict[str, str]]]) -> Figure:
-    """Plot the curves of one or more runs, with training metrics dotted and all others solid.
-
-    Args:
-        runs: rows of metrics.csv, keyed by run name.
-    """
+def curves(rows: list[dict[str, str]]) -> Figure:
+    """Plot the rows of metrics.csv, with training metrics dotted and all others solid."""
     figure = Figure(figsize=(10.4, 6.8), layout="constrained")
     for axes, (panel, columns) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
-        for number, (name, rows) in enumerate(runs.items()):
-            for column in columns:
-                kept = [row for row in rows if row.get(column)]
-                epochs = [int(row["epoch"]) + 1 for row in kept]
-                values = [float(row[column]) for row in kept]
-                style = ".:" if column.startswith("train") else ".-"
-                label = f"{column.replace('_', ' ')}, {name[-LONGEST_RUN:]}"
-                axes.plot(epochs, values, style, color=f"C{number}", label=label)
+        for column in columns:
+            kept = [row for row in rows if row.get(column)]
+            epochs = [int(row["epoch"]) + 1 for row in kept]
+            values = [float(row[column]) for row in kept]
+            style = ".:" if column.startswith("train") else ".-"
+            axes.plot(epochs, values, style, color="C0", label=column.replace("_", " "))
         axes.set(title=panel, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)

@@ -1,4 +1,4 @@
-"""Write self-contained HTML reports for one or more runs."""
+"""Write the self-contained HTML report of a run."""
 
 import base64
 import html
@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.cli.options import read_yaml
 from src.extras.report import figures
 from src.extras.report.evaluation import Evaluation
 from src.runs.atomic import write_atomically
 from src.runs.results import read_metrics, read_results
 from src.training.class_counts import class_scores
-from src.training.resume import flatten
 
 MISTAKES = 40  # maximum number of mistakes to show
 STYLE = Path(__file__).with_name("report.css")
@@ -29,16 +27,13 @@ HEADLINE = (
 )
 
 
-# One run ------------------------------------------------------------------------------------------
-
-
 def write_report(run: Path, evaluation: Evaluation | None) -> Path:
     """Write report.html, curves.png and, given an evaluation, confusion.png into a run directory.
 
     Returns:
         The path of report.html.
     """
-    name = f"{run.parent.name} {run.name}"
+    name = escape(f"{run.parent.name} {run.name}")
     results = _formatted(read_results(run))
     headline = [
         f"<div>{key.replace('_', ' ')}<b>{escape(results[key])}</b></div>"
@@ -46,7 +41,7 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
         if results.get(key)
     ]
     with figures.plain_text():
-        curves = figures.png(figures.curves({run.name: read_metrics(run)}))
+        curves = figures.png(figures.curves(read_metrics(run)))
         write_atomically(run / "curves.png", curves)
         parts = [
             f'<div class="tiles">{"".join(headline)}</div>',
@@ -60,7 +55,25 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
             "<h2>Config</h2>",
             f'<pre class="tall">{escape((run / "config.yaml").read_text())}</pre>',
         ]
-    return write_page(run / "report.html", name, parts)
+    body = "\n".join(parts)
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name}</title>
+<style>
+{STYLE.read_text()}</style>
+</head>
+<body>
+<h1>{name}</h1>
+{body}
+</body>
+</html>
+"""
+    path = run / "report.html"
+    write_atomically(path, page.encode("utf-8", "replace"))
+    return path
 
 
 def _evaluation(run: Path, evaluation: Evaluation) -> list[str]:
@@ -128,50 +141,6 @@ tensorboard --logdir {path}"""
     return f"<p>In a shell, from the project folder:</p><pre>{escape(commands)}</pre>"
 
 
-# Several runs -------------------------------------------------------------------------------------
-
-
-def write_comparison(runs: list[Path], path: Path) -> Path:
-    """Write a page that compares the results, configs and curves of several runs.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        InputError: a config.yaml is damaged.
-    """
-    names = [f"{run.parent.name} {run.name}" for run in runs]
-    if len(set(names)) < len(names):  # the same name in different parent folders
-        names = [str(run) for run in runs]
-    results = _rows([_formatted(read_results(run)) for run in runs])
-    configs = _rows([_settings(run) for run in runs])
-    different = [values for values in configs if len(set(values[1:])) > 1]
-    metrics = [read_metrics(run) for run in runs]
-    with figures.plain_text():
-        curves = figures.png(figures.curves(dict(zip(names, metrics, strict=True))))
-    head = row(["", *names], "th")
-    parts = [
-        "<h2>Results</h2>",
-        table([head, *map(row, results)]),
-        "<h2>Config differences</h2>",
-        table([head, *map(row, different)]),
-        "<h2>Curves</h2>",
-        image(curves, "curves"),
-    ]
-    return write_page(path, f"{len(runs)} runs", parts)
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    settings = flatten(read_yaml(str(run / "config.yaml")))
-    return {key.replace("init_args.", ""): value for key, value in settings.items()}
-
-
-def _rows(trees: list[dict[str, Any]]) -> list[list[str]]:
-    """Return one row per key: the key, followed by its value in each tree."""
-    keys = dict.fromkeys(key for tree in trees for key in tree)
-    return [[key, *(str(tree.get(key, "")) for tree in trees)] for key in keys]
-
-
 # HTML ---------------------------------------------------------------------------------------------
 
 
@@ -205,25 +174,3 @@ def row(values: Iterable[object], tag: str = "td") -> str:
 def table(rows: Iterable[str]) -> str:
     """Return an HTML table that scrolls if it is larger than the page."""
     return f'<div class="tall"><table>{"".join(rows)}</table></div>'
-
-
-def write_page(path: Path, title: str, parts: list[str]) -> Path:
-    """Write a self-contained HTML page and return its path."""
-    body = "\n".join(parts)
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>
-{STYLE.read_text()}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-{body}
-</body>
-</html>
-"""
-    write_atomically(path, page.encode("utf-8", "replace"))
-    return path

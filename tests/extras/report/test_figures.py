@@ -88,15 +88,15 @@ def test_mistakes_show_image_prediction_confidence_and_class():
     assert np.array_equal(axes[0].images[0].get_array(), image)
 
 
-def test_curves_of_one_run_and_of_several():
+def test_curves_leave_out_missing_values():
     rows = [
         {"epoch": "0", "train_loss": "2.0", "val_loss": "1.5"},
-        {"epoch": "1", "train_loss": "1.0", "val_loss": ""},
+        {"epoch": "1", "train_loss": "nan", "val_loss": ""},
     ]
-    axes = figures.curves({"a": rows, "b": rows, "empty": []}).axes[0]
-    curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert curves["train loss, a"] == [[1, 2], [2, 1]]
-    assert curves["val loss, b"] == [[1, 1.5]]
+    figure = figures.curves(rows)
+    curves = {line.get_label(): line.get_xdata().tolist() for line in figure.axes[0].lines}
+    assert curves == {"train loss": [1, 2], "val loss": [1]}
+    figures.png(figure)
 
 
 # Weights ------------------------------------------------------------------------------------------
