@@ -5,7 +5,6 @@ pictures. matplotlib is imported when the first picture is drawn, because the im
 and would slow down `train.py --help`.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,15 @@ from src.models.rollout import rollout
 from src.models.vit import VisionTransformer
 from src.transforms.patchify import normalize, unpatchify
 
-SHARE = 0.02  # maximum fraction of training time spent on pictures before the last epoch
 IMAGES, COLUMNS = 16, 4  # images per picture and per row; more would be too small in TensorBoard
 
 Figures = dict[str, Any]  # matplotlib figures, keyed by TensorBoard tag
-Attention = tuple[Tensor, Tensor]  # validation image indices [n], maps float32 [n, S, S]
 
 
 class Pictures(Checkpoint):
     """Write pictures of the first batch, validation results and weights, and write the report.
 
-    The first batch is written at the start of training, validation pictures after epochs 1, 2, 4,
-    8, ... and after the last epoch, and pictures of the weights at the end.
+    The first batch is written at the start of training, and all other pictures at the end.
 
     This class derives from `Checkpoint` only to make Lightning call it after the module has
     measured its speed.
@@ -42,12 +38,8 @@ class Pictures(Checkpoint):
 
     def __init__(self) -> None:
         self.predictions: Predictions = []  # validation or test results to draw
-        self.attention: Attention | None = None  # attention maps from the same validation
-        self.validated_step = 0
-        self.seconds = 0.0  # time spent on pictures
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.started = time.monotonic()
         self.predictions = []  # discard the results of Lightning's sanity check
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -64,21 +56,18 @@ class Pictures(Checkpoint):
         # Kept on the device to avoid a sync.
         self.predictions.append(summarize(probabilities, temperature))
 
-    def on_validation_end(self, trainer: Any, module: Any) -> None:
-        self.validated_step = _logged_step(trainer)
-        if trainer.is_global_zero and not trainer.sanity_checking:  # network still in eval mode
-            self.attention = attention_maps(module.eval_net, trainer.datamodule, module.device)
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        epoch = trainer.current_epoch + 1
-        is_power_of_two = epoch & (epoch - 1) == 0
-        budget = SHARE * (time.monotonic() - self.started)
-        if is_power_of_two and self.seconds <= budget:
-            self._draw_validation(trainer)
-
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        self._draw_validation(trainer)
-        self._draw(trainer, _logged_step(trainer), lambda: draw_weights(module.eval_net))
+        data, network = trainer.datamodule, module.eval_net.eval()
+
+        def draw() -> Figures:
+            figures = draw_weights(network)
+            if self.predictions:
+                figures |= draw_validation(data, self.predictions) | draw_attention(data, network)
+            return figures
+
+        step = max(0, trainer.global_step - 1)  # the step that Lightning logs metrics with
+        self._draw(trainer, step, draw)
+        self.predictions = []
 
     on_test_start = on_validation_start  # type: ignore[assignment]
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
@@ -97,32 +86,14 @@ class Pictures(Checkpoint):
             return write_report(run, evaluation)
         return write_report(run, evaluate(run))
 
-    def _draw_validation(self, trainer: Any) -> None:
-        predictions, attention = self.predictions, self.attention
-        if predictions:
-            self._draw(
-                trainer,
-                self.validated_step,
-                lambda: draw_validation(trainer.datamodule, predictions, attention),
-            )
-            self.predictions = []
-
     def _draw(self, trainer: Any, step: int, draw: Callable[[], Figures]) -> None:
-        """Call `draw` in the first process, write the figures, and measure the time."""
+        """Call `draw` in the first process, and write the figures."""
         from src.extras.report.figures import plain_text
 
-        if not trainer.is_global_zero:
-            return
-        start = time.monotonic()
-        with plain_text():
-            for tag, figure in draw().items():
-                trainer.logger.experiment.add_figure(tag, figure, step)
-        self.seconds += time.monotonic() - start
-
-
-def _logged_step(trainer: Any) -> int:
-    """Return the step that Lightning logs metrics with: the last step, counted from 0."""
-    return max(0, trainer.global_step - 1)
+        if trainer.is_global_zero:
+            with plain_text():
+                for tag, figure in draw().items():
+                    trainer.logger.experiment.add_figure(tag, figure, step)
 
 
 def validation_images(data: ImageDataModule) -> ImageSet:
@@ -130,26 +101,6 @@ def validation_images(data: ImageDataModule) -> ImageSet:
     images = data.sets["val"]
     assert images
     return images.subset(torch.tensor(list(data.share("val"))))
-
-
-@torch.no_grad()
-def attention_maps(
-    network: nn.Module, data: ImageDataModule, device: torch.device
-) -> Attention | None:
-    """Compute attention rollout for the same few validation images every time.
-
-    Returns:
-        Image indices and attention maps, or None if the network has no attention.
-    """
-    images = validation_images(data)
-    n = min(IMAGES, len(images))
-    indices = torch.arange(n) * len(images) // n
-    pixels, _ = images.__getitems__(indices)
-    inputs = normalize(pixels.to(device), data.info.mean, data.info.std)
-    try:
-        return indices, rollout(network, inputs)
-    except InputError:  # convolutional networks have no attention
-        return None
 
 
 def draw_batch(data: ImageDataModule, batch: tuple[Tensor, ...]) -> Figures:
@@ -172,24 +123,32 @@ def draw_batch(data: ImageDataModule, batch: tuple[Tensor, ...]) -> Figures:
     return {"training/first_batch": figures.tiles(pixels, names, COLUMNS)}
 
 
-def draw_validation(
-    data: ImageDataModule, predictions: Predictions, attention: Attention | None
-) -> Figures:
-    """Draw the confusion matrix, the most confident mistakes and the attention maps."""
+def draw_validation(data: ImageDataModule, predictions: Predictions) -> Figures:
+    """Draw the confusion matrix and the most confident mistakes."""
     from src.extras.report import figures
 
-    images, classes = validation_images(data), data.info.classes
-    evaluation = Evaluation("validation", images, classes, predictions)
+    evaluation = Evaluation("validation", validation_images(data), data.info.classes, predictions)
     drawn = {"validation/confusion_matrix": figures.confusion(evaluation)}
     if not evaluation.correct.all():
         mistakes = figures.confident_mistakes(evaluation, IMAGES, COLUMNS)
         drawn["validation/surest_mistakes"] = mistakes
-    if attention:
-        indices, maps = attention
-        pixels, labels = images.__getitems__(indices)
-        names = [figures.shorten(classes[label]) for label in labels]
-        drawn["validation/attention"] = figures.attention(pixels, maps.cpu(), names, COLUMNS)
     return drawn
+
+
+def draw_attention(data: ImageDataModule, network: nn.Module) -> Figures:
+    """Draw attention rollout for a few validation images, unless the network has no attention."""
+    from src.extras.report import figures
+
+    images, info = validation_images(data), data.info
+    pixels, labels = images.__getitems__(torch.linspace(0, len(images) - 1, IMAGES).long().unique())
+    names = [figures.shorten(info.classes[label]) for label in labels]
+    device = next(network.parameters()).device
+    inputs = normalize(pixels.to(device), info.mean, info.std)
+    try:
+        maps = rollout(network, inputs).cpu()
+    except InputError:  # convolutional networks have no attention
+        return {}
+    return {"validation/attention": figures.attention(pixels, maps, names, COLUMNS)}
 
 
 def draw_weights(network: nn.Module) -> Figures:

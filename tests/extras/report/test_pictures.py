@@ -1,6 +1,5 @@
 """Test that TensorBoard pictures are correct, cheap to draw, and have no effect on training."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from batches import trainer
 from launch import launch, torchrun
-from program import differences, each, stop_at, tiny, train
+from program import differences, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.config import ViTConfig
@@ -27,11 +26,6 @@ VALIDATION = {
     "validation/attention",
 }
 WEIGHTS = {"weights/filters", "weights/position_similarity"}
-
-
-def without_limit() -> None:
-    """Remove the time limit for drawing pictures; for use as `prepare`."""
-    pictures.SHARE = math.inf
 
 
 def metrics(run):
@@ -63,15 +57,14 @@ def changed(run, other):
 def illustrated(tmp_path_factory):
     """Return a run with all pictures: three epochs of ten steps each."""
     runs = tmp_path_factory.mktemp("illustrated")
-    ended = train(*tiny(runs, "--pictures", "true"), prepare=(without_limit,))
+    ended = train(*tiny(runs, "--pictures", "true"))
     assert ended.code == 0, ended
     return runs / "digits" / "version_0"
 
 
 def test_steps_of_all_pictures(illustrated):
     expected = dict.fromkeys(START, [0])
-    expected |= dict.fromkeys(VALIDATION, [9, 19, 29])  # at the end of each epoch
-    expected |= dict.fromkeys(WEIGHTS, [29])
+    expected |= dict.fromkeys(VALIDATION | WEIGHTS, [29])
     assert images(illustrated) == expected
 
 
@@ -85,9 +78,8 @@ def test_a_run_is_the_same_without_pictures(illustrated, tmp_path):
 
 def test_a_resumed_run_has_the_same_pictures(illustrated, tmp_path):
     run = tmp_path / "digits" / "version_0"
-    stop = (each, (without_limit,), stop_at(10))
-    assert train(*tiny(tmp_path, "--pictures", "true"), prepare=stop).code == 143
-    resumed = train("--resume", run, prepare=(without_limit,))
+    assert train(*tiny(tmp_path, "--pictures", "true"), prepare=stop_at(14)).code == 143
+    resumed = train("--resume", run)
     assert resumed.code == 0, resumed
     assert changed(run, illustrated) == []
     assert metrics(run) == metrics(illustrated)
@@ -102,17 +94,10 @@ def test_pictures_can_be_turned_off_on_resume(tmp_path):
     assert not (run / "report.html").exists()
 
 
-def test_a_short_training_is_drawn_only_at_its_end(tmp_path):
-    assert train(*tiny(tmp_path, "--pictures", "true", epochs=2)).code == 0
-    steps = images(tmp_path / "digits" / "version_0")
-    assert all(steps[tag] == [19] for tag in VALIDATION | WEIGHTS)
-
-
 OTHERS = {
     "no validation": "--data.val_fraction 0 --patience null",
-    "ensemble": "--model.ensemble 2 --data.augment.mixup 1",
+    "ensemble": "--model.ensemble 2 --data.augment.mixup 1 --trainer.num_sanity_val_steps 1",
     "stem": "--model.stem_layers 2 --data.patch_size null --trainer.check_val_every_n_epoch 2",
-    "accumulate": "--trainer.accumulate_grad_batches 3 --trainer.num_sanity_val_steps 1",
 }
 
 
@@ -121,11 +106,9 @@ def test_pictures_of_other_trainings(tmp_path, key):
     args = tiny(tmp_path, "--pictures", "true", *OTHERS[key].split(), epochs=2)
     ended = train(*args)
     assert ended.code == 0, ended
-    steps = images(tmp_path / "digits" / "version_0")
     validation = set() if key == "no validation" else VALIDATION
-    assert set(steps) == START | validation | WEIGHTS
-    last = 7 if key == "accumulate" else 19
-    assert all(steps[tag][-1] == last for tag in validation)
+    expected = dict.fromkeys(START, [0]) | dict.fromkeys(validation | WEIGHTS, [19])
+    assert images(tmp_path / "digits" / "version_0") == expected
 
 
 def test_pictures_of_a_cnn(tmp_path):
@@ -196,10 +179,10 @@ def test_the_first_batch_is_drawn_as_images(drawn, patch_size):
 
 def test_mistakes_are_drawn_if_there_are_any(data):
     labels = data.sets["val"].labels.clone()
-    tags = set(pictures.draw_validation(data, predict(labels), None))
+    tags = set(pictures.draw_validation(data, predict(labels)))
     assert tags == {"validation/confusion_matrix"}
     labels[0] = (labels[0] + 1) % 10
-    tags = set(pictures.draw_validation(data, predict(labels), None))
+    tags = set(pictures.draw_validation(data, predict(labels)))
     assert tags == VALIDATION - {"validation/attention"}
 
 
@@ -208,22 +191,18 @@ def test_predictions_belong_to_the_images_of_their_process(data, monkeypatch):
     monkeypatch.setattr(figures, "confusion", evaluations.append)
     data.trainer.world_size = 2
     labels = data.sets["val"].labels[::2]
-    pictures.draw_validation(data, predict(labels), None)
+    pictures.draw_validation(data, predict(labels))
     assert len(evaluations[0]) == len(labels)
     assert evaluations[0].correct.all()
 
 
 @pytest.mark.parametrize("ensemble", [1, 2])
-def test_attention_is_drawn_for_the_same_images_every_time(drawn, data, ensemble):
+def test_attention_is_drawn_for_images_of_all_classes(drawn, data, ensemble):
     config = ViTConfig(width=8, depth=2, heads=2)
     network = build_network(config, data.info, ensemble).eval()
-    cpu = torch.device("cpu")
-    indices, maps = pictures.attention_maps(network, data, cpu)
-    again = pictures.attention_maps(network, data, cpu)
-    assert differences((indices, maps), again) == []
-    assert maps.shape == (16, 4, 4)
-    assert len(indices.unique()) == 16
-    assert indices[-1] > 100
-    val = data.sets["val"]
-    pictures.draw_validation(data, predict(val.labels), again)
-    assert drawn[-1][1] == [str(label) for label in val.labels[indices].tolist()]
+    pictures.draw_attention(data, network)
+    ((tiles, captions),) = drawn
+    assert len(tiles) == 16
+    labels = data.sets["val"].labels
+    assert captions[0] == str(int(labels[0]))
+    assert captions[-1] == str(int(labels[-1]))
