@@ -153,10 +153,10 @@ def draw_attention(data: ImageDataModule, network: nn.Module) -> Figures:
 
 def draw_weights(network: nn.Module) -> Figures:
     """Draw the weights of a network, or of the first network in an ensemble."""
-    from src.extras.report import weight_figures
+    from src.extras.report import figures
 
     first = network.networks[0] if isinstance(network, Ensemble) else network
-    drawn = {"weights/filters": weight_figures.filters(first)}
+    drawn = {"weights/filters": figures.filters(first)}
     if isinstance(first, VisionTransformer):
-        drawn["weights/position_similarity"] = weight_figures.position_similarity(first)
+        drawn["weights/position_similarity"] = figures.position_similarity(first)
     return drawn

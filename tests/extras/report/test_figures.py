@@ -10,7 +10,7 @@ from PIL import Image
 
 from src.config import CNNConfig, DatasetInfo, ViTConfig
 from src.data.image_set import ImageSet
-from src.extras.report import figures, weight_figures
+from src.extras.report import figures
 from src.extras.report.evaluation import Evaluation, summarize
 from src.models.build import build_network
 
@@ -108,7 +108,7 @@ SMALL = {"width": 16, "depth": 1, "heads": 2}
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_position_similarity_is_the_cosine_of_patches_without_the_class_token(pool):
     network = build(ViTConfig(**SMALL, pool=pool))
-    canvas = picture(weight_figures.position_similarity(network))
+    canvas = picture(figures.position_similarity(network))
     assert canvas.shape == (13, 13)
     patches = network.positions[0, -9:].detach()
     for number, patch in enumerate(patches):
@@ -121,7 +121,7 @@ def test_position_similarity_is_the_cosine_of_patches_without_the_class_token(po
 
 def test_filters_of_patches_are_principal_components():
     network = build(ViTConfig(**SMALL))
-    grid = picture(weight_figures.filters(network))
+    grid = picture(figures.filters(network))
     assert grid.shape == (2 * 5 + 1, 8 * 5 + 1, 3)  # 16 filters have 16 principal components
     first = grid[1:5, 1:5].flatten()
     weight = network.embed.weight.detach()
@@ -139,4 +139,4 @@ def test_filters_of_patches_are_principal_components():
 )
 def test_filters_of_convolutions(config, shape):
     network = build(config, patch_size=None, image_size=8)
-    assert picture(weight_figures.filters(network)).shape == shape
+    assert picture(figures.filters(network)).shape == shape
