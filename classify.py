@@ -53,7 +53,7 @@ def main(args: list[str]) -> None:
     predictor = Predictor(checkpoint, options.device)
     prepare = find_reader(predictor, "auto" if options.serve else options.invert)
     if options.serve:
-        serve(predictor, options, prepare)
+        serve_page(predictor, options, prepare)
         return
     start = time.monotonic()
     if options.index is None:
@@ -238,26 +238,20 @@ def draw(
         contact_sheet.write_attention(options.attention, drawn, predictor)
 
 
-def serve(
+def serve_page(
     predictor: "Predictor",
     options: argparse.Namespace,
     prepare: Callable[[str], "PreparedImage"],
 ) -> None:
     """Serve the web page, with a drawing canvas for digits and test images for other datasets."""
     with extra("--serve"):
-        from src.extras.page import server
+        from src.extras.page.page import Page
+        from src.extras.page.server import serve
         from src.extras.paper.strokes import strokes_of
     draws = strokes_of(predictor.dataset) is not None
     examples = [] if draws else test_images(predictor, options.data)
-    server.serve(
-        predictor,
-        examples,
-        options.host,
-        options.port,
-        prepare,
-        draws=draws,
-        unsure=options.unsure,
-    )
+    page = Page(predictor, examples, prepare, draws, options.unsure)
+    serve(page, options.host, options.port)
 
 
 def test_images(predictor: "Predictor", root: str | None) -> list[tuple[Any, str]]:

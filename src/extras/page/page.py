@@ -72,16 +72,11 @@ class Page:
         """
         with tempfile.TemporaryDirectory(prefix="page-") as folder:
             path = Path(folder, "image")
+            path.write_bytes(upload)
             try:
-                path.write_bytes(upload)
                 prepared = self.prepare(str(path))
             except InputError as error:
-                reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the image")
-                raise InputError(reason) from None
-            except OSError as error:
-                raise InputError(
-                    f"cannot store the image: {error.strerror}; check the server's disk"
-                ) from None
+                raise InputError(str(error).replace(f"{path}: ", "")) from None
         image = prepared.image
         pictures = [_picture("What the network was given", to_picture(image))]
         with contextlib.suppress(InputError):  # convolutional networks have no attention

@@ -12,16 +12,12 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-
-from torch import Tensor
 
 from src.errors import InputError, printable
 from src.extras.page.page import JSON, Page
 from src.extras.page.request import UPLOAD, Refusal, Request, host_pattern
-from src.inference.predictor import Predictor, PreparedImage
 
 MAX_CONNECTIONS = 32  # further connections wait
 MAX_UPLOADS = 4  # simultaneous uploads in memory; further uploads wait
@@ -38,45 +34,26 @@ Connection: close
 """
 
 
-def serve(
-    predictor: Predictor,
-    examples: list[tuple[Tensor, str]],
-    host: str,
-    port: int,
-    prepare: Callable[[str], PreparedImage],
-    *,
-    draws: bool,
-    unsure: float | None,
-) -> None:
-    """Serve a `Page` until Ctrl-C or SIGTERM.
+def serve(page: Page, host: str, port: int) -> None:
+    """Serve a page until Ctrl-C or SIGTERM.
 
     Raises:
         InputError: the port is in use, or the host is not an address of this computer.
     """
-    page = Page(predictor, examples, prepare, draws, unsure)
     with listen(host, port) as listener, ThreadPoolExecutor(max_workers=1) as worker:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         ip = ipaddress.ip_address(listener.getsockname()[0])
         name = _network_address() if ip.is_unspecified else printable(host)
         url = f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
-        dataset = printable(predictor.dataset.name)
+        dataset = printable(page.predictor.dataset.name)
         print(f"Serving {dataset} on {url} (press Ctrl-C to stop)", flush=True)
         if not ip.is_loopback:
             print(f"note: anyone who can reach this computer can use {url}", flush=True)
         hosts = host_pattern(host, port, ip.is_loopback)
         try:
-            asyncio.run(_run_until_sigterm(Server(page, hosts, worker), listener))
+            asyncio.run(Server(page, hosts, worker).run(listener))
         except KeyboardInterrupt:
             print()
-        except asyncio.CancelledError:
-            sys.exit(143)
-
-
-async def _run_until_sigterm(server: "Server", listener: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(server.run(listener))
-    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(task.cancel))
-    await task
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -126,9 +103,8 @@ class Server:
 
     async def run(self, listener: socket.socket) -> None:
         """Answer requests until cancelled."""
-        loop = asyncio.get_running_loop()
         # The default handler prints a traceback for every lost connection.
-        loop.set_exception_handler(lambda *_: None)
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         server = await asyncio.start_server(self._handle, sock=listener)
         try:
             await asyncio.Event().wait()  # serve_forever would wait for open connections
