@@ -95,17 +95,10 @@ def test_a_port_that_is_in_use(checkpoint, running):
     "options, message",
     [
         (["--port", 0], "--port must be from 1 to 65535, got 0"),
-        (["--port", 99999], "--port must be from 1 to 65535"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid is not an address"),
-        (["--host", ""], "is not an address"),
-        (["--host", "192.0.2.1"], "--host 192.0.2.1 is not an address"),
         (["--host", "a" * 70], "is not an address"),
         (["--index", 0], "or --serve"),
     ],
 )
 def test_mistakes(checkpoint, options, message):
     assert message in serve("--ckpt", checkpoint, *options)
-
-
-def test_no_checkpoint_yet(tmp_path):
-    assert "no run has a checkpoint" in serve("--runs", tmp_path)

@@ -72,6 +72,7 @@ def test_a_run_is_the_same_without_pictures(illustrated, tmp_path):
     assert train(*tiny(tmp_path)).code == 0
     plain = tmp_path / "digits" / "version_0"
     assert not images(plain)
+    assert not (plain / "report.html").exists()
     assert changed(plain, illustrated) == []
     assert metrics(plain) == metrics(illustrated)
 
@@ -84,14 +85,6 @@ def test_a_resumed_run_has_the_same_pictures(illustrated, tmp_path):
     assert changed(run, illustrated) == []
     assert metrics(run) == metrics(illustrated)
     assert images(run) == images(illustrated)
-
-
-def test_pictures_can_be_turned_off_on_resume(tmp_path):
-    assert train(*tiny(tmp_path, "--pictures", "true"), prepare=stop_at(4)).code == 143
-    run = tmp_path / "digits" / "version_0"
-    assert train("--resume", run, "--pictures", "false").code == 0
-    assert set(images(run)) == START
-    assert not (run / "report.html").exists()
 
 
 OTHERS = {
