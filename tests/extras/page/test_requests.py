@@ -204,15 +204,6 @@ def test_a_network_without_attention_has_one_picture(running, predictor, monkeyp
 # Overload ---------------------------------------------------------------------------------------
 
 
-def test_200_requests_at_once_are_answered(running):
-    with ThreadPoolExecutor(200) as clients:
-        statuses = [
-            client.result()[0]
-            for client in [clients.submit(running.upload, png()) for _ in range(200)]
-        ]
-    assert statuses == [200] * 200
-
-
 def test_slow_clients_and_endless_headers_are_cut_off_while_others_are_served(running, monkeypatch):
     monkeypatch.setattr(server, "SECONDS", 2)
     slow = [running.connect() for _ in range(server.MAX_CONNECTIONS - 1)]

@@ -14,7 +14,6 @@ from src.extras.report.contact_sheet import (
     _caption,
     check_path,
     draw_frame,
-    fit,
     overlay_attention,
     write_attention,
     write_inputs,
@@ -83,11 +82,6 @@ def test_pairs_are_laid_out_in_rows_and_pictures_centered(tmp_path):
         assert (left == color).all()
         assert (right[75:149] == color).all()  # 30x10 is enlarged to 224x75
         assert (right[:74] == WHITE).all()
-
-
-def test_fit_keeps_a_pixel_of_the_shorter_side():
-    assert fit(Image.new("RGB", (3000, 1500))).size == (224, 112)
-    assert fit(Image.new("RGB", (1, 500))).size == (1, 224)
 
 
 def test_a_caption_says_that_the_answer_is_unsure():
