@@ -8,11 +8,11 @@ from typing import Any
 
 from src import lightning_loop
 from src.data.modules import ImageDataModule
-from src.errors import command, printable
+from src.errors import printable
 from src.training.build import Run
 
 RECOMMENDED = "loss"  # value of data.balance; docs/ablation.md compares them
-MAX_CLASSES = 10  # maximum number of classes to list after training
+MAX_CLASSES = 10  # maximum number of classes to list after training; results.json has all
 
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers.*",
@@ -53,11 +53,6 @@ def announce(run: Run) -> None:
         f"{', '.join(sizes)} images; {trainer.accelerator.name()}, {trainer.precision}; {where}",
         flush=True,
     )
-    if not run.data.info.mirror_keeps_class:
-        print(
-            "data.mirror_keeps_class is false: neither data.augment.flip nor model.mirror is used",
-            flush=True,
-        )
 
 
 def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -> None:
@@ -70,19 +65,18 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
         report: whether report.html was written.
     """
     epochs, folder = results["epochs"], shlex.quote(str(run.folder))
-    plural = "" if epochs == 1 else "s"
     speed = f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)"
-    print(f"\nTrained {epochs} epoch{plural}, {results['images_seen']:,} images in {speed}")
+    print(f"\nTrained {epochs} epochs, {results['images_seen']:,} images in {speed}")
     print(_accuracy(run, results))
     if run.data.is_imbalanced and results["classes"]:
         print(_class_table(results))
     page = "report.html, " if report else ""
-    resume = f"{command('train.py')} --resume {folder} --trainer.max_epochs {2 * epochs}"
+    resume = f"python train.py --resume {folder} --trainer.max_epochs {2 * epochs}"
     rows = "predictions.csv, " if results["test_images"] else ""
     files = f"{page}results.json, {rows}metrics.csv, config.yaml, checkpoints/"
     print(
         f"Written to {run.folder}/ ({files})\n\n"
-        f"  {command('classify.py')} IMAGE --ckpt {folder}        classify your own image\n"
+        f"  python classify.py IMAGE --ckpt {folder}        classify your own image\n"
         f"  tensorboard --logdir {shlex.quote(str(runs))}        see the curves\n"
         f"  {resume}        train longer",
         flush=True,
@@ -101,9 +95,8 @@ def _class_table(results: dict[str, Any]) -> str:
         f"F1 {row['f1']:.4f}  {row['images']:,} images"
         for name, row in sorted(zip(names, rows, strict=True), key=lambda pair: pair[1]["recall"])
     ]
-    if len(rows) > MAX_CLASSES:
-        lines[MAX_CLASSES:] = [f"... (all {len(rows)} classes are in results.json)"]
-    return "\n".join([f"Balanced accuracy {balanced:.4f} (mean recall of the classes)", *lines])
+    title = f"Balanced accuracy {balanced:.4f} (mean recall of the classes)"
+    return "\n".join([title, *lines[:MAX_CLASSES]])
 
 
 def _accuracy(run: Run, results: dict[str, Any]) -> str:
@@ -114,7 +107,7 @@ def _accuracy(run: Run, results: dict[str, Any]) -> str:
     tested, total = results["test_images"], len(run.data.sets["test"] or ())
     part = ""
     if tested < total:
-        part = f"; only {tested:,} of {total:,} images, possibly not covering all classes"
+        part = f"; only {tested:,} of {total:,} images"
     return (
         f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f} "
         f"({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})"

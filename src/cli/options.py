@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import ROOT, ArgumentParser, InputError, one_line
+from src.errors import ArgumentParser, InputError, one_line
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import find_run
 
@@ -46,11 +46,13 @@ def read_base(args: list[str]) -> Base:
     parser.add_argument("--config", "-c")
     parser.add_argument("--name")
     parser.add_argument("--runs")
-    parser.add_argument("--resume", nargs="?", const=True)
+    parser.add_argument("--resume", nargs="?", const="")
     given, flags = parser.parse_known_args(args)
     config = _find_config(given.config or DEFAULT_CONFIG)
     tree = read_yaml(config)
-    name = _name(config, tree) if given.name is None else given.name
+    name = given.name
+    if name is None:
+        name = tree.get("name") or Path(config).stem
     if not re.fullmatch(r"\w[\w.+=, -]*", name):
         raise InputError(
             f"--name {name}: not a valid folder name; use letters, digits, spaces, and _ - . + = ,"
@@ -58,34 +60,30 @@ def read_base(args: list[str]) -> Base:
     runs = Path(given.runs or RUNS)
     if given.resume is None:
         return Base(config, tree, name, runs, None, flags)
-    if given.resume == "":
-        raise InputError("--resume '': empty path; omit it to resume the newest run of that name")
-    run, path = find_run("" if given.resume is True else given.resume, runs, name)
-    saved = str(run / "config.yaml")
-    saved_tree = read_yaml(saved)
-    saved_name = _name(saved, saved_tree)
-    if given.config and not given.name and name != saved_name:
+    run, path = find_run(given.resume, runs, name)
+    if given.config and not given.name and name != run.parent.name:
         raise InputError(
-            f"--config {given.config}: {run} is a run of {saved_name!r}; omit --config, because a "
-            "resumed run uses its own config"
+            f"--config {given.config}: {run} is a run of {run.parent.name!r}; omit --config, "
+            "because a resumed run uses its own config"
         )
     resumed = (run, Checkpoint.open(path))
-    runs = Path(given.runs or saved_tree.get("runs") or RUNS)
-    return Base(saved, saved_tree, run.parent.name, runs, resumed, flags)
+    saved = str(run / "config.yaml")
+    tree = read_yaml(saved)
+    return Base(
+        saved,
+        tree,
+        run.parent.name,
+        Path(given.runs or tree.get("runs") or RUNS),
+        resumed,
+        flags,
+    )
 
 
 def _find_config(config: str) -> str:
-    for path in (Path(config), ROOT / config):  # works from any working directory
-        if path.is_file():
-            return str(path)
-    known = sorted((ROOT / "configs").glob("*.yaml"))
-    names = ", ".join(f"configs/{path.name}" for path in known)
+    if Path(config).is_file():
+        return config
+    names = ", ".join(map(str, sorted(Path("configs").glob("*.yaml"))))
     raise InputError(f"{config}: no such config; choose one of {names}")
-
-
-def _name(config: str, tree: dict[str, Any]) -> str:
-    """Return the `name` in the config, or the stem of the config's file name."""
-    return tree.get("name") or Path(config).stem
 
 
 class _Loader(yaml.SafeLoader):

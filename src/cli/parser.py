@@ -52,9 +52,9 @@ def parse(args: list[str]) -> Settings:
     parser = _parser(base)
     check_keys(base, [action.dest for action in parser._actions])
     config = parser.parse_args(base.flags)
+    _check_values(config)
     if not base.resumed:  # config.yaml of a run already contains these settings
         use_pretrained_shape(config, base.flags)
-    _check_values(config)
     if config.trainer.precision == "auto":  # resolved once; resumed runs keep the result
         config.trainer.precision = automatic_precision(config.trainer.accelerator)
     written = config.clone()
@@ -116,7 +116,6 @@ def _add_base_options(parser: Parser) -> None:
     parser.add_argument(
         "--name",
         type=str | None,
-        default=None,
         help="run name (default: the name of the config)",
     )
     parser.add_argument(
@@ -126,7 +125,6 @@ def _add_base_options(parser: Parser) -> None:
         "--resume",
         nargs="?",
         const="",
-        default=None,
         metavar="PATH",
         help="resume the run or checkpoint at PATH, or without PATH the newest run of this name",
     )
@@ -142,14 +140,12 @@ def _add_program_options(parser: Parser) -> None:
     parser.add_argument(
         "--patience",
         type=int | None,
-        default=None,
         help="number of epochs without improvement in validation accuracy before early stopping; "
         "null disables early stopping",
     )
     parser.add_argument(
         "--checkpoint_every_n_steps",
         type=int | None,
-        default=None,
         help="also write last.ckpt within an epoch, after this number of steps",
     )
     parser.add_argument(
@@ -169,9 +165,7 @@ def _add_program_options(parser: Parser) -> None:
 def _check_values(config: Namespace) -> None:
     for key, least in MINIMUMS.items():
         value = config[key]
-        if value in (None, "auto"):
-            continue
-        if isinstance(value, bool) or value < least:
+        if value not in (None, "auto") and value < least:
             raise InputError(f"{key} must be a number >= {least}, got {value}")
     if config.trainer.limit_train_batches == 0:
         raise InputError("trainer.limit_train_batches must be above 0, got 0")
@@ -188,10 +182,5 @@ def _instantiate(parser: Parser, config: Namespace) -> Namespace:
     try:
         return parser.instantiate(config)
     except ValueError as error:  # jsonargparse wraps exceptions from constructors
-        cause: BaseException = error
-        while not isinstance(cause, InputError):
-            inner = cause.__cause__ or cause.__context__
-            if inner is None:
-                raise InputError(shorten(str(cause))) from None
-            cause = inner
-        raise cause from None
+        cause = error.__cause__ or error
+        raise cause if isinstance(cause, InputError) else InputError(shorten(str(cause))) from None

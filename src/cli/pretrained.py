@@ -5,8 +5,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from src.config import ViTConfig
-from src.errors import InputError
+from src.config import ViTConfig, to_primitives
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import find_pretrained
 from src.runs.weights_file import is_weights_file
@@ -24,50 +23,36 @@ SHAPE = (
     "stem_width",
     "whiten",
 )
+IMAGES = ("patch_size", "channels", "image_size", "mean", "std")
 
 
 def use_pretrained_shape(config: Namespace, flags: list[str]) -> None:
     """Set the shape and the image format of the network to those of `model.init_from`.
 
-    The values replace those of the recipe. Flags can set a different image size, mean and standard
-    deviation. Weights of other libraries have no such description, so nothing is changed.
+    The values replace those of the recipe, but not those of flags; `load_encoder` rejects flags
+    that contradict the trained network. Weights of other libraries have no such description, so
+    nothing is changed.
 
     Args:
         config: the parsed configuration; changed in place.
         flags: command-line flags.
 
     Raises:
-        InputError: a flag contradicts the trained network, or there is no such run.
+        InputError: the checkpoint cannot be read.
     """
     source = config.model.init_args.get("init_from")
-    checkpoint = _open(source) if source else None
-    if not checkpoint or checkpoint.training.ensemble > 1:
+    path = Path(find_pretrained(source)).expanduser() if source else Path()
+    if path.suffix != ".ckpt" and not is_weights_file(path):
         return
-    network, images = checkpoint.network, checkpoint.dataset
-    if not isinstance(network, ViTConfig):
+    checkpoint = Checkpoint.open(path)
+    network = checkpoint.network
+    if not isinstance(network, ViTConfig) or checkpoint.training.ensemble > 1:
         return
     given = {flag.removeprefix("--").split("=")[0].replace("init_args.", "") for flag in flags}
-    fixed = {f"model.{name}": getattr(network, name) for name in SHAPE}
-    fixed |= {"data.patch_size": images.patch_size, "data.channels": images.channels}
-    defaults = {
-        "data.image_size": images.image_size,
-        "data.mean": list(images.mean),
-        "data.std": list(images.std),
-    }
-    for key, value in (fixed | defaults).items():
-        group, name = key.split(".")
+    values = {"model": to_primitives(network), "data": to_primitives(checkpoint.dataset)}
+    for group, names in (("model", SHAPE), ("data", IMAGES)):
         arguments: Any = config[group].init_args
-        if name not in arguments:  # named datasets have a fixed image size
-            continue
-        if key not in given:
-            arguments[name] = value
-        elif key in fixed and arguments[name] != value:
-            raise InputError(
-                f"--{key} {arguments[name]} contradicts model.init_from {source}, whose network "
-                f"has {name} {value}; omit the flag"
-            )
-
-
-def _open(source: str) -> Checkpoint | None:
-    path = Path(find_pretrained(source)).expanduser()
-    return Checkpoint.open(path) if path.suffix == ".ckpt" or is_weights_file(path) else None
+        for name in names:
+            # Named datasets have a fixed image size.
+            if name in arguments and f"{group}.{name}" not in given:
+                arguments[name] = values[group][name]

@@ -8,6 +8,7 @@ from vits import checkpoint, dataset, ours
 
 from src.cli.parser import parse
 from src.errors import InputError
+from src.extras.weights.load_encoder import initialize
 
 STEM = {"stem_layers": 2, "whiten": True, "pool": "mean"}
 
@@ -38,27 +39,15 @@ def test_the_run_determines_the_network(flags):
     assert written["data"]["init_args"]["image_size"] == 24
 
 
-def test_the_same_values_and_another_image_size_are_accepted(flags):
-    same = "--model.width=32 --model.init_args.depth 2 --data.patch_size null --data.channels 3"
-    settings = parse([*flags, *same.split(), "--data.image_size", "32", "--model.dropout", "0.1"])
+def test_flags_have_priority(flags):
+    """A flag that contradicts the network is rejected when the weights are loaded."""
+    more = "--model.init_args.depth 3 --data.image_size=32 --model.dropout 0.1"
+    settings = parse([*flags, *more.split()])
     assert settings.data.info.image_size == 32
-    assert settings.model.network_config.dropout == 0.1
-
-
-@pytest.mark.parametrize(
-    ("flag", "part"),
-    [
-        ("--model.width 64", "--model.width 64 contradicts model.init_from .* has width 32"),
-        ("--model.init_args.pool=cls", "--model.pool cls contradicts .* has pool mean"),
-        ("--data.channels 1", "--data.channels 1 contradicts .* has channels 3"),
-        ("--data.patch_size 8", "--data.patch_size 8 contradicts .* has patch_size None"),
-        ("--model.size S", "--model.size S contradicts .* has size Ti"),
-    ],
-)
-def test_a_contradiction_is_refused(flags, flag, part):
-    with pytest.raises(InputError, match=part) as caught:
-        parse([*flags, *flag.split()])
-    assert "\n" not in str(caught.value)
+    network = settings.model.network_config
+    assert (network.width, network.depth, network.dropout) == (32, 3, 0.1)
+    with pytest.raises(InputError, match="encoder has depth=2, but the model has depth=3"):
+        initialize(settings.model)
 
 
 def test_foreign_weights_do_not_change_the_recipe(flags, tmp_path):
