@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("name", help="name of the weights")
     parser.add_argument("--data", default="data", help="dataset folder")
     options = parser.parse_args()
-    source = find_checkpoint(options.run, flag="RUN")
+    source = find_checkpoint(options.run)
     target = Path("src", "weights", f"{options.name}.safetensors")
     before = Predictor(source, "cpu")
     content = before.checkpoint.content

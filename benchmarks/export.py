@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for run in options.runs:
-        measure(find_checkpoint(run, flag="RUN"), options)
+        measure(find_checkpoint(run), options)
 
 
 def measure(checkpoint: Path, options: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def draw_training(options: argparse.Namespace) -> None:
-    predictor = Predictor(find_checkpoint(options.run, flag="RUN"), "cpu")
+    predictor = Predictor(find_checkpoint(options.run), "cpu")
     test = open_split(predictor.dataset, "test", root=options.data)
     if test is None:
         raise InputError(f"{options.run}: its dataset has no test images; pass a different run")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -30,20 +29,14 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise _failure(path, cause) from None
+        previous = "the previous file is intact; " if path.exists() else ""
+        raise InputError(
+            f"{path}: could not be written ({cause.strerror}); {previous}free disk space and run "
+            "the program again (add --resume to continue training)"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _failure(path: Path, cause: OSError) -> InputError:
-    folder = path.parent if path.parent.is_dir() else Path(".")
-    free = shutil.disk_usage(folder).free / 2**20
-    previous = "the previous file is intact; " if os.path.exists(path) else ""
-    return InputError(
-        f"{path}: could not be written ({cause.strerror}; {free:.2f} MiB free); {previous}free "
-        "disk space and run the program again (add --resume to continue training)"
-    )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -140,16 +140,15 @@ class Checkpoint:
         if size > MAX_SIDE:
             raise InputError(f"images of {size} pixels; the limit is {MAX_SIDE}")
         widest = max(max(value.shape, default=1) for value in weights.values())
-        outputs = []
+        outputs = [0]
         for key, value in weights.items():
             if key.endswith("positions"):
                 outputs.append(value.shape[1] * widest)
             elif key.endswith("bias.table"):  # expanded to [heads, tokens, tokens]
                 outputs.append(len(value) * (value.shape[-1] // 2 + 1) ** 4)
             elif stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
-                channels = max(value.shape[:2], default=0)
-                outputs.append(channels * (size >> int(stage[1])) ** 2)
-        if max(outputs, default=0) > MAX_VALUES:
+                outputs.append(max(value.shape[:2]) * (size >> int(stage[1])) ** 2)
+        if max(outputs) > MAX_VALUES:
             raise InputError(f"a layer would compute {max(outputs):,} values for one image")
 
 
@@ -158,9 +157,6 @@ def load(path: Path) -> dict[str, Any]:
 
     All tensors are dense, on the CPU, and no larger than their storage in the file.
     """
-    if path.is_dir():
-        example = path / "checkpoints" / "best.ckpt"
-        raise InputError(f"{path} is a directory; pass a checkpoint in it, for example {example}")
     if not path.is_file():
         raise InputError(
             f"{path}: no such checkpoint; check the path, train first, or use the bundled mnist or "
@@ -177,7 +173,12 @@ def load(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: not a checkpoint of this program; pass a .ckpt file written by train.py"
             )
-        _check_format(path, content.get("format"))
+        found = content.get("format")
+        if found != FORMAT:
+            raise InputError(
+                f"{path}: written by a different version of this program (format {found}; this "
+                f"version reads format {FORMAT}); use that version, or train again"
+            )
         _check_tensors(content)
     except InputError:
         raise
@@ -193,21 +194,11 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _unfit(path: Path, error: Exception) -> InputError:
+def _unfit(path: Path, error: Exception) -> Exception:
     if is_out_of_memory(error):
-        return InputError(f"{path}: out of memory ({one_line(error)}); close other programs")
+        return error
     return InputError(
         f"{path}: its weights do not match its hyperparameters ({one_line(error)}); train again"
-    )
-
-
-def _check_format(path: Path, found: object) -> None:
-    if type(found) is int and found == FORMAT:
-        return
-    version = f"format {found}" if type(found) is int else "no format number"
-    raise InputError(
-        f"{path}: written by a different version of this program ({version}; this version reads "
-        f"format {FORMAT}); use that version, or train again"
     )
 
 

@@ -42,7 +42,7 @@ def main(args: list[str]) -> None:
     add("--force", action="store_true", help="replace existing files")
     add("--data", metavar="DIR", help="folder of the datasets (default: as in training)")
     options = parser.parse_args(args)
-    checkpoint = find_checkpoint(options.run, flag="RUN")
+    checkpoint = find_checkpoint(options.run)
     output = options.output or checkpoint.with_suffix(FORMATS[options.format].extension)
     description = export(checkpoint, options.format, output, options.force, options.data)
     size = output.stat().st_size / 2**20

@@ -102,3 +102,7 @@ def test_a_port_that_is_in_use(checkpoint, running):
 )
 def test_mistakes(checkpoint, options, message):
     assert message in serve("--ckpt", checkpoint, *options)
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert "no run has a checkpoint" in serve("--ckpt", tmp_path)
