@@ -19,7 +19,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.errors import ArgumentParser, InputError, exit_on_input_error, printable
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 
 EXAMPLES = 12  # number of test images on the web page
 MAX_DRAWN = 64  # maximum number of images in the output of --show and --attention
-INVERT = ("auto", "yes", "no")
-NO_RUN = (
-    "note: no trained network found; using the bundled network for handwritten digits (mnist); "
-    "for photos of animals and objects, use --ckpt cifar100"
-)
 
 
 def main(args: list[str]) -> None:
@@ -46,11 +40,9 @@ def main(args: list[str]) -> None:
 
     paths = batch.find_images(options.images)
     check_pictures(options, paths)
-    checkpoint = find_checkpoint(options.ckpt, options.runs and Path(options.runs))
-    no_run = checkpoint.suffix == ".safetensors" and not options.ckpt
-    if no_run:
-        print(NO_RUN, file=sys.stderr)
-    predictor = Predictor(checkpoint, options.device)
+    predictor = Predictor(find_checkpoint(options.ckpt), options.device)
+    if not options.ckpt:
+        note_default(options, predictor)
     prepare = find_reader(predictor, "auto" if options.serve else options.invert)
     if options.serve:
         serve_page(predictor, options, prepare)
@@ -78,9 +70,10 @@ def main(args: list[str]) -> None:
 
     answers = options.unsure is not None
     output.print_rows(rows(), options.format, paths, predictor.classes, options.top_k, answers)
-    note_newest_run(options, predictor, no_run)
     if len(paths) > 1:
-        batch.print_summary(len(paths), errors, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        failed = f"; {errors:,} could not be read" if errors else ""
+        print(f"{len(paths):,} images in {seconds:.1f} s{failed}", file=sys.stderr)
     draw(options, drawn, predictor)
     if embeddings:
         embeddings.write(options.embeddings)
@@ -88,15 +81,20 @@ def main(args: list[str]) -> None:
         sys.exit(1)
 
 
-def note_newest_run(options: argparse.Namespace, predictor: "Predictor", no_run: bool) -> None:
-    """Print the run that is used by default, unless the output format is for programs."""
-    if options.ckpt or options.format or no_run or options.index is not None:
-        return
-    print(
-        f"note: using the newest run, {printable(str(predictor.checkpoint.path))}, trained on "
-        f"{printable(predictor.dataset.name)}; use --ckpt to choose a different one",
-        file=sys.stderr,
+def note_default(options: argparse.Namespace, predictor: "Predictor") -> None:
+    """Print which network is used without --ckpt."""
+    note = (
+        f"using the newest run, {predictor.checkpoint.path}, trained on {predictor.dataset.name}; "
+        "use --ckpt to choose a different one"
     )
+    if predictor.checkpoint.path.suffix == ".safetensors":
+        note = (
+            "no trained network found; using the bundled network for handwritten digits (mnist); "
+            "for photos of animals and objects, use --ckpt cifar100"
+        )
+    elif options.format or options.index is not None:
+        return
+    print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -108,10 +106,9 @@ def parse(args: list[str]) -> argparse.Namespace:
     add(
         "--ckpt",
         metavar="PATH",
-        help="checkpoint, run directory, or bundled network: mnist or cifar100 (default: the "
-        "newest run or, without one, mnist)",
+        help="checkpoint, run directory, folder of runs (the newest is used), or bundled network: "
+        "mnist or cifar100 (default: the newest run in data/runs or, without one, mnist)",
     )
-    add("--runs", metavar="DIR", help="parent directory of all runs (default: data/runs)")
     add("--data", metavar="DIR", help="dataset directory (default: as in training)")
     add("--top-k", type=int, default=3, metavar="K", help="number of classes (default: 3)")
     formats = parser.add_mutually_exclusive_group()
@@ -131,21 +128,15 @@ def parse(args: list[str]) -> argparse.Namespace:
     add(
         "--invert",
         default="auto",
-        choices=INVERT,
-        help="swap dark and light: yes (or no value) for dark strokes on a light background; auto "
-        "decides for each image",
+        choices=("auto", "yes", "no"),
+        help="swap dark and light: yes for dark strokes on a light background; auto decides for "
+        "each image",
     )
     add("--show", metavar="PNG", help="save the first 64 images as the network sees them")
     add("--attention", metavar="PNG", help="save attention maps of the first 64 images")
     add("--unsure", type=float, metavar="P", help="answer 'unsure' below the probability P")
     add("--embeddings", metavar="NPZ", help="save features (the input of the last layer) and paths")
-    following = [*args[1:], "-"]
-    options = parser.parse_args(
-        [
-            "--invert=yes" if arg == "--invert" and _is_not_a_choice(value) else arg
-            for arg, value in zip(args, following, strict=False)
-        ]
-    )
+    options = parser.parse_args(args)
     check(options)
     return options
 
@@ -162,12 +153,6 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(
             f"--embeddings {options.embeddings}: pass image files and a name that ends in .npz"
         )
-
-
-def _is_not_a_choice(value: str) -> bool:
-    """Return whether the word after `--invert` is a flag or a path, not a (misspelled) choice."""
-    looks_like_a_path = any(c in value for c in "-./*?[") or os.path.exists(value)
-    return value not in INVERT and looks_like_a_path
 
 
 def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "PreparedImage"]:
@@ -207,19 +192,16 @@ def classify_test_image(
 
 def check_pictures(options: argparse.Namespace, paths: list[str]) -> None:
     """Reject invalid output paths for --show and --attention."""
-    chosen = {flag: getattr(options, flag) for flag in ("show", "attention")}
-    if not any(chosen.values()):
+    if not (options.show or options.attention):
         return
     with extra("--show and --attention"):
         from src.extras.report.contact_sheet import check_path
-    for flag, path in chosen.items():
-        if path:
-            check_path(path, f"--{flag}", paths)
+    if options.show:
+        check_path(options.show, "--show", paths)
+    if options.attention:
+        check_path(options.attention, "--attention", paths)
     if options.show == options.attention:
-        raise InputError(
-            f"--attention {options.attention} would overwrite the file of --show; use a different "
-            "file"
-        )
+        raise InputError(f"--show and --attention {options.show}: use two different files")
 
 
 def draw(

@@ -3,13 +3,10 @@
 import argparse
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).resolve().parents[1]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of spreadsheet formulas
 
 
@@ -30,12 +27,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
-
-
-def command(program: str) -> str:
-    """Return the command that starts a program of this project from the current folder."""
-    path, here = ROOT / program, Path.cwd()
-    return f"python {shlex.quote(str(path.relative_to(here) if here in path.parents else path))}"
 
 
 def printable(text: str) -> str:
@@ -77,24 +68,26 @@ def exit_on_input_error() -> Iterator[None]:
         # The flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        _exit(_cause(error), 2)
+    except (OSError, RuntimeError, MemoryError) as error:
+        _exit(_explain(error), 2)
     except KeyboardInterrupt:
         _exit("stopped by Ctrl-C", 130)
 
 
-def _cause(error: OSError) -> BaseException | str:
-    """Return the InputError masked by an OSError, or a message about missing permissions.
+def _explain(error: Exception) -> BaseException | str:
+    """Return the message for an error that the user can fix; re-raise other errors.
 
-    On a full disk, the error from a library's `close()` masks the original error.
+    On a full disk, the error from a library's `close()` masks the original InputError.
     """
     first: BaseException | None = error
     while first and not isinstance(first, InputError):
         first = first.__context__
     if first:
         return first
-    if isinstance(error, PermissionError) and error.filename:
-        return f"{error.filename}: permission denied; change its permissions or owner"
+    if is_out_of_memory(error):
+        return f"out of memory ({one_line(error)}); close other programs, or use --device cpu"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
     raise error
 
 

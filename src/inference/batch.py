@@ -1,6 +1,7 @@
 """Batch prediction: find image files, and classify any number of them in constant memory."""
 
 import glob
+import itertools
 import os
 import sys
 from collections import Counter, deque
@@ -26,52 +27,41 @@ def find_images(names: list[str]) -> list[str]:
     """Expand folders recursively to image files, and glob patterns to matching files.
 
     Raises:
-        InputError: a folder contains no images or cannot be listed, or a pattern matches nothing.
+        InputError: a folder or a pattern has no images.
     """
     paths: list[str] = []
     for name in names:
+        found = [name]
         if os.path.isdir(name):
-            found, skipped = _in_folder(name)
-            endings = ", ".join(ending.removeprefix(".") for ending in EXTENSIONS)
-            missing = f"{name}: no images in this folder ({endings}){skipped}; use a different one"
-            if found and skipped:
-                print(f"note: {printable(name)}{skipped}", file=sys.stderr)
+            found = _in_folder(name)
         elif glob.has_magic(name) and not os.path.exists(name):
-            found = sorted(
-                path for path in glob.iglob(name, recursive=True) if os.path.isfile(path)
-            )
-            missing = f"{name}: no files match this pattern; check its spelling"
-        else:
-            found, missing = [name], ""
+            found = sorted(filter(os.path.isfile, glob.iglob(name, recursive=True)))
         if not found:
-            raise InputError(missing)
+            raise InputError(f"{name}: no images found; supported are {' '.join(EXTENSIONS)}")
         paths += found
     return paths
 
 
-def _in_folder(folder: str) -> tuple[list[str], str]:
-    """Return all images under a folder, and a description of the skipped entries."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(
-            f"{error.filename}: cannot be listed ({error.strerror}); change its permissions"
-        )
-
+def _in_folder(folder: str) -> list[str]:
+    """Return all images under a folder; print how many files have unsupported formats."""
     found: list[str] = []
     skipped: Counter[str] = Counter()
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    for place, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        skipped["symlinked folders"] += sum(os.path.islink(os.path.join(place, f)) for f in folders)
         for name in sorted(files):
             ending = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if ending in EXTENSIONS:
+            if ending in EXTENSIONS and not name.startswith("."):
                 found.append(os.path.join(place, name))
             elif ending in UNSUPPORTED:
                 skipped[ending] += 1
-    counts = [f"{kind} ({count})" for kind, count in skipped.items() if count]
-    return found, f": skipped {', '.join(counts)}" if counts else ""
+    if skipped:
+        counts = ", ".join(f"{ending} ({count})" for ending, count in skipped.items())
+        print(f"note: {printable(folder)}: skipped {counts}", file=sys.stderr)
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def classify(
@@ -94,32 +84,19 @@ def classify(
         try:
             return prepare(path)
         except InputError as error:
+            if len(paths) == 1:
+                raise
             return error
 
-    waiting: list[tuple[str, PreparedImage | InputError]] = []
-    for path, result in zip(paths, read_ahead(read, paths, 2 * BATCH), strict=True):
-        if isinstance(result, InputError) and len(paths) == 1:
-            raise result
-        waiting.append((path, result))
-        if len(waiting) == BATCH:
-            yield from _rows(predictor, waiting, top_k, unsure)
-            waiting = []
-    yield from _rows(predictor, waiting, top_k, unsure)
-
-
-def _rows(
-    predictor: Predictor,
-    batch: list[tuple[str, PreparedImage | InputError]],
-    top_k: int,
-    unsure: float | None,
-) -> Iterator[tuple[Row, PreparedImage | None]]:
-    images = [result.image for _, result in batch if isinstance(result, PreparedImage)]
-    predictions = iter(predictor.top(torch.stack(images), top_k) if images else [])
-    for path, result in batch:
-        if isinstance(result, InputError):
-            yield {"path": path, "error": str(result).removeprefix(f"{path}: ")}, None
-            continue
-        yield make_row(path, next(predictions), result.notes, unsure), result
+    files = zip(paths, read_ahead(read, paths, 2 * BATCH), strict=True)
+    while batch := list(itertools.islice(files, BATCH)):
+        images = [result.image for _, result in batch if isinstance(result, PreparedImage)]
+        predictions = iter(predictor.top(torch.stack(images), top_k) if images else [])
+        for path, result in batch:
+            if isinstance(result, InputError):
+                yield {"path": path, "error": str(result).removeprefix(f"{path}: ")}, None
+            else:
+                yield make_row(path, next(predictions), result.notes, unsure), result
 
 
 def make_row(
@@ -161,22 +138,9 @@ def read_ahead(
             pool.shutdown(cancel_futures=True)  # the consumer may have stopped early
 
 
-def with_progress(results: Iterable[Result], total: int) -> Iterator[Result]:
-    """Show a progress bar on the terminal if there is more than one batch of results."""
-    if total <= BATCH or not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console  # imported late, because it takes 0.1 s
-    from rich.progress import Progress
+def with_progress(results: Iterable[Result], total: int) -> Iterable[Result]:
+    """Show a progress bar for many results whose output is not printed on the terminal."""
+    from tqdm import tqdm
 
-    console = Console(stderr=True)
-    to_terminal = sys.stdout.isatty()  # otherwise, rich would print the rows on the terminal
-    with Progress(console=console, transient=True, redirect_stdout=to_terminal) as progress:
-        yield from progress.track(results, total=total, description="Classifying")
-
-
-def print_summary(images: int, errors: int, seconds: float) -> None:
-    """Print the number of images, the speed and the number of failures to stderr."""
-    failed = f"; {errors:,} could not be read" if errors else ""
-    speed = f"{images / seconds:,.0f} images/s"
-    print(f"{images:,} images in {seconds:.1f} s ({speed}){failed}", file=sys.stderr)
+    is_hidden = total <= BATCH or sys.stdout.isatty() or not sys.stderr.isatty()
+    return tqdm(results, "Classifying", total, leave=False, disable=is_hidden)

@@ -50,9 +50,8 @@ def print_json(rows: Iterable[Row]) -> None:
 
 def print_csv(rows: Iterable[Row], top_k: int, answers: bool) -> None:
     """Print CSV columns: path, (answer,) class, probability, class_2, ..., target, error, notes."""
-    columns = ["class", "probability"]
-    for rank in range(2, top_k + 1):
-        columns += [f"class_{rank}", f"probability_{rank}"]
+    ranks = ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
+    columns = [f"{name}{rank}" for rank in ranks for name in ("class", "probability")]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     # Python 3.11 does not quote cells just because they contain "\r".
     quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)

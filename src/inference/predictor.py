@@ -1,7 +1,5 @@
 """Predict class probabilities for image files, without importing Lightning or torchvision."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,6 @@ from src.runs.checkpoint import Checkpoint
 from src.transforms.patchify import normalize
 
 BATCH = 256
-NEARLY_BLACK = 17  # out of 255; 12-bit data in a 16-bit file without a declared range is darker
 DARK = 0.35  # a light border is suspicious if the training images have a lower mean
 
 
@@ -58,10 +55,8 @@ class Predictor:
         ).eval()
         self.device = torch.device("cpu")
         self._check_output()
-        chosen = find_device(device)
-        with report_out_of_memory(chosen, "the network"):
-            self.classifier.to(chosen)
-        self.device = chosen
+        self.device = find_device(device)
+        self.classifier.to(self.device)
 
     def _check_output(self) -> None:
         """Classify a blank image, so that altered checkpoints fail early with a one-line error."""
@@ -71,7 +66,7 @@ class Predictor:
             result = self.probabilities(blank)
         except Exception as error:
             if is_out_of_memory(error):
-                raise InputError(f"{path}: out of memory; close other programs") from None
+                raise
             raise InputError(
                 f"{path}: prediction failed ({one_line(error)}); train a new network"
             ) from None
@@ -101,10 +96,6 @@ class Predictor:
         dataset = self.dataset
         image = read_image(path, dataset.image_size, dataset.channels, dataset.fit)
         notes = []
-        if image.max() < NEARLY_BLACK:
-            notes.append(
-                "it is nearly black; if it is 10- or 12-bit data in a 16-bit file, save it as 8-bit"
-            )
         if invert:
             image = 255 - image
         elif min(dataset.mean) < DARK and image[:, [0, -1]].float().mean() > 127:
@@ -124,9 +115,7 @@ class Predictor:
         S is the image size of the dataset, and D the width, or the sum of widths of an ensemble.
         """
         network: Any = self.classifier.network
-        with report_out_of_memory(self.device, f"{len(images)} images"):
-            inputs = normalize(images.to(self.device), self.dataset.mean, self.dataset.std)
-            return network.features(inputs).float().cpu()
+        return network.features(self._normalize(images)).float().cpu()
 
     @torch.inference_mode()
     def attention(self, images: Tensor) -> Tensor:
@@ -137,8 +126,10 @@ class Predictor:
         Raises:
             InputError: the network has no attention layers.
         """
-        inputs = normalize(images.to(self.device), self.dataset.mean, self.dataset.std)
-        return rollout(self.classifier.network, inputs).cpu()
+        return rollout(self.classifier.network, self._normalize(images)).cpu()
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return normalize(images.to(self.device), self.dataset.mean, self.dataset.std)
 
     def top(self, images: Tensor, k: int) -> list[list[dict[str, Any]]]:
         """Return the `k` most likely classes of every image, most likely first.
@@ -147,8 +138,7 @@ class Predictor:
         """
         rows = []
         for batch in images.split(BATCH):
-            with report_out_of_memory(self.device, f"{len(batch)} images"):
-                values, indices = self.probabilities(batch).topk(min(k, len(self.classes)), dim=1)
+            values, indices = self.probabilities(batch).topk(min(k, len(self.classes)), dim=1)
             rows += [
                 [
                     {"index": index, "class": self.classes[index], "probability": round(value, 6)}
@@ -157,18 +147,6 @@ class Predictor:
                 for row in zip(values.tolist(), indices.tolist(), strict=True)
             ]
         return rows
-
-
-@contextlib.contextmanager
-def report_out_of_memory(device: torch.device, what: str) -> Iterator[None]:
-    """Raise InputError if the block runs out of memory on the device."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        remedy = "close other programs" if device.type == "cpu" else "use --device cpu"
-        raise InputError(f"out of memory on {device} for {what}; {remedy}") from None
 
 
 def find_device(name: str) -> torch.device:

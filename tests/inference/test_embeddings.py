@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 from program import call
 from torch.testing import assert_close
+from vits import dataset
+from vits import save as save_file
 
 import classify
-from src.config import CNNConfig, DatasetInfo, TrainingConfig, ViTConfig
+from src.config import CNNConfig, TrainingConfig, ViTConfig
 from src.data.datasets import read_digits
 from src.inference.batch import BATCH
 from src.inference.predictor import Predictor
@@ -45,22 +47,15 @@ def save(tmp_path):
     """Return a function that saves a network with random weights for digits."""
 
     def save(config, ensemble=1, patch_size=None):
-        dataset = DatasetInfo(
-            classes=10,
-            image_size=8,
-            channels=1,
-            patch_size=patch_size,
-        )
-        state = build_network(config, dataset, ensemble).state_dict()
-        hparams = describe(dataset, config, TrainingConfig(ensemble=ensemble))
+        images = dataset(8, patch_size, classes=10, channels=1)
+        state = build_network(config, images, ensemble).state_dict()
+        hparams = describe(images, config, TrainingConfig(ensemble=ensemble))
         content = {
             "format": FORMAT,
             "hyper_parameters": hparams,
             "state_dict": {f"net.{key}": value for key, value in state.items()},
         }
-        path = tmp_path / "net.ckpt"
-        torch.save(content, path)
-        return path
+        return save_file(tmp_path, content, "net.ckpt")
 
     return save
 

@@ -5,7 +5,6 @@ import io
 import json
 
 import pytest
-from photos import SEVEN, written
 from program import call
 
 import classify
@@ -17,9 +16,7 @@ NAMES = [
     'say "hi".png',
     "two\nlines.png",
     "back\rhome.png",
-    " space .png",
     "ünï 7.png",
-    ";'.png",
 ]
 
 
@@ -61,16 +58,11 @@ def printed(capsys):
 # Machine-readable output: CSV and JSON ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS[3:4] * 2])
-def test_json_is_a_list_of_the_rows(printed, rows):
-    assert json.loads(printed(rows, "json").out) == rows
-
-
-def test_json_keeps_names_that_are_not_utf8(printed):
-    row = {"path": "caf\udce9.png", "predictions": predictions(1.0)}
-    out = printed([row], "json").out
+def test_json_is_a_list_of_the_rows_with_names_that_are_not_utf8(printed):
+    rows = [*ROWS, {"path": "caf\udce9.png", "predictions": predictions(1.0)}]
+    out = printed(rows, "json").out
     assert out.isascii()
-    assert json.loads(out) == [row]
+    assert json.loads(out) == rows
 
 
 def parse_csv(text: str) -> list[dict]:
@@ -99,29 +91,18 @@ def test_csv_cells_are_not_formulas(printed, start):
     assert row["path"] == f"'{start}1+1.png"
 
 
-@pytest.mark.parametrize(("top_k", "ranks"), [(1, 1), (3, 3), (4, 4), (99, 4)])
-def test_csv_has_the_same_columns_in_every_row(printed, top_k, ranks):
+def test_csv_has_the_same_columns_in_every_row(printed):
     rows = [
         {"path": "broken.png", "error": "why"},
-        {"path": "x.png", "predictions": predictions(*[0.1] * ranks)},
+        {"path": "x y.png", "predictions": predictions(*[0.1] * 4)},
     ]
-    out = printed(rows, "csv", top_k).out
-    header, broken, read = csv.reader(io.StringIO(out))
-    more = """
-    class_2 probability_2
-    class_3 probability_3
-    class_4 probability_4
-    """.split()
-    columns = ["class", "probability", *more[: 2 * ranks - 2]]
-    assert header == ["path", *columns, "target", "error", "notes"]
-    assert broken == ["broken.png", *[""] * len(columns), "", "why", ""]
-    assert len(read) == len(header)
-
-
-def test_csv_quotes_only_what_it_must(printed):
-    rows = [{"path": "x y.png", "predictions": predictions(0.5)}]
-    out = printed(rows, "csv", top_k=1).out
-    assert out == "path,class,probability,target,error,notes\nx y.png,cat,0.5,,,\n"
+    assert printed(rows, "csv", top_k=99).out.splitlines() == [
+        "path,class,probability,class_2,probability_2,class_3,probability_3,class_4,probability_4,"
+        "target,error,notes",
+        "broken.png,,,,,,,,,,why,",
+        'x y.png,cat,0.1,"a ""dog"", or not",0.1,"bird, large",0.1,"line',
+        'break",0.1,,,',
+    ]
 
 
 def test_csv_has_an_answer_if_asked(printed):
@@ -197,7 +178,7 @@ def test_an_unsure_answer_comes_before_the_best_guess(printed):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 2], ids=["bars", "table"])
 def test_file_names_cannot_break_lines_or_control_the_terminal(printed, count):
     path = "a\nb\x1b]0;owned\x07.png"
     rows = [{"path": path, "predictions": predictions(1.0), "notes": ["look"]}] * count
@@ -229,24 +210,3 @@ def test_each_row_is_printed_before_the_next_is_computed(capsys, format):
     print_rows(rows(), format, ["x", "y"], CLASSES, 2)
     assert len(seen) == len(ROWS[4:])
     assert all("75" in out for out in seen)
-
-
-def test_output_of_classify_can_be_read_back(digits_run, tmp_path):
-    for name in NAMES:
-        written(SEVEN).save(tmp_path / name)
-    broken = tmp_path / "0 broken,\n.png"
-    broken.write_bytes(b"")
-    args = [tmp_path, "--ckpt", digits_run, "--device", "cpu"]
-    ended = call(classify.main, *args, "--csv")
-    assert ended.code == 1
-    of_csv = parse_csv(ended.out)
-    of_json = json.loads(call(classify.main, *args, "--json").out)
-    paths = [str(path) for path in sorted(tmp_path.iterdir())]
-    assert sorted(row["path"] for row in of_csv) == paths
-    for row, other in zip(of_csv, of_json, strict=True):
-        assert row["path"] == other["path"]
-        assert row["error"] == other.get("error", "")
-        if row["path"] == str(broken):
-            assert row["error"]
-        else:
-            assert float(row["probability_3"]) == other["predictions"][2]["probability"]
