@@ -1,6 +1,5 @@
 """Test that damaged datasets and full disks cause one-line errors and do not harm intact files."""
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -9,13 +8,12 @@ import re
 import resource
 import shutil
 import struct
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from photos import class_folders
-from program import as_another_user, at_step, run, tiny, train
+from program import as_another_user, at_step, tiny, train
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
 
@@ -45,8 +43,7 @@ class Evil:
         return os.mkdir, ("ran",)
 
 
-@pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
-def test_an_altered_cifar_batch_is_never_unpickled(tmp_path, monkeypatch, name):
+def test_an_altered_cifar_batch_is_never_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     intact = pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [0]})
     monkeypatch.setattr(CIFAR10, "train_list", [])
@@ -121,7 +118,7 @@ def test_damaged_images_are_left_out_on_demand(photos):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-@pytest.mark.parametrize("name", ["train", "train/dog", "."])
+@pytest.mark.parametrize("name", ["train/dog", "."])
 def test_a_folder_without_permission_is_named(photos, name):
     prepare = as_another_user(photos)
     folder = photos / name
@@ -137,18 +134,9 @@ def empty_a_class(photos):
     (photos / "train" / "dog").mkdir()
 
 
-def damage_a_class(photos):
-    for path in (photos / "train" / "dog").iterdir():
-        path.write_bytes(b"\x89PNG")
-
-
 def leave_one_class(photos):
     for name in ("dog", "eel"):
         shutil.rmtree(photos / "train" / name)
-
-
-def remove_all_classes(photos):
-    shutil.rmtree(photos / "train")
 
 
 def rename_a_test_class(photos):
@@ -157,9 +145,7 @@ def rename_a_test_class(photos):
 
 MISTAKES = {
     empty_a_class: "train/dog: no images found; add images, or remove the folder",
-    damage_a_class: "all images of class dog are damaged; replace them, or remove the folder",
     leave_one_class: r"at least two class folders are needed, found 1 \(cat\); put images in",
-    remove_all_classes: "train: no such folder; put images in",
     rename_a_test_class: r"test: classes without training images \(1: fox\); add",
 }
 
@@ -221,12 +207,6 @@ def test_no_room_for_a_large_tensor(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_room_for_the_config(tmp_path):
-    config = tmp_path / "digits" / "version_0" / "config.yaml"
-    error = train(*tiny(tmp_path), prepare=limit_files(1000)).error
-    assert f"{config}: could not be written (File too large" in error
-
-
 def test_without_room_for_decoded_images_training_goes_on(photos):
     """The cache only makes the next run start faster, so training must continue without it."""
     flags = ["--data.image_size", "64", "--data.patch_size", "16"]
@@ -245,33 +225,3 @@ def test_an_error_while_closing_a_file_does_not_mask_the_first(capsys):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: last.ckpt: no room; make some\n"
-
-
-@contextlib.contextmanager
-def small_disk(folder, kilobytes: int):
-    """Mount a small in-memory file system (requires root)."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("needs root and a container that allows mounting")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk(tmp_path):
-    longer = ["--trainer.max_epochs", "3"]
-    with small_disk(tmp_path / "disk", 400) as runs:
-        made, filler = run(runs, epochs=1), runs / "filler"
-        with open(filler, "wb", buffering=0) as file:
-            file.write(bytes(2**20))  # fills the disk
-        # Free some space, but not enough for a checkpoint.
-        os.truncate(filler, filler.stat().st_size - 60_000)
-        step = last_step(made)
-        error = train("--resume", made, *longer).error
-        assert "best.ckpt: could not be written (No space left on device; 0.0" in error
-        assert last_step(made) == step
-        filler.unlink()
-        assert train("--resume", made, *longer).code == 0
-        assert len(read_metrics(made)) == 3

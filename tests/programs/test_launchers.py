@@ -266,25 +266,6 @@ def flags(photos, tmp_path):
     return [*FOLDER, *DDP, "--data.root", photos, "--runs", tmp_path / "runs"]
 
 
-def record_decoding(folder: Path, rank: int) -> None:
-    """Create an empty file in `folder` when this process decodes images."""
-    from src.data import folders
-
-    original = folders._decode
-
-    def decode(*args):
-        (folder / f"decoded by {rank}").touch()
-        return original(*args)
-
-    folders._decode = decode
-
-
-def test_images_are_decoded_by_one_process(flags, tmp_path):
-    ended = launch(flags, TORCHRUN, lambda rank: (record_decoding, tmp_path, rank))
-    assert_codes(ended, 0, 0)
-    assert [path.name for path in tmp_path.glob("decoded by *")] == ["decoded by 0"]
-
-
 def test_a_mistake_in_the_data_is_printed_once_and_ends_all(photos, flags, tmp_path):
     (photos / "train" / "cat" / "0.png").write_text("not an image")
     ended = launch(flags, TORCHRUN)
@@ -317,9 +298,8 @@ def is_stopped(pid: int) -> bool:
     return state == "T"
 
 
-@pytest.mark.parametrize("environments", [TORCHRUN, SLURM], ids=["torchrun", "SLURM"])
-def test_more_processes_than_devices(tmp_path, environments):
-    (ended,) = launch(short(tmp_path, "--trainer.devices", "1"), environments[:1])
+def test_more_processes_than_devices(tmp_path):
+    (ended,) = launch(short(tmp_path, "--trainer.devices", "1"), TORCHRUN[:1])
     message = "2 processes were started, but trainer.devices times trainer.num_nodes is 1"
     assert message in ended.error
     assert not list(tmp_path.iterdir())

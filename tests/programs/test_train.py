@@ -2,7 +2,6 @@
 
 import json
 import os
-from functools import partialmethod
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from program import (
     validate_as,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.data.datasets import DATASETS, read_digits
 from src.inference.predictor import Predictor
@@ -75,14 +73,6 @@ def repeated(digits_run, tmp_path_factory):
     return ended, runs / "digits" / "version_0"
 
 
-def test_files(digits_run):
-    names = {path.name for path in digits_run.iterdir()}
-    assert {"config.yaml", "metrics.csv", "results.json"} <= names
-    assert list(digits_run.glob("events.out.tfevents*"))
-    checkpoints = {path.name for path in (digits_run / "checkpoints").iterdir()}
-    assert checkpoints == {"best.ckpt", "last.ckpt"}
-
-
 def test_results(digits_run):
     found = read_results(digits_run)
     assert set(found) >= RESULTS
@@ -129,11 +119,6 @@ def test_note_on_an_incomplete_test(tmp_path):
     assert read_results(tmp_path / "digits" / "version_0")["test_images"] == 200
 
 
-def test_another_seed_gives_another_run(digits_run, tmp_path):
-    other = run(tmp_path, "--seed_everything", 1)
-    assert read_results(other)["test_loss"] != read_results(digits_run)["test_loss"]
-
-
 def test_metrics_are_in_the_table_and_in_tensorboard(digits_run):
     training = EventAccumulator(str(digits_run)).Reload()
     validation = EventAccumulator(str(digits_run / "val")).Reload()
@@ -156,17 +141,6 @@ def test_metrics_are_in_the_table_and_in_tensorboard(digits_run):
     assert len(rates) == len(training.Scalars("steps/loss")) == 2 * STEPS
     assert rates[STEPS] == max(rates) == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(1e-5)
-
-
-def test_tensorboard_has_the_hyperparameters_and_the_final_metrics(digits_run):
-    events, final = EventAccumulator(str(digits_run)).Reload(), read_results(digits_run)
-    for key in ("test_accuracy", "test_loss", "val_accuracy"):
-        (event,) = events.Scalars(f"summary/{key}")
-        assert event.value == pytest.approx(final[key], rel=1e-4)
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert shown["width"].number_value == 8
-    assert "rotate 10" in shown["augment"].string_value
 
 
 def test_digits_are_learned(tmp_path):
@@ -233,7 +207,6 @@ KINDS = {
     f"--model CNN {IMAGES} --model.dropout 0.1 --model.optimizer adam": STEPS,
     f"--model.stem_layers 2 {IMAGES} --model.pool sequence --model.optimizer muon": STEPS,
     "--model.ema_decay 0 --trainer.accumulate_grad_batches 3": 4,
-    "--model.optimizer sgd --model.positions sincos --model.pool cls": STEPS,
     "--data.workers 1 --trainer.precision bf16-mixed --model.freeze encoder": STEPS,
 }
 
@@ -263,31 +236,6 @@ def test_own_images_are_trained_on_like_a_named_dataset(tmp_path):
     assert differences(checkpoint(ours)["state_dict"], checkpoint(theirs)["state_dict"]) == []
 
 
-def test_print_config(tmp_path):
-    flags = ["--config", "configs/digits.yaml", "--model.depth", 2, "--runs", tmp_path]
-    printed = train(*flags, "--print_config")
-    assert printed.code == 0
-    config = yaml.safe_load(printed.out)
-    assert config["model"]["init_args"]["depth"] == 2
-    assert not list(tmp_path.iterdir())
-
-
-def compile_quickly() -> None:
-    """Make `torch.compile` trace the network without generating code."""
-    torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="eager")
-
-
-def test_a_compiled_network_learns_the_same_under_the_same_names(tmp_path):
-    flags = ["--trainer.limit_train_batches", 2]
-    for name in ("dropout", "attention_dropout", "drop_path"):
-        flags += [f"--model.{name}", 0]
-    eager = run(tmp_path / "eager", *flags, epochs=1)
-    flags += ["--model.compile", "true"]
-    compiled = run(tmp_path / "compiled", *flags, epochs=1, prepare=(compile_quickly,))
-    states = [checkpoint(one)["state_dict"] for one in (eager, compiled)]
-    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
-
-
 # Failures -----------------------------------------------------------------------------------------
 
 
@@ -314,11 +262,6 @@ def test_a_missing_compiler_is_one_line(tmp_path):
     error = train(*tiny(tmp_path, "--model.compile", "true"), prepare=prepare).error
     assert "model.compile: compilation failed (" in error
     assert error.endswith("--model.compile false\n")
-
-
-def test_less_than_one_batch_is_one_line(tmp_path):
-    error = train(*tiny(tmp_path, "--trainer.limit_train_batches", 0.001)).error
-    assert error.startswith("error: trainer: ")
 
 
 def ask_for_too_much_memory() -> None:

@@ -51,28 +51,6 @@ def test_vits(config, depth, width, heads, hidden):
     assert vit.blocks[0].mlp[0].out_features == hidden
 
 
-def test_the_parameters_of_vit_b16():
-    assert sum(p.numel() for p in network("vit_b16").parameters()) == 86_567_656
-
-
-def test_the_encoder_of_cifar100_fits_the_finetuning_config():
-    source, target = network("cifar100_cpu"), network("cifar10_finetune")
-    state = source.state_dict()
-    encoder = {key: value for key, value in state.items() if not key.startswith("head")}
-    missing, unexpected = target.load_state_dict(encoder, strict=False)
-    assert missing == ["head.weight", "head.bias"]
-    assert not unexpected
-
-
-def test_recipes_that_follow_cifar10_cpu():
-    base, evening, cifar100 = map(settings, ("cifar10_cpu", "cifar10_evening", "cifar100_cpu"))
-    cifar100["data"]["class_path"] = "CIFAR10DataModule"
-    assert cifar100 == base
-    base["trainer"]["max_epochs"] *= 3
-    base["data"]["init_args"]["val_fraction"] = 0
-    assert evening == base
-
-
 def test_finetuning_starts_from_a_run_and_can_freeze_the_encoder(digits_run, tmp_path):
     start = ["--model.init_from", digits_run, "--model.freeze", "encoder"]
     tuned = run(tmp_path, *start, "--model.ema_decay", 0)
