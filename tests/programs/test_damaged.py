@@ -87,36 +87,6 @@ def train_on(photos, *more, prepare=()):
     return train(*FOLDER, "--data.root", photos, "--runs", runs, *more, prepare=prepare)
 
 
-def damage(photos) -> list:
-    """Damage four images, each in a different way, and return their paths."""
-    names = ("cat/3.png", "dog/0.png", "dog/7.png", "eel/5.png")
-    truncated, empty, dangling, text = paths = [photos / "train" / name for name in names]
-    truncated.write_bytes(truncated.read_bytes()[:40])
-    empty.write_bytes(b"")
-    dangling.unlink()
-    dangling.symlink_to("nowhere.png")
-    text.write_text("hello")
-    return paths
-
-
-def test_all_damaged_images_are_named_at_once(photos):
-    paths = damage(photos)
-    error = train_on(photos).error
-    assert f"{photos / 'train'}: 4 image(s) cannot be read" in error
-    assert "--data.skip_broken true" in error
-    for path in paths:
-        assert str(path) in error
-
-
-def test_damaged_images_are_left_out_on_demand(photos):
-    damage(photos)
-    for workers in (0, 1):  # the second run reads the cache
-        ended = train_on(photos, "--data.skip_broken", "true", "--data.workers", workers)
-        assert ended.code == 0, ended
-        assert "train: skipped 4 damaged image(s)" in ended.text
-        assert "29 train, 3 val, 9 test images" in ended.text
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("name", ["train/dog", "."])
 def test_a_folder_without_permission_is_named(photos, name):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import free_port, launch, node, slurm, start, torchrun
+from launch import free_port, launch, slurm, start, torchrun
 from photos import class_folders
 from program import STEPS, Ended, differences, each, started, stop_at, tiny, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -107,9 +107,8 @@ def one_process(tmp_path_factory):
     [
         (TORCHRUN, TWO),
         ([slurm(rank, 2, nodes=2) for rank in range(2)], TWO_NODES),
-        ([node(0), node(1)], TWO_NODES),
     ],
-    ids=["torchrun", "SLURM, two nodes", "by hand, two nodes"],
+    ids=["torchrun", "SLURM, two nodes"],
 )
 def test_every_launcher_trains_the_same_run(undisturbed, tmp_path, environments, flags):
     first, second = ended = launch(short(tmp_path, *flags), environments)
@@ -317,17 +316,3 @@ def test_other_strategies_are_refused(tmp_path, strategy):
     ended = train(*short(tmp_path, "--trainer.devices", "2", "--trainer.strategy", strategy))
     assert f"trainer.strategy {strategy} is not supported; use auto or ddp" in ended.error
     assert not list(tmp_path.iterdir())
-
-
-def shorten_timeout() -> None:
-    from src.training import processes
-
-    processes.TIMEOUT = 1
-
-
-def test_a_process_that_cannot_reach_the_first(tmp_path):
-    port = free_port()
-    (alone,) = start(short(tmp_path, *TWO), TORCHRUN[1:], lambda rank: (shorten_timeout,), port)
-    error = alone.end(60).error
-    assert f"process 1 of 2 could not reach the others at 127.0.0.1:{port} (" in error
-    assert "check MASTER_ADDR" in error

@@ -43,16 +43,9 @@ def slurm(rank: int, processes: int, nodes: int = 1) -> dict[str, str]:
     return {key: str(value) for key, value in values.items()}
 
 
-def node(rank: int) -> dict[str, str]:
-    """Return the variables to set on each node when Lightning starts the processes."""
-    return {"NODE_RANK": str(rank)}
-
-
-def start(
-    args: list, environments: list[dict], prepare=None, port: int | None = None
-) -> list[Running]:
+def start(args: list, environments: list[dict], prepare=None) -> list[Running]:
     """Start a process per environment; `prepare(rank)` returns its `prepare` argument."""
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = []
     for rank, environment in enumerate(environments):
         calls = [(_update_environment, environment | rendezvous)]
