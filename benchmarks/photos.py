@@ -1,44 +1,31 @@
-"""Render MNIST test digits as many kinds of images and count a network's correct predictions.
+"""Draw MNIST test digits as many kinds of pictures and count a network's correct predictions.
 
     python -m benchmarks.photos data/runs/mnist/version_0
     python -m benchmarks.photos data/runs/mnist/version_0 --kinds "one box" margin --count 50
     python -m benchmarks.photos data/runs/mnist/version_0 --split val --seeds 10    for tuning
     python -m benchmarks.photos data/runs/mnist/version_0 --count 20 --keep photos  for viewing
 
-Prints a table row per kind: the number of images per seed, the number of correct predictions for
-each seed, and, over all seeds, the number of rejected images and of wrong predictions with a
-probability above 90%. `docs/photos.md` has the results. `photographer.py` documents the photos of
-ink on paper, and `photo_kinds.py` all other kinds.
+Prints a table with a row per kind: the number of images per seed, the number of correct predictions
+for each seed, and, over all seeds, the number of refused images and of wrong predictions with a
+probability above 90%. `docs/photos.md` has the results. `photo_kinds.py` documents the kinds.
 """
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.photo_kinds import KINDS, photograph
-from benchmarks.tables import make_parser, positive
+from benchmarks.photo_kinds import KINDS
+from benchmarks.tables import Rows, make_parser, positive, table
 from src.data.image_set import ImageSet
 from src.data.modules import MNISTDataModule
 from src.errors import InputError, exit_on_input_error
 from src.extras.paper.reader import digit_reader
-from src.inference.predictor import Predictor, PreparedImage
+from src.inference.predictor import Predictor
 from src.runs.directory import find_checkpoint
 
 SURE = 0.9  # wrong predictions with a higher probability count as misleading
-
-Read = Callable[[str], PreparedImage]
-
-
-@dataclass
-class Count:
-    """Prediction counts for the images of one kind and seed."""
-
-    right: int = 0
-    refused: int = 0
-    misleading: int = 0
 
 
 def main() -> None:
@@ -51,66 +38,61 @@ def main() -> None:
     parser.add_argument("--data", default="data", help="dataset folder")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the images in DIR")
     options = parser.parse_args()
+    if options.keep and options.keep.exists():
+        raise InputError(f"--keep {options.keep}: already exists; choose another folder")
 
     predictor = Predictor(find_checkpoint(options.run), "cpu")
-    read = digit_reader(predictor.dataset)
-    if read is None:
-        raise InputError(f"{options.run}: not trained on MNIST; pass a run trained on MNIST")
     data = MNISTDataModule(root=options.data, val_fraction=0.05)  # see configs/mnist.yaml
     data.prepare_data()
     digits = data.sets[options.split]
     assert digits is not None  # MNIST has both splits
 
-    seeds = [f"seed {seed}" for seed in options.seeds]
-    print("| kind", "of", *seeds, "refused", "wrong above 90% |", sep=" | ")
-    print("|---" * (len(seeds) + 4) + "|")
-    for kind in options.kinds:
-        with tempfile.TemporaryDirectory() as temporary:
-            root = options.keep or Path(temporary)
-            counts = []
+    rows: Rows = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in options.kinds:
+            rows[kind] = {"of": options.count}
+            total = Counter[str]()
             for seed in options.seeds:
-                folder = root / f"{kind}_{seed}".replace(" ", "_")
-                folder.mkdir(parents=True, exist_ok=True)
-                render(digits, kind, seed, options.count, folder)
-                counts.append(count_folder(predictor, read, folder))
-        refused = sum(count.refused for count in counts)
-        misleading = sum(count.misleading for count in counts)
-        rights = [count.right for count in counts]
-        print(
-            f"| {kind}", options.count, *rights, refused, f"{misleading} |", sep=" | ", flush=True
-        )
+                folder = Path(options.keep or temporary, f"{kind}_{seed}".replace(" ", "_"))
+                draw(digits, kind, seed, options.count, folder)
+                counts = classify(predictor, folder)
+                rows[kind][f"seed {seed}"] = counts["correct"]
+                total += counts
+            rows[kind] |= {"refused": total["refused"], "wrong above 90%": total["misleading"]}
+    print(table(rows, tuple(rows[options.kinds[0]])))
 
 
-def render(digits: ImageSet, kind: str, seed: int, count: int, folder: Path) -> None:
+def draw(digits: ImageSet, kind: str, seed: int, count: int, folder: Path) -> None:
     """Draw random digits and write them to files whose names start with the label."""
+    folder.mkdir(parents=True)
     order = np.random.default_rng(seed).permutation(len(digits))[:count]
     images = digits.images[order, 0].numpy()
     labels = digits.labels[order].tolist()
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        rng = np.random.default_rng([seed, number])
-        content, extension = photograph(image, kind, rng)
+        content, extension = KINDS[kind](image, np.random.default_rng([seed, number]))
         path = folder / f"{label}_{number:03}.{extension}"
         path.write_bytes(content)
 
 
-def count_folder(predictor: Predictor, read: Read, folder: Path) -> Count:
-    """Classify the images in a folder, and rename the files with wrong predictions."""
-    count = Count()
+def classify(predictor: Predictor, folder: Path) -> Counter[str]:
+    """Count the outcomes of the images in a folder, and append the outcome to each file name."""
+    read = digit_reader(predictor.dataset)
+    if read is None:
+        raise InputError(f"{predictor.dataset.name}: not MNIST; pass a run trained on MNIST")
+    counts = Counter[str]()
     for path in sorted(folder.iterdir()):
         label = int(path.name[0])
         try:
             image = read(str(path)).image
         except InputError:
-            count.refused += 1
-            path.rename(folder / f"refused_{path.name}")
-            continue
-        probability, answer = predictor.probabilities(image[None])[0].max(dim=0)
-        if answer == label:
-            count.right += 1
-            continue
-        count.misleading += int(probability > SURE)
-        path.rename(folder / f"read_{int(answer)}_{path.name}")
-    return count
+            outcome = "refused"
+        else:
+            probability, answer = predictor.probabilities(image[None])[0].max(dim=0)
+            wrong = "misleading" if probability > SURE else "wrong"
+            outcome = "correct" if answer == label else wrong
+        counts[outcome] += 1
+        path.rename(folder / f"{path.stem}_{outcome}{path.suffix}")
+    return counts
 
 
 if __name__ == "__main__":
