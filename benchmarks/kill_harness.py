@@ -2,7 +2,6 @@
 
     python -m benchmarks.kill_harness                            40 kills; two minutes on one core
     python -m benchmarks.kill_harness --kills 200 --seed 1
-    python -m benchmarks.kill_harness --processes 2              two processes, as with torchrun
 
 SIGKILL is sent at random times, so that it interrupts start-up, training, validation and checkpoint
 writes. Every third kill waits for the next half-written checkpoint. Training uses scikit-learn's
@@ -16,7 +15,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -53,19 +51,17 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--kills", type=positive, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=positive, default=1, help="number of CPU processes")
     parser.add_argument("--epochs", type=positive, default=12, help="11-step epochs per run")
     options = parser.parse_args()
     flags = [*FLAGS, "--trainer.max_epochs", str(options.epochs)]
-    flags += ["--trainer.devices", str(options.processes)]
     rng, counts, runs = random.Random(options.seed), Counter[str](), 0
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed = Program(Path(folder, "undisturbed"), options.processes)
+        undisturbed = Program(Path(folder, "undisturbed"))
         check(undisturbed.run(flags) == 0, undisturbed.log())
         expected = undisturbed.outcome()
         while counts.total() < options.kills:
-            program = Program(Path(folder, f"run{runs}"), options.processes)
+            program = Program(Path(folder, f"run{runs}"))
             kill_until_finished(program, flags, options.kills, rng, counts)
             differing = differences(program.outcome(), expected)
             check(not differing, f"differs from the undisturbed run in {differing[:3]}")
@@ -82,11 +78,10 @@ def check(holds: bool, message: str) -> None:
 
 
 class Program:
-    """Start `train.py` in one or more processes, with a separate folder for its runs."""
+    """Start `train.py` in a new process, with a separate folder for its runs."""
 
-    def __init__(self, runs: Path, processes: int):
+    def __init__(self, runs: Path):
         self.runs = runs
-        self.processes = processes
         self.context: Any = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
             ["src.cli.parser", "src.training.test", "sklearn.datasets", "torch.utils.tensorboard"]
@@ -94,7 +89,7 @@ class Program:
         runs.mkdir()
 
     def run(self, flags: list[str], seconds: float = 0.0, in_write: bool = False) -> int:
-        """Run to the end, or kill all processes after the given time.
+        """Run to the end, or kill the process after the given time.
 
         Args:
             flags: `train.py` flags.
@@ -102,26 +97,20 @@ class Program:
             in_write: whether to wait, after `seconds`, until a checkpoint is half written.
 
         Returns:
-            The exit code of the first process; negative if a signal killed it.
+            The exit code; negative if a signal killed the process.
         """
-        port = _free_port()
-        started = []
-        for rank in range(self.processes):
-            environment = torchrun_environment(rank, self.processes, port)
-            arguments = ([*flags, "--runs", str(self.runs)], self.runs / "log.txt", environment)
-            started.append(self.context.Process(target=_train, args=arguments))
-        for process in started:
-            process.start()
-        started[0].join(seconds or None)
+        arguments = ([*flags, "--runs", str(self.runs)], self.runs / "log.txt")
+        process = self.context.Process(target=_train, args=arguments)
+        process.start()
+        process.join(seconds or None)
         if in_write and seconds:
             before = self.half_written()  # files left by earlier kills
-            while started[0].is_alive() and not self.half_written() - before:
+            while process.is_alive() and not self.half_written() - before:
                 time.sleep(0.0002)
-        for process in started:
-            if seconds:
-                process.kill()
-            process.join()
-        return started[0].exitcode
+        if seconds:
+            process.kill()
+        process.join()
+        return process.exitcode
 
     def half_written(self) -> set[Path]:
         return set(self.runs.glob(f"{CHECKPOINTS}/.*.tmp"))
@@ -149,7 +138,7 @@ def kill_until_finished(
         last = program.last_checkpoint()
         start = ["--resume", str(last.parents[1])] if last else flags
         start = [*start, "--data.workers", str(rng.choice([0, 0, 2]))]
-        seconds = rng.uniform(0.001, LONGEST if last else LONGEST / 3) * program.processes
+        seconds = rng.uniform(0.001, LONGEST if last else LONGEST / 3)
         if counts.total() == kills:
             seconds = 0.0
         before = program.half_written()
@@ -170,30 +159,7 @@ def kill_until_finished(
             shutil.rmtree(program.runs / "killed", ignore_errors=True)
 
 
-def torchrun_environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """Return the environment variables that torchrun sets for a process."""
-    if count == 1:
-        return {}
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "none",
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def _train(flags: list[str], log: Path, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
+def _train(flags: list[str], log: Path) -> None:
     multiprocessing.set_start_method(None, force=True)  # the default, for data loader workers
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
