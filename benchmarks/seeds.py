@@ -5,7 +5,6 @@
     python -m benchmarks.seeds --config configs/cifar10_finetune.yaml --seeds 0 \\
         --compare "--model.freeze encoder" --compare "--model.init_from null"
     python -m benchmarks.seeds --config configs/folder.yaml --data.root photos --folds 5 --seeds 0
-    python -m benchmarks.seeds --config configs/mnist.yaml --ablation --trainer.max_epochs 2
     python -m benchmarks.seeds --config configs/folder.yaml --images 50 200 500
     python -m benchmarks.seeds --config configs/folder.yaml --images 500,200,80,30,10 --seeds 0 1 \\
         --compare "--data.balance sampler"
@@ -14,11 +13,9 @@ Prints a table with a row per config and change: the test accuracy of each seed 
 if there is no test), its mean and standard deviation, and the training time. Flags that are not
 listed below are passed to all training runs.
 
---ablation compares the recipe with the changes in `ABLATIONS`. It holds out 5% of the training
-images (unless --data.val_fraction is set) and does not use the test images. --images trains on
-class folders with the given number of CIFAR-100 images per class, or with a different number for
-each class, separated by commas. --folds 5 trains five times for each seed, validates on a different
-fifth of the training images each time, and compares validation accuracies.
+--images trains on class folders with the given number of CIFAR-100 images per class, or with a
+different number for each class, separated by commas. --folds 5 trains five times for each seed,
+validates on a different fifth of the training images each time, and compares validation accuracies.
 
 Runs are stored in `data/runs/<config>_<change>_seed<n>/`. Finished runs are skipped, interrupted
 runs are resumed, and a run with different settings causes an error.
@@ -40,36 +37,6 @@ from src.errors import InputError, exit_on_input_error
 from src.runs.directory import find_run
 from src.runs.results import read_results
 
-ABLATIONS = {
-    "mnist": {
-        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 4e-3",  # lower rate for AdamW
-        "no weight averaging": "--model.ema_decay 0",
-        "no augmentation": (
-            "--data.augment.translate 0 --data.augment.rotate 0 --data.augment.scale 0"
-        ),
-        "class token instead of the mean": "--model.pool cls",
-        "MLP ratio 4": "--model.mlp_ratio 4",
-    },
-    "mnist_best": {
-        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 2e-3",
-        "width 96 and 3 blocks": "--model.width 96 --model.depth 3 --model.heads 3",
-        "no label smoothing": "--model.label_smoothing 0",
-        "translate 1 instead of 2": "--data.augment.translate 1",
-        "a single network": "--model.ensemble 1 --data.batch_size 128 --model.warmup_epochs 1",
-    },
-    "cifar10_cpu": {
-        "AdamW instead of Muon": "--model.optimizer adamw --model.lr 2e-3",
-        "8-pixel patches instead of the stem": (
-            "--model.stem_layers 0 --model.stem_width null --model.whiten false --data.patch_size 8"
-        ),
-        "no whitening, and ReLU": "--model.whiten false",
-        "no weight averaging": "--model.ema_decay 0",
-        "no erasing": "--data.augment.erase 0",
-        "no label smoothing": "--model.label_smoothing 0",
-        "sequence pooling instead of the mean": "--model.pool sequence",
-    },
-}
-HELD_OUT = ["--data.val_fraction", "0.05", "--trainer.limit_test_batches", "0"]
 FIVE = ("apple", "bicycle", "castle", "tiger", "whale")
 
 
@@ -105,7 +72,6 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--compare", action="append", default=[], help="flags of an additional row, as one string"
     )
-    parser.add_argument("--ablation", action="store_true", help="add a row per change in ABLATIONS")
     parser.add_argument("--images", type=_counts, nargs="+", help="training images per class")
     parser.add_argument("--classes", nargs="+", default=FIVE, help="class folders in --source")
     parser.add_argument("--source", default="data/cifar100", help="{train,test}/<class>/* folder")
@@ -116,9 +82,6 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     for config in options.config:
         if not Path(config).is_file():
             raise InputError(f"--config {config}: no such file; see configs/")
-        if options.ablation and Path(config).stem not in ABLATIONS:
-            known = ", ".join(f"configs/{name}.yaml" for name in ABLATIONS)
-            raise InputError(f"--ablation: none defined for {config}; use {known}, or --compare")
     return options, flags
 
 
@@ -131,25 +94,19 @@ def variants(options: argparse.Namespace, flags: list[str]) -> dict[str, Variant
     found = {}
     for config in options.config:
         stem = Path(config).stem
-        changes = {"": "", **{change: change for change in options.compare}}
-        if options.ablation:
-            changes |= ABLATIONS[stem]
-        common = [*HELD_OUT, *flags] if options.ablation else flags
         for counts in options.images or [[]]:
-            folder: list[str] = []
-            images, prefix = "", stem
-            count = ", ".join(map(str, counts))
+            prefix = "_".join([stem, *map(str, counts)])
+            label, images, folder = stem, "", []
             if counts:
-                prefix = f"{stem}_{count.replace(', ', '_')}"
                 root = Path(options.runs, f"{prefix}_images")
                 link(Path(options.source), root, options.classes, counts)
                 folder = ["--data.root", str(root)]
                 images = f"{options.source}, evenly spaced: {', '.join(options.classes)}"
-            for change, more in changes.items():
-                name = re.sub(r"[^\w.]+", "_", f"{prefix} {more}").strip("_")
-                label = f"{stem}{f', {count} images per class' if count else ''}"
-                label += f", {change}" if change else ""
-                found[label] = Variant(config, name, [*folder, *common, *more.split()], images)
+                label += f", {', '.join(map(str, counts))} images per class"
+            for change in ("", *options.compare):
+                name = re.sub(r"[^\w.]+", "_", f"{prefix} {change}").strip("_")
+                row = f"{label}, {change}" if change else label
+                found[row] = Variant(config, name, [*folder, *flags, *change.split()], images)
     return found
 
 
