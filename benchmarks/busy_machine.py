@@ -12,31 +12,32 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.tables import make_parser, positive
+from benchmarks.tables import Rows, make_parser, positive, table
 from benchmarks.training import train
 from src.errors import exit_on_input_error
 from src.runs.results import read_metrics
 
 BATCHES = {"digits": 20, "cifar10_cpu": 6}
+BUSY = (0, 1, 2)
+THREADS = ("1", str(os.cpu_count()), "auto")
+CHOSEN = "chosen by auto"
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--configs", nargs="+", choices=BATCHES, default=list(BATCHES))
-    parser.add_argument("--busy", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", nargs="+", default=["1", str(os.cpu_count()), "auto"])
     parser.add_argument("--rounds", type=positive, default=1)
     options = parser.parse_args()
-    print("| config | busy programs |", " | ".join(f"--threads {n}" for n in options.threads), "|")
-    print("|---" * (2 + len(options.threads)) + "|")
-    for config in options.configs:
-        for busy in options.busy:
+    rows: Rows = {}
+    for config in BATCHES:
+        for busy in BUSY:
             with busy_programs(busy):
-                speeds = measure(config, options.threads, options.rounds)
-            print(f"| {config} | {busy} |", " | ".join(speeds), "|", flush=True)
+                row = measure(config, options.rounds)
+            rows[f"{config}, {busy} busy programs"] = row
+    print(table(rows, (*THREADS, CHOSEN)))
 
 
 @contextlib.contextmanager
@@ -51,20 +52,17 @@ def busy_programs(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(config: str, threads: list[str], rounds: int) -> list[str]:
-    """Return the median images/s for each number of threads; auto adds the chosen numbers."""
-    speeds: dict[str, list[float]] = {value: [] for value in threads}
-    chosen: list[str] = []
+def measure(config: str, rounds: int) -> dict[str, float | str]:
+    """Return the median images/s for each value of --threads, and the numbers that auto chose."""
+    speeds, chosen = defaultdict(list), []
     for _ in range(rounds):
-        for value in threads:
+        for value in THREADS:
             speed, used = train_briefly(config, value)
             speeds[value].append(speed)
             if value == "auto":
                 chosen.append(used)
-    medians = {value: f"{statistics.median(numbers):,.0f}" for value, numbers in speeds.items()}
-    if chosen:
-        medians["auto"] += f" (with {', '.join(chosen)})"
-    return list(medians.values())
+    medians = {value: statistics.median(numbers) for value, numbers in speeds.items()}
+    return medians | {CHOSEN: ", ".join(chosen)}
 
 
 def train_briefly(config: str, threads: str) -> tuple[float, str]:

@@ -1,7 +1,6 @@
 """Measure the time from starting a program to its output, relative to `import torch`.
 
-    python -m benchmarks.cold_start          trains a network on digits first; takes two minutes
-    python -m benchmarks.cold_start --ckpt data/runs/mnist/version_0 --rounds 15
+    python -m benchmarks.cold_start          takes a minute
 
 Prints a table with the median seconds of each command and the ratio to `import torch`. The commands
 run in interleaved rounds. The first round is not counted, because it fills the file cache.
@@ -12,58 +11,50 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.interleaved import header, interleave, median_ratio, timing_parser
-from benchmarks.tables import Rows, write
-from benchmarks.training import train
+from benchmarks.interleaved import header, interleave, median_ratio, time_step
+from benchmarks.tables import Rows, make_parser, positive, table
 from src.data.datasets import read_digits
-from src.errors import InputError, exit_on_input_error
+from src.errors import exit_on_input_error
 
 TORCH = 'python -c "import torch"'
-COLUMNS = ("seconds", "of_import_torch")
-SHORT = ["--config", "configs/digits.yaml", "--trainer.max_epochs", "1", "--pictures", "false"]
 
 
 def main() -> None:
-    parser = timing_parser(__doc__, rounds=9)
-    parser.add_argument("--ckpt", metavar="RUN", help="run or checkpoint to classify with")
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=positive, default=9)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "digit.png")
         images, _ = read_digits("test")
         Image.fromarray(images[0, 0].numpy()).save(image)
-        trained = options.ckpt or train(*SHORT, runs=folder)["run"]
         commands = {
             "python -c pass": ["-c", "pass"],
             TORCH: ["-c", "import torch"],
             "classify.py --help": ["classify.py", "--help"],
             "train.py --help": ["train.py", "--help"],
-            "classify.py IMAGE": ["classify.py", str(image), "--ckpt", trained],
+            "classify.py IMAGE": ["classify.py", str(image), "--ckpt", "mnist"],
         }
-        turns = {name: functools.partial(run, command) for name, command in commands.items()}
+        turns = {
+            name: functools.partial(time_step, functools.partial(run, command))
+            for name, command in commands.items()
+        }
         found = interleave(turns, options.rounds)
-    rows: Rows = {}
-    for name, seconds in found.items():
-        rows[name] = {
+    rows: Rows = {
+        name: {
             "seconds": statistics.median(seconds),
             "of_import_torch": median_ratio(seconds, found[TORCH]),
-            "rounds": seconds,
         }
-    write([header()], rows, COLUMNS, options.json)
+        for name, seconds in found.items()
+    }
+    print(header(), "", table(rows, ("seconds", "of_import_torch")), sep="\n")
 
 
-def run(command: list[str]) -> float:
-    """Run `python` with the given arguments and return the elapsed seconds."""
-    start = time.perf_counter()
-    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    seconds = time.perf_counter() - start
-    if ended.returncode:
-        raise InputError(f"python {' '.join(command)}: failed: {ended.stderr}")
-    return seconds
+def run(command: list[str]) -> None:
+    subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.tables import Rows, make_parser, positive, table
+from benchmarks.tables import Rows, make_parser, table
 from benchmarks.training import train
 from src.errors import InputError, exit_on_input_error
 from src.runs.results import read_metrics
@@ -43,7 +43,6 @@ TRAININGS = {
         f"--trainer.limit_train_batches 20 {PART}"
     ),
 }
-RENAMED = {"averaged.": "ema."}  # weight name prefixes: {old: new}
 RESULTS = ("val_accuracy", "test_accuracy", "test_loss", "images_seen", "parameters")
 
 
@@ -53,7 +52,6 @@ def main() -> None:
     parser.add_argument("new", type=Path, help="path of the second checkout")
     parser.add_argument("--only", nargs="+", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument("--data", type=Path, help="dataset folder (default: NEW/data)")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads per training run")
     options, more = parser.parse_known_args()
     for checkout in (options.old, options.new):
         if not (checkout / "train.py").is_file():
@@ -65,36 +63,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only:
             flags = [*TRAININGS[name].split(), *common, *more]
-            old = outcome(options.old, flags, f"{folder}/old", options.threads)
-            new = outcome(options.new, flags, f"{folder}/new", options.threads)
+            old = outcome(options.old, flags, f"{folder}/old")
+            new = outcome(options.new, flags, f"{folder}/new")
             differing = differences(old, new)
-            tensors = sum(isinstance(value, Tensor) for value in new.values())
-            equal = "yes"
-            if differing:
-                equal = f"no: {len(differing)} differ, {', '.join(differing[:3])}"
-            rows[name] = {"tensors_compared": tensors, "equal": equal}
-            print(f"{name}: {tensors} tensors, equal: {equal}", file=sys.stderr, flush=True)
+            some = ", ".join(differing[:3])
+            rows[name] = {
+                "tensors_compared": sum(isinstance(value, Tensor) for value in new.values()),
+                "equal": f"no: {len(differing)} differ, {some}" if differing else "yes",
+            }
+            print(f"{name}: {rows[name]}", file=sys.stderr, flush=True)
     print(table(rows, ("tensors_compared", "equal")))
     if any(row["equal"] != "yes" for row in rows.values()):
         sys.exit(1)
 
 
-def outcome(checkout: Path, flags: list[str], runs: str, threads: int) -> dict[str, object]:
+def outcome(checkout: Path, flags: list[str], runs: str) -> dict[str, object]:
     """Train in a checkout; return the final tensors and values as {name: value}."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     results = train(*flags, runs=runs, cwd=checkout, env=environment)
     run = Path(results["run"])
     last = run / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, map_location="cpu", weights_only=True)
-    weights = checkpoint["state_dict"]
-    for before, now in RENAMED.items():
-        weights = {
-            now + key.removeprefix(before) if key.startswith(before) else key: value
-            for key, value in weights.items()
-        }
     metrics = [row | {"images_per_second": ""} for row in read_metrics(run)]
     found = {
-        "weights": weights,
+        "weights": checkpoint["state_dict"],
         "optimizer": checkpoint["optimizer_states"],
         "metrics.csv": metrics,
         "results.json": {key: results[key] for key in RESULTS},
