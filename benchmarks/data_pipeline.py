@@ -1,6 +1,6 @@
 """Compare batched augmentation with a tutorial's per-image pipeline on one CPU core.
 
-    python -m benchmarks.data_pipeline --root data            takes a minute
+    python -m benchmarks.data_pipeline            takes a minute
 
 Both pipelines flip, crop and resize, rotate, apply an augmentation policy, normalize, and cut
 images into patches; this project also applies random erasing. Prints median images per second over
@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from benchmarks.interleaved import Timed, interleave
-from benchmarks.tables import Rows, make_parser, positive, table
+from benchmarks.interleaved import Timed, header, interleave, timing_parser
+from benchmarks.tables import Rows, positive, table
 from src.data.datasets import DATASETS
 from src.data.splits import open_split
 from src.errors import exit_on_input_error
@@ -26,26 +26,24 @@ from src.transforms.patchify import Patchify
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 PATCH_SIZE = 4
+BATCH = 512
 COMMON: dict[str, Any] = {"flip": True, "resized_crop": 0.08, "rotate": 15, "erase": 0.25}
 TUTORIAL = "PIL, one image at a time"
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = timing_parser(__doc__, threads=1)
     parser.add_argument("--root", default="data", help="dataset folder")
     parser.add_argument("--images", type=positive, default=2000, help="images per round")
-    parser.add_argument("--batch_size", type=positive, default=512)
-    parser.add_argument("--rounds", type=positive, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     images = read_images(options.root, options.images)
     randaugment = Augmentation(policy="randaugment", policy_ops=2, **COMMON)
     trivialaugment = Augmentation(policy="trivialaugment", **COMMON)
-    size = options.batch_size
     pipelines = {
         TUTORIAL: tutorial(images),
-        "this project, RandAugment": ours(images, size, randaugment),
-        "this project, TrivialAugment": ours(images, size, trivialaugment),
+        "this project, RandAugment": ours(images, randaugment),
+        "this project, TrivialAugment": ours(images, trivialaugment),
     }
     turns = {name: Timed(run) for name, run in pipelines.items()}
     medians = {
@@ -54,7 +52,7 @@ def main() -> None:
     rows: Rows = {}
     for name, seconds in medians.items():
         rows[name] = {"images/s": len(images) / seconds, "ratio": medians[TUTORIAL] / seconds}
-    print(f"{len(images)} images of 3x32x32, batches of {size}, torch {torch.__version__}\n")
+    print(header(), f"{len(images)} images of 3x32x32, batches of {BATCH}", "", sep="\n")
     print(table(rows, ("images/s", "ratio")))
 
 
@@ -69,6 +67,7 @@ def read_images(root: str, count: int) -> Tensor:
 
 def tutorial(images: Tensor) -> Callable[[], None]:
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    patchify = Patchify(PATCH_SIZE)
     pipeline = transforms.Compose(
         [
             transforms.RandomHorizontalFlip(),
@@ -77,30 +76,23 @@ def tutorial(images: Tensor) -> Callable[[], None]:
             transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
-            _patches,
+            lambda image: patchify(image[None]),
         ]
     )
 
     def run() -> None:
         torch.manual_seed(0)
-        torch.stack([pipeline(picture) for picture in pictures])
+        torch.cat([pipeline(picture) for picture in pictures])
 
     return run
 
 
-def _patches(image: Tensor) -> Tensor:
-    """[C, H, W] -> [N, P*P*C]"""
-    P = PATCH_SIZE
-    patches = image.unfold(1, P, P).unfold(2, P, P)  # [C, H/P, W/P, P, P]
-    return patches.permute(1, 2, 3, 4, 0).reshape(-1, P * P * image.shape[0])
-
-
-def ours(images: Tensor, batch_size: int, settings: Augmentation) -> Callable[[], None]:
+def ours(images: Tensor, settings: Augmentation) -> Callable[[], None]:
     augment, patchify = Augment(settings, MEAN, STD), Patchify(PATCH_SIZE)
 
     def run() -> None:
         generator = torch.Generator().manual_seed(0)
-        for batch in images.split(batch_size):
+        for batch in images.split(BATCH):
             patchify(augment(batch, generator))
 
     return run

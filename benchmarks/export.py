@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories or checkpoints")
     parser.add_argument("--rounds", type=positive, default=15)
     parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--data", metavar="DIR", help="dataset folder (default: as in training)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for run in options.runs:
@@ -44,15 +43,19 @@ def main() -> None:
 def measure(checkpoint: Path, options: argparse.Namespace) -> None:
     """Export a checkpoint to every format, measure each one, and print a table."""
     predictor = Predictor(checkpoint, "cpu")
-    images, source = sample_images(predictor.dataset, IMAGES, options.data)
+    images, source = sample_images(predictor.dataset, IMAGES)
     size = checkpoint.stat().st_size / 2**20
     rows: Rows = {"PyTorch": {"file_MiB": size, "difference": "0"}}
     runs: dict[str, Callable[[Tensor], Tensor]] = {"PyTorch": predictor.classifier.logits}
     with tempfile.TemporaryDirectory() as folder:
         for name, format in FORMATS.items():
             path = Path(folder, f"network{format.extension}")
-            description = export(checkpoint, name, path, data=options.data)
-            runs[name] = format.open(predictor, path)
+            description = export(checkpoint, name, path)
+            if name.startswith("onnx"):
+                run = open_onnx(predictor, path, options.threads)
+            else:
+                run = format.open(predictor, path)
+            dtype = "normalized" if name == "safetensors" else "uint8"
             difference = description["checked"]["largest_difference"]
             rows[name] = {
                 "file_MiB": path.stat().st_size / 2**20,

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import os
 import platform
 import re
 import statistics
@@ -20,12 +19,12 @@ from src.training.precision import cpu_is_faster_in_bf16
 Result = TypeVar("Result")
 
 
-def timing_parser(description: str | None, rounds: int = 5) -> ArgumentParser:
-    """Return a parser with the options that all speed benchmarks share."""
+def timing_parser(description: str | None, rounds: int = 5, threads: int = 0) -> ArgumentParser:
+    """Return a parser with the options that speed benchmarks share, and their default values."""
+    threads = threads or torch.get_num_threads()
     parser = make_parser(description)
     parser.add_argument("--rounds", type=positive, default=rounds, help="number of measured rounds")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times of all rounds")
+    parser.add_argument("--threads", type=positive, default=threads)
     return parser
 
 
@@ -69,42 +68,30 @@ class Timed:
     def __call__(self) -> float:
         self.step()  # warm up the caches
         if not self.steps:
-            once = time_step(self.step, 1, self.device)
+            once = time_step(self.step, device=self.device)
             self.steps = max(1, round(self.seconds / once))
         return time_step(self.step, self.steps, self.device)
 
 
-def time_step(step: Callable[[], object], steps: int, device: str) -> float:
+def time_step(step: Callable[[], object], steps: int = 1, device: str = "cpu") -> float:
     """Return the mean seconds per step."""
-    _synchronize(device)
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
     start = time.perf_counter()
     for _ in range(steps):
         step()
-    _synchronize(device)
+    synchronize()
     return (time.perf_counter() - start) / steps
 
 
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def header(*packages: str, device: str = "cpu") -> str:
+def header(*packages: str) -> str:
     """Return the date, machine, thread count, and versions of Python, PyTorch and `packages`."""
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [f"{package} {importlib.metadata.version(package)}" for package in packages]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    faster = "bf16" if cpu_is_faster_in_bf16() else "float32"
-    machine = (
-        f"{_cpu_model()}, {cores} cores, faster in {faster}, {torch.get_num_threads()} threads"
-    )
-    if device == "cuda":
-        machine = f"{torch.cuda.get_device_name()}; {machine}"
-    return f"{datetime.date.today()}; {machine}; {', '.join(versions)}"
-
-
-def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else ""
-    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    cpu = model[1] if model else platform.processor()
+    faster = "bf16" if cpu_is_faster_in_bf16() else "float32"
+    machine = f"{cpu}, faster in {faster}, {torch.get_num_threads()} threads"
+    return f"{datetime.date.today()}; {machine}; {', '.join(versions)}"

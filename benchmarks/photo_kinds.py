@@ -154,7 +154,7 @@ def lined(digit: np.ndarray, rng: Rng) -> File:
     sheet = sheet * (1 - line * rng.uniform(0.1, 0.35) * np.array([1, 0.8, 0.4]))
     tall = rng.uniform(0.3, 0.65) * min(height, width)
     place = _place(width, height, tall, rng)
-    return expose(write(sheet, digit, tall, rng.uniform(-10, 10), place, rng), rng)
+    return write(sheet, digit, tall, rng.uniform(-10, 10), place, rng)
 
 
 def margin(digit: np.ndarray, rng: Rng) -> File:
@@ -170,7 +170,7 @@ def margin(digit: np.ndarray, rng: Rng) -> File:
     red = np.array([rng.uniform(0.4, 0.9), 0.15, 0.15]) if rng.random() < 0.5 else 0.2
     ruled = np.asarray(line)[..., None] / 255
     sheet = sheet * (1 - ruled) + sheet * red * ruled
-    return expose(write(sheet, digit, tall, rng.uniform(-10, 10), (x, y), rng), rng)
+    return write(sheet, digit, tall, rng.uniform(-10, 10), (x, y), rng)
 
 
 def marker(digit: np.ndarray, rng: Rng) -> File:
@@ -183,7 +183,7 @@ def marker(digit: np.ndarray, rng: Rng) -> File:
     )
     sheet = uneven_light(height, width, rng)[..., None] * np.full(3, 0.95)
     place = (width / 2, height / 2)
-    return expose(write(sheet, digit, tall, 0, place, rng, darkest=0.2), rng)
+    return write(sheet, digit, tall, 0, place, rng, darkest=0.2)
 
 
 def boxes(count: int, digit: np.ndarray, rng: Rng) -> File:
@@ -214,7 +214,7 @@ def boxes(count: int, digit: np.ndarray, rng: Rng) -> File:
     x, y = centers[int(rng.integers(count))]
     tall = side * rng.uniform(0.5, 0.75)
     place = (x + side * rng.uniform(-0.06, 0.06), y + side * rng.uniform(-0.06, 0.06))
-    return expose(write(sheet, digit, tall, rng.uniform(-8, 8), place, rng), rng)
+    return write(sheet, digit, tall, rng.uniform(-8, 8), place, rng)
 
 
 # Sheets, ink and light
@@ -246,10 +246,11 @@ def write(
     place: tuple[float, float],
     rng: Rng,
     darkest: float = 0.3,
-) -> np.ndarray:
+) -> File:
+    """Write a digit on a sheet, and take a photo of it."""
     height, width, _ = sheet.shape
     ink = draw_digit(digit, (width, height), tall, degrees, place)
-    return apply_ink(sheet, ink, rng, darkest)
+    return expose(apply_ink(sheet, ink, rng, darkest), rng)
 
 
 def apply_ink(sheet: np.ndarray, ink: np.ndarray, rng: Rng, darkest: float = 0.3) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Command-line options and tables that the benchmarks share."""
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from src.errors import ArgumentParser
@@ -46,18 +44,3 @@ def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def write(lines: list[str], rows: Rows, columns: tuple[str, ...], path: Path | None) -> None:
-    """Print lines of text and a table, and optionally write them to a JSON file.
-
-    Args:
-        lines: lines to print above the table.
-        rows: table rows by name; values that are not in `columns` are not printed.
-        columns: names of the values to print.
-        path: JSON file for the lines and all values of the rows, or None.
-    """
-    print("\n".join(lines), table(rows, columns), sep="\n\n")
-    if path:
-        content = {"header": lines, "rows": rows}
-        path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,19 +1,17 @@
-"""Compare the training speed of the same Vision Transformer in several libraries.
+"""Compare the training speed of the same Vision Transformer in several libraries, on the CPU.
 
     python -m benchmarks.throughput                              all sizes; takes half an hour
     python -m benchmarks.throughput --sizes Ti --seconds 0.2     takes a few minutes
     python -m benchmarks.throughput --sizes Ti S --compile       also compiled networks
-    python -m benchmarks.throughput --device cuda --precision bf16-mixed --batch 512
-    python -m benchmarks.throughput --peers timm torchvision --json out.json
+    python -m benchmarks.throughput --peers timm torchvision     selected libraries
 
 Prints a table with a row per network: parameters, counted FLOPs, images per second (medians over
 interleaved rounds), their ratio to this project, and the fraction of the peak. A step consists of
-forward, loss, backward, clipping and fused AdamW on one random batch that stays on the device. The
-peak is the speed of the fastest of several large matrix products on the same device and in the same
-precision. By default, it measures float32, and bf16 if that is faster on the device.
+forward, loss, backward, clipping and fused AdamW on one random batch. The peak is the speed of the
+fastest of several large matrix products in the same precision. By default, it measures float32, and
+bf16 if that is faster on this CPU.
 """
 
-import argparse
 import functools
 import statistics
 from typing import NamedTuple
@@ -25,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.interleaved import Timed, header, interleave, median_ratio, time_step, timing_parser
 from benchmarks.peers import PACKAGES, PEERS, Shape, installed, parameters
-from benchmarks.tables import Rows, positive, write
-from src.errors import InputError, exit_on_input_error
+from benchmarks.tables import Rows, table
+from src.errors import exit_on_input_error
 from src.training.precision import cpu_is_faster_in_bf16
 
 SIZES = {  # name: (shape, batch size)
@@ -37,12 +35,8 @@ SIZES = {  # name: (shape, batch size)
     "B/16": (Shape(224, 3, 16, width=768, depth=12, heads=12), 4),
 }
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
-PRODUCTS = {
-    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 1024), (8192, 768, 3072)),
-    "cuda": ((4096, 4096, 4096), (8192, 8192, 8192)),
-}
+PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 1024), (8192, 768, 3072))
 CLIP = 1.0  # gradient clipping norm, same as in the recipes
-ROUNDS = 5
 COLUMNS = ("parameters", "MFLOP_per_image", "images/s", "of_ours", "of_peak")
 
 
@@ -57,46 +51,33 @@ class Setting(NamedTuple):
 
 
 def main() -> None:
-    options = _parse()
+    parser = timing_parser(__doc__)
+    others = [name for name in PEERS if name != "ours"]
+    precisions = list(DTYPES) if cpu_is_faster_in_bf16() else ["32-true"]
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--peers", nargs="+", choices=others, default=others)
+    parser.add_argument("--precision", nargs="+", choices=DTYPES, default=precisions)
+    parser.add_argument("--compile", action="store_true", help="also measure compiled networks")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time per round and network")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device, peers = options.device, ["ours", *installed(options.peers)]
-    lines = [header(*(name for name in PACKAGES if name in peers), device=device)]
+    peers = ["ours", *installed(options.peers)]
+    lines = [header(*(name for name in PACKAGES if name in peers))]
     rows: Rows = {}
-    use_bf16 = device == "cuda" or cpu_is_faster_in_bf16()
-    for precision in options.precision or (list(DTYPES) if use_bf16 else ["32-true"]):
-        peak = measure_peak(device, DTYPES[precision])
+    for precision in options.precision:
+        peak = measure_peak(DTYPES[precision])
         lines.append(f"peak, {precision}: {peak / 1e9:,.0f} GFLOP/s")
         for size in options.sizes:
             shape, batch = SIZES[size]
             for compiled in (False, True) if options.compile else (False,):
-                setting = Setting(
-                    device, precision, compiled, options.batch or batch, options.seconds
-                )
+                setting = Setting("cpu", precision, compiled, batch, options.seconds)
                 found = measure(peers, shape, setting, options.rounds, peak)
                 kind = "compiled" if compiled else "eager"
                 rows |= {f"{size}, {precision}, {kind}: {peer}": row for peer, row in found.items()}
     for size in options.sizes:
         shape, batch = SIZES[size]
-        lines.append(f"{size}: batch {options.batch or batch}, {shape}")
-    write(lines, rows, COLUMNS, options.json)
-
-
-def _parse() -> argparse.Namespace:
-    parser = timing_parser(__doc__)
-    others = [name for name in PEERS if name != "ours"]
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--peers", nargs="+", choices=others, default=others)
-    parser.add_argument("--precision", nargs="+", choices=DTYPES)
-    parser.add_argument("--compile", action="store_true", help="also measure compiled networks")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=positive, help="batch size for all sizes")
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="approximate time per round and network"
-    )
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device found; use --device cpu")
-    return options
+        lines.append(f"{size}: batch {batch}, {shape}")
+    print(*lines, "", table(rows, COLUMNS), sep="\n")
 
 
 def measure(peers: list[str], shape: Shape, setting: Setting, rounds: int, peak: float) -> Rows:
@@ -113,7 +94,6 @@ def measure(peers: list[str], shape: Shape, setting: Setting, rounds: int, peak:
             "images/s": speed,
             "of_ours": median_ratio(speeds, found["ours"]),
             "of_peak": speed * flops / peak,
-            "rounds": speeds,
         }
     return rows
 
@@ -123,7 +103,7 @@ class Contender:
 
     def __init__(self, peer: str, shape: Shape, setting: Setting):
         torch.manual_seed(0)
-        self.setting = setting
+        self.precision = setting.precision
         device, batch = setting.device, setting.batch
         size = (batch, shape.channels, shape.image_size, shape.image_size)
         self.images = torch.randn(size, device=device)
@@ -141,20 +121,7 @@ class Contender:
         return len(self.images) / seconds
 
     def _step(self) -> None:
-        precision = self.setting.precision
-        train_step(self.compiled, self.optimizer, self.images, self.labels, precision)
-
-
-def measure_speed(peer: str, shape: Shape, setting: Setting) -> tuple[float, float | None]:
-    """Return the median training speed in images per second, and the peak GPU memory in GiB."""
-    contender = Contender(peer, shape, setting)
-    speeds = [contender() for _ in range(1 + ROUNDS)]
-    return statistics.median(speeds[1:]), gpu_memory(setting.device)
-
-
-def gpu_memory(device: str) -> float | None:
-    """Return the peak memory of a CUDA device in GiB, or None for other devices."""
-    return round(torch.cuda.max_memory_allocated() / 2**30, 1) if device == "cuda" else None
+        train_step(self.compiled, self.optimizer, self.images, self.labels, self.precision)
 
 
 def train_step(
@@ -176,14 +143,12 @@ def train_step(
 
 
 @torch.no_grad()
-def measure_peak(device: str, dtype: torch.dtype) -> float:
+def measure_peak(dtype: torch.dtype) -> float:
     """Return the FLOP/s of the fastest matrix product (median of seven timings for each)."""
     speeds = []
-    for m, k, n in PRODUCTS[device]:
-        a = torch.randn(m, k, dtype=dtype, device=device)
-        b = torch.randn(k, n, dtype=dtype, device=device)
-        product = functools.partial(torch.matmul, a, b)
-        times = [time_step(product, 1, device) for _ in range(9)]
+    for m, k, n in PRODUCTS:
+        a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
+        times = [time_step(functools.partial(torch.matmul, a, b)) for _ in range(9)]
         speeds.append(2 * m * k * n / statistics.median(times[2:]))  # the first two are warm-up
     return max(speeds)
 

@@ -4,23 +4,24 @@
     python -m benchmarks.training_step --configs mnist --rounds 3  takes less than a minute
     ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.training_step     simulates a CPU without bf16
 
-Prints a table of medians over interleaved rounds. The first two rows of a recipe are bare steps in
-float32 and in bf16 on one batch of random images: forward, loss, backward, clipping, optimizer and
-weight averaging. The other rows time only the optimizer, with fixed gradients: the recipe's
-optimizer, PyTorch's Muon (which does not support convolutions, so fused AdamW updates the rest),
-and fused AdamW for all parameters. Their time is also given as a fraction of the float32 step.
+Prints a table of medians over interleaved rounds. Other flags are passed to the recipes, as to
+`train.py`. The first two rows of a recipe are bare steps in float32 and in bf16 on one batch of
+random images: forward, loss, backward, clipping, optimizer and weight averaging. The other rows
+time only the optimizer, with fixed gradients: the recipe's optimizer, and PyTorch's Muon (which
+does not support convolutions, so fused AdamW updates the rest). Their time is also given as a
+fraction of the float32 step.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.interleaved import Timed, header, interleave, median_ratio, timing_parser
-from benchmarks.tables import Rows, positive, write
-from benchmarks.throughput import DTYPES, ROUNDS, gpu_memory, train_step
+from benchmarks.tables import Rows, table
+from benchmarks.throughput import DTYPES, train_step
 from src.cli.messages import silence_lightning
 from src.cli.parser import parse
 from src.errors import exit_on_input_error
@@ -34,45 +35,35 @@ COLUMNS = ("milliseconds", "images/s", "of_the_first_row", "of_the_step")
 def main() -> None:
     parser = timing_parser(__doc__, rounds=9)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, help="config names")
-    parser.add_argument("--batch", type=positive, help="batch size (default: the recipe's)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="approximate time per round and row"
-    )
-    options = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=0.5, help="time per round and row")
+    options, flags = parser.parse_known_args()
     torch.set_num_threads(options.threads)
     silence_lightning()
     rows: Rows = {}
     for config in options.configs:
-        found = measure(config, options)
+        recipe = ["--config", f"configs/{config}.yaml", "--trainer.accelerator", "cpu", *flags]
+        found = measure(recipe, options.seconds, options.rounds)
         rows |= {f"{config}, {name}": row for name, row in found.items()}
-    write([header()], rows, COLUMNS, options.json)
+    print(header(), "", table(rows, COLUMNS), sep="\n")
 
 
-def measure(config: str, options: argparse.Namespace) -> Rows:
+def measure(flags: list[str], seconds: float, rounds: int) -> Rows:
     """Measure a recipe and return its table rows."""
-    flags = ["--config", f"configs/{config}.yaml", "--trainer.accelerator", "cpu"]
-    if options.batch:
-        flags += ["--data.batch_size", str(options.batch)]
     settings = parse(flags)
-    network, batch = settings.model.net, settings.data.batch_size
     steps = {name: recipe_step(settings, "cpu", name) for name in DTYPES}
     steps["32-true"]()
-    contenders = optimizers(settings)
-    optimizer_steps = {
-        name: _with_gradients(network, stepped) for name, stepped in contenders.items()
-    }
-    turns = {name: Timed(step, options.seconds) for name, step in (steps | optimizer_steps).items()}
-    found = interleave(turns, options.rounds)
+    contenders = steps | optimizer_steps(settings)
+    turns = {name: Timed(step, seconds) for name, step in contenders.items()}
+    found = interleave(turns, rounds)
     rows: Rows = {}
-    for name, seconds in found.items():
-        median = statistics.median(seconds)
-        row = {"milliseconds": 1000 * median, "rounds": seconds}
+    for name, times in found.items():
+        median = statistics.median(times)
+        rows[name] = {"milliseconds": 1000 * median}
         if name in steps:
-            row["images/s"] = batch / median
-            row["of_the_first_row"] = median_ratio(found["32-true"], seconds)
+            rows[name]["images/s"] = settings.data.batch_size / median
+            rows[name]["of_the_first_row"] = median_ratio(found["32-true"], times)
         else:
-            row["of_the_step"] = median / statistics.median(found["32-true"])
-        rows[name] = row
+            rows[name]["of_the_step"] = median / statistics.median(found["32-true"])
     return rows
 
 
@@ -97,16 +88,6 @@ def recipe_step(settings: Settings, device: str, precision: str) -> Callable[[],
     return step
 
 
-def measure_recipe(flags: list[str], device: str, seconds: float) -> tuple[float, float | None]:
-    """Return the images per second of a recipe's bare step, and the peak GPU memory in GiB."""
-    silence_lightning()
-    settings = parse(flags)
-    precision = "bf16-mixed" if device == "cuda" else "32-true"
-    turn = Timed(recipe_step(settings, device, precision), seconds, device)
-    times = [turn() for _ in range(1 + ROUNDS)]
-    return settings.data.batch_size / statistics.median(times[1:]), gpu_memory(device)
-
-
 def optimizers(settings: Settings) -> dict[str, list[torch.optim.Optimizer]]:
     """Return the optimizers to compare as {name: [optimizer, ...]}."""
     trainable = [p for p in settings.model.net.parameters() if p.requires_grad]
@@ -115,28 +96,27 @@ def optimizers(settings: Settings) -> dict[str, list[torch.optim.Optimizer]]:
         group["lr"] = LR
     hidden = [p for group in own.param_groups if group.get("muon") for p in group["params"]]
     matrices = {p: None for p in hidden if p.ndim == 2}
-    others = [p for p in trainable if p not in matrices]
     contenders = {"its own optimizer": [own]}
     if matrices and hasattr(torch.optim, "Muon"):  # PyTorch 2.9 or newer
+        others = [p for p in trainable if p not in matrices]
         muon = torch.optim.Muon([*matrices], lr=LR)
         adamw = torch.optim.AdamW(others, lr=LR, fused=True)
         contenders["torch.optim.Muon, fused AdamW"] = [muon, adamw]
-    return contenders | {"fused AdamW": [torch.optim.AdamW(trainable, lr=LR, fused=True)]}
+    return contenders
 
 
-def _with_gradients(
-    network: nn.Module, contender: list[torch.optim.Optimizer]
-) -> Callable[[], None]:
-    """Return an optimizer step that first sets the gradients, because our Muon frees them."""
-    gradients = {p: torch.randn_like(p) for p in network.parameters() if p.requires_grad}
+def optimizer_steps(settings: Settings) -> dict[str, Callable[[], None]]:
+    """Return optimizer steps that first set the gradients, because our Muon frees them."""
+    trainable = [p for p in settings.model.net.parameters() if p.requires_grad]
+    gradients = {p: torch.randn_like(p) for p in trainable}
 
-    def step() -> None:
+    def step(contender: list[torch.optim.Optimizer]) -> None:
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         for optimizer in contender:
             optimizer.step()
 
-    return step
+    return {name: partial(step, contender) for name, contender in optimizers(settings).items()}
 
 
 if __name__ == "__main__":
