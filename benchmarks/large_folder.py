@@ -10,7 +10,6 @@ process per row. Prints a table of start-up time, peak memory and images per sec
 import multiprocessing
 import re
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -86,16 +85,11 @@ def read_once(folder: str, budget: float, workers: int) -> tuple[float, float, f
 
 
 def peak_memory() -> float:
-    """Return the peak memory in MiB of this process or its largest worker."""
-    # On Linux, ru_maxrss is inherited from the parent process, so read VmHWM instead.
-    status = Path("/proc/self/status")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    if status.is_file():
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
-        own = int(found[1]) / 1024 if found else 0.0
-    else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit)
+    """Return the peak memory in MiB of this process or its largest worker (Linux only)."""
+    # ru_maxrss is inherited from the parent process, so read VmHWM instead.
+    (own,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(int(own), largest) / 1024
 
 
 if __name__ == "__main__":

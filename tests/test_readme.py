@@ -268,13 +268,3 @@ def test_the_architecture_lists_every_file_once():
     listed = re.findall(r"^\| `([\w/.]+\.py)`", table, re.MULTILINE)
     files = [path for path in ROOT.glob("src/**/*.py") if path.stat().st_size]
     assert sorted(listed) == sorted(str(path.relative_to(ROOT)) for path in files)
-
-
-def test_readme_and_contributing_name_the_commands_of_the_gate():
-    gate = (ROOT / ".ci" / "run").read_text()
-    tests = [command for command in shown_commands(README) if "-m pytest" in command]
-    checks = re.findall(r"/bin/((?:ruff|mypy).*)", gate)
-    assert len(tests) == 1 and tests[0] in gate
-    assert len(checks) == 3
-    for check in checks:
-        assert check in PAGES["CONTRIBUTING.md"]

@@ -127,19 +127,6 @@ def test_training_step(bench):
     assert all(float(cells[0].replace(",", "")) > 0 for cells in table.values())
 
 
-def test_every_optimizer_steps_every_parameter_once():
-    settings = parse(["--config", "configs/cifar10_cpu.yaml"])
-    trainable = [p for p in settings.model.net.parameters() if p.requires_grad]
-    for contender in training_step.optimizers(settings).values():
-        stepped = [
-            id(parameter)
-            for optimizer in contender
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
-        assert sorted(stepped) == sorted(map(id, trainable))
-
-
 def test_end_to_end(bench, cifar10, monkeypatch):
     pytest.importorskip("timm")
     monkeypatch.setattr(end_to_end, "EPOCHS", 1)

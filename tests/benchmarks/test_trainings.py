@@ -1,29 +1,19 @@
 """Test the output and error messages of the benchmarks that train networks from start to finish."""
 
 import json
-import os
 import re
-import runpy
 import shutil
-import signal
-import sys
-import time
-import warnings
 
 import pytest
 import torch
 from markdown import rows
 from photos import class_folders
-from program import ROOT, Running
+from program import ROOT
 
 from benchmarks import kill_harness, same_numbers, seeds
 from src.cli.parser import parse
 from src.errors import InputError
-from src.runs.checkpoint import load
 
-PROGRAMS = sorted(
-    path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main" in path.read_text()
-)
 TWO_STEPS = """
 --trainer.max_epochs 1
 --trainer.limit_train_batches 2
@@ -41,16 +31,6 @@ FOLDER = """
 --data.batch_size 2
 --data.val_fraction 0.5
 """
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_gives_the_command(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    ignored = warnings.catch_warnings(action="ignore")  # runpy warns if already imported
-    with pytest.raises(SystemExit) as end, ignored:
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-    assert end.value.code == 0
-    assert f"python -m benchmarks.{name}" in capsys.readouterr().out
 
 
 # Seeds --------------------------------------------------------------------------------------------
@@ -115,20 +95,6 @@ def test_seeds_cross_validates(bench, tmp_path):
     assert each == ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
     assert float(mean) == pytest.approx(sum(accuracies) / 3, abs=1e-4)
     assert float(deviation) > 0
-
-
-def test_ctrl_c_waits_for_the_training(tmp_path):
-    flags = f"--config configs/digits.yaml --seeds 0 --runs {tmp_path} --trainer.max_epochs 500"
-    own_group = (os.setpgid, 0, 0)
-    running = Running(*flags.split(), script="benchmarks/seeds.py", prepare=own_group)
-    last = tmp_path / "digits_seed0" / "version_0" / "checkpoints" / "last.ckpt"
-    while not last.exists():
-        assert running.process.is_alive()
-        time.sleep(0.05)
-    os.killpg(running.process.pid, signal.SIGINT)
-    assert running.end().code == 130
-    assert load(last)["global_step"] > 0
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # Identical numbers --------------------------------------------------------------------------------
