@@ -96,9 +96,9 @@ def paper(kind: str, digit: np.ndarray, rng: Rng) -> File:
     """Draw a photo of a digit on paper.
 
     Args:
-        kind: "plain"; "squared" (graph paper); "shadow" (the edge of a shadow); "pen" (stroke width
-            2.5% of the photo's height); "thin pen" (2.5% of the digit's longer side); "light"
-            (light pen on black paper).
+        kind: "plain"; "shadow" (the edge of a shadow); "pen" (stroke width 2.5% of the photo's
+            height); "thin pen" (2.5% of the digit's longer side); "light" (light pen on black
+            paper).
         digit: light digit on black.
         rng: source of all randomness.
     """
@@ -109,9 +109,6 @@ def paper(kind: str, digit: np.ndarray, rng: Rng) -> File:
     place = _place(width, height, tall, rng)
     ink = draw_digit(digit, (width, height), tall, degrees, place, pen)[..., None]
     color = rng.uniform(0.78, 1) * rng.uniform(0.94, 1, 3)
-    if kind == "squared":
-        lines = _squares(height, width, rng)[..., None]
-        color = color * (1 - lines * rng.uniform(0.1, 0.35) * rng.uniform(0.5, 1, 3))
     ink_color = rng.uniform(0.03, 0.3) + rng.uniform(-0.03, 0.15, 3)
     if kind == "light":
         ink_color = rng.uniform(0.75, 1, 3)
@@ -121,20 +118,6 @@ def paper(kind: str, digit: np.ndarray, rng: Rng) -> File:
     if kind == "shadow":
         picture *= _shadow(height, width, rng)[..., None]
     return expose(picture, rng)
-
-
-def _squares(height: int, width: int, rng: Rng) -> np.ndarray:
-    """Return the slightly rotated lines of graph paper, float from 0 to 1."""
-    y, x = np.mgrid[:height, :width]
-    step = min(height, width) * rng.uniform(1 / 22, 1 / 9)
-    thickness = rng.uniform(1, 2.2)
-    angle = math.radians(rng.uniform(-6, 6))
-    shift_x, shift_y = rng.uniform(0, step, 2)
-    across = x * math.cos(angle) + y * math.sin(angle)
-    down = y * math.cos(angle) - x * math.sin(angle)
-    distance_x = np.abs((across + shift_x) % step - step / 2)
-    distance_y = np.abs((down + shift_y) % step - step / 2)
-    return ((thickness + 1) / 2 - np.minimum(distance_x, distance_y)).clip(0, 1)
 
 
 def _shadow(height: int, width: int, rng: Rng) -> np.ndarray:
@@ -302,7 +285,7 @@ def encode(image: Image.Image, quality: int | None = None) -> File:
     return file.getvalue(), "jpg"
 
 
-PAPER_KINDS = ("plain", "squared", "shadow", "pen", "thin pen", "light")
+PAPER_KINDS = ("plain", "shadow", "pen", "thin pen", "light")
 KINDS: dict[str, Callable[[np.ndarray, Rng], File]] = {
     **{kind: partial(paper, kind) for kind in PAPER_KINDS},
     **{f"gray {n}": partial(gray_paper, n) for n in (245, 215, 200, 160)},
