@@ -1,4 +1,4 @@
-"""Train on your own data with Lightning's Trainer, plot the curves, and predict.
+"""Train on your own data with Lightning's Trainer, and predict.
 
     python -m examples.own_training                   # takes half a minute on one CPU core
 
@@ -7,11 +7,9 @@ sizes and shades.
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import pytorch_lightning as pl
 import torch
 from PIL import Image, ImageDraw
@@ -127,18 +125,16 @@ def main(args: list[str] | None = None) -> None:
         mode="max",
         enable_version_counter=False,
     )
-    logger = CSVLogger(options.folder)
     trainer = pl.Trainer(
         max_epochs=options.epochs,
         callbacks=[best],
-        logger=logger,
+        logger=CSVLogger(options.folder),
         gradient_clip_val=1.0,
     )
     model = build_model()
     trainer.fit(model, train, val)
     (result,) = trainer.test(model, test, ckpt_path="best", weights_only=True, verbose=False)
     print(f"test accuracy {result['test_accuracy']:.4f}")
-    plot(Path(logger.log_dir, "metrics.csv"), options.folder / "learning.png")
 
     model = ViT.load_from_checkpoint(best.best_model_path)
     probabilities = torch.cat(trainer.predict(model, test))
@@ -146,25 +142,6 @@ def main(args: list[str] | None = None) -> None:
         probability, predicted = probabilities[index].max(0)
         label = test_images[index][1]
         print(f"{CLASSES[label]:>8}: {CLASSES[predicted]} with probability {probability:.3f}")
-
-
-def plot(table: Path, picture: Path) -> None:
-    """Plot the accuracy per epoch from the logger's metrics.csv."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # after selecting the headless backend
-
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for split in ("train", "val"):
-        values = [float(row[f"{split}_accuracy"]) for row in rows if row[f"{split}_accuracy"]]
-        epochs = range(1, len(values) + 1)
-        axes.plot(epochs, values, label=split)
-    axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-    axes.legend()
-    figure.savefig(picture, dpi=100)
-    pyplot.close(figure)
-    print(f"Wrote {picture}")
 
 
 if __name__ == "__main__":
