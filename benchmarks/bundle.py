@@ -3,14 +3,14 @@
     python -m benchmarks.bundle data/runs/mnist_hybrid mnist
     python -m benchmarks.bundle data/runs/cifar100_cpu cifar100
 
-Prints a table with the file size and the test accuracy before and after rounding.
+Prints the test accuracy before and after rounding.
 """
 
 from pathlib import Path
 
 import torch
 
-from benchmarks.tables import Rows, make_parser, table
+from benchmarks.tables import make_parser
 from src.data.splits import open_split
 from src.errors import InputError, exit_on_input_error
 from src.inference.predictor import BATCH, Predictor
@@ -37,11 +37,8 @@ def main() -> None:
         "temperature": before.checkpoint.temperature,
     }
     write_atomically(target, pack(before.checkpoint.weights, description))
-    rows: Rows = {}
     for path, predictor in ((source, before), (target, Predictor(target, "cpu"))):
-        size = path.stat().st_size / 2**20
-        rows[str(path)] = {"MiB": size, "test_accuracy": accuracy(predictor, options.data)}
-    print(table(rows, ("MiB", "test_accuracy")))
+        print(f"{path}: test accuracy {accuracy(predictor, options.data):.4f}")
 
 
 def accuracy(predictor: Predictor, root: str) -> float:

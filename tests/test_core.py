@@ -24,7 +24,6 @@ COMMANDS = {
     "model.init_from": ["train.py", *tiny("more", "--model.init_from", RUN)],
     "--serve": ["classify.py", "--ckpt", RUN, "--serve"],
     "--show": ["classify.py", "one.png", "--ckpt", RUN, "--show", "given.png"],
-    "--attention": ["classify.py", "one.png", "--ckpt", RUN, "--attention", "given.png"],
 }
 # All commands run in one process, because starting another takes seconds.
 SCRIPT = f"""
@@ -88,7 +87,7 @@ def test_files_and_test_images_are_classified(ended, command, path):
     assert len(row["predictions"]) == 3
 
 
-@pytest.mark.parametrize("flag", ["model.init_from", "--serve", "--show", "--attention"])
+@pytest.mark.parametrize("flag", ["model.init_from", "--serve", "--show"])
 def test_only_the_flags_of_extras_need_the_folder(core, ended, flag):
     result = ended[flag]
     assert flag in result.error

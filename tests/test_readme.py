@@ -132,12 +132,6 @@ def write_photos(folder: Path) -> None:
     photo.save(folder / "photo.png")
 
 
-@pytest.mark.real_data
-@pytest.mark.skipif(not MNIST.is_dir(), reason="needs MNIST under data/")
-def test_training_without_arguments_runs(checkout):
-    assert run("python train.py", checkout).code == 0
-
-
 @pytest.mark.parametrize("command", RUN)
 def test_command_runs(command, checkout):
     ended = run(command, checkout)
