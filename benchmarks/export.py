@@ -51,11 +51,7 @@ def measure(checkpoint: Path, options: argparse.Namespace) -> None:
         for name, format in FORMATS.items():
             path = Path(folder, f"network{format.extension}")
             description = export(checkpoint, name, path)
-            if name.startswith("onnx"):
-                run = open_onnx(predictor, path, options.threads)
-            else:
-                run = format.open(predictor, path)
-            dtype = "normalized" if name == "safetensors" else "uint8"
+            runs[name] = format.open(predictor, path)
             difference = description["checked"]["largest_difference"]
             rows[name] = {
                 "file_MiB": path.stat().st_size / 2**20,

@@ -119,6 +119,7 @@ def main() -> None:
             "GFLOP of Muon per step": f"{flops.step / 1e9:,.0f}",
             "TFLOP per epoch": f"{flops.per_epoch / 1e12:,.0f}",
             "epochs": flops.epochs,
+            "PFLOP in total": f"{flops.total / 1e15:.2f}",
         }
         for name, value in seconds.items():
             rows[config][f"s on {name}"] = f"{flops.epochs * value:,.1f}"

@@ -11,25 +11,24 @@ from matplotlib.figure import Figure, FigureBase
 from benchmarks.tables import make_parser
 from src.errors import InputError, exit_on_input_error
 from src.extras.report.evaluation import Evaluation, evaluate
-from src.extras.report.run_files import find_run, read_metrics
+from src.runs.results import read_metrics
 
 IMAGES = 12
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("run", help="directory of a finished run")
+    parser.add_argument("run", type=Path, help="directory of a finished run")
     parser.add_argument("--output", type=Path, default=Path("docs/images/training.png"))
     options = parser.parse_args()
-    run = find_run(options.run)
-    evaluation = evaluate(run)
+    evaluation = evaluate(options.run)
     if evaluation is None:
-        raise InputError(f"{run}: its dataset has no test images; pass a different run")
+        raise InputError(f"{options.run}: its dataset has no test images; pass a different run")
     mistakes = len(evaluation) - int(evaluation.correct.sum())
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     curves, first, last = figure.subfigures(1, 3)
-    draw_curves(curves, run)
+    draw_curves(curves, options.run)
     first.suptitle(f"{evaluation.kind} images", fontsize=10)
     draw_images(first, evaluation, range(IMAGES))
     title = f"most confident of {mistakes} mistakes in {len(evaluation):,}"

@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
+ROOT = Path(__file__).resolve().parents[1]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of spreadsheet formulas
 
 
@@ -27,6 +30,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
+
+
+def command(program: str) -> str:
+    """Return the command that starts a program of this project from the current folder."""
+    path, here = ROOT / program, Path.cwd()
+    return f"python {shlex.quote(str(path.relative_to(here) if here in path.parents else path))}"
 
 
 def printable(text: str) -> str:

@@ -1,11 +1,12 @@
 """Test the structure of the source code: dependencies between modules, and file sizes.
 
-The source files are parsed, not imported.
+The source files are parsed; only the test for side effects imports them.
 """
 
 import ast
 import functools
 import io
+import json
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from program import ROOT
+from program import ROOT, started
 
 LAYERS = (
     "extras",
@@ -139,6 +140,40 @@ def test_classify_reaches_neither_lightning_nor_torchvision():
     assert {"src.models.vit", "src.runs.checkpoint", "src.extras.page.server"} <= reached
     unused = LIGHTNING | {"torchvision", "sklearn", "jsonargparse", "rich"}
     assert not set(map(package, reached)) & unused
+
+
+IMPORT_ALL = """
+import importlib, json, os, sys, threading, warnings
+import matplotlib
+
+def state():
+    return {
+        "environment": dict(os.environ),
+        "excepthook": sys.excepthook,
+        "excepthook of threads": threading.excepthook,
+        "rcParams": matplotlib.rcParams.copy(),
+        "warnings": list(warnings.filters),
+    }
+
+libraries, ours = json.loads(sys.argv[1])
+for name in libraries:
+    importlib.import_module(name)
+before = state()
+for name in ours:
+    importlib.import_module(name)
+after = state()
+print(*[key for key in before if before[key] != after[key]], sep=", ")
+"""
+
+
+def test_importing_has_no_side_effects():
+    """Import other libraries first, because they have side effects; skip `__main__` modules."""
+    ours = [name for name in FILES if not name.endswith("__main__")]
+    modules = set.union(*(imports(at_import(parse(path))) for path in FILES.values()))
+    libraries = sorted(modules - FILES.keys())
+    ended = started("-c", IMPORT_ALL, json.dumps([libraries, ours]))
+    assert ended.code == 0, ended
+    assert ended.out == "\n"
 
 
 # Size ---------------------------------------------------------------------------------------------

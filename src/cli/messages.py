@@ -8,7 +8,7 @@ from typing import Any
 
 from src import lightning_loop
 from src.data.modules import ImageDataModule
-from src.errors import printable
+from src.errors import command, printable
 from src.training.build import Run
 
 RECOMMENDED = "loss"  # value of data.balance; docs/ablation.md compares them
@@ -71,12 +71,12 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
     if run.data.is_imbalanced and results["classes"]:
         print(_class_table(results))
     page = "report.html, " if report else ""
-    resume = f"python train.py --resume {folder} --trainer.max_epochs {2 * epochs}"
+    resume = f"{command('train.py')} --resume {folder} --trainer.max_epochs {2 * epochs}"
     rows = "predictions.csv, " if results["test_images"] else ""
     files = f"{page}results.json, {rows}metrics.csv, config.yaml, checkpoints/"
     print(
         f"Written to {run.folder}/ ({files})\n\n"
-        f"  python classify.py IMAGE --ckpt {folder}        classify your own image\n"
+        f"  {command('classify.py')} IMAGE --ckpt {folder}        classify your own image\n"
         f"  tensorboard --logdir {shlex.quote(str(runs))}        see the curves\n"
         f"  {resume}        train longer",
         flush=True,

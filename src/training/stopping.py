@@ -13,6 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from src import lightning_loop
+from src.errors import command
 from src.training import slurm
 from src.training.checkpointing import SaveCheckpoints, epochs_waited
 

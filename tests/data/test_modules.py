@@ -8,6 +8,7 @@ from src.data.datasets import read_digits
 from src.data.modules import DigitsDataModule
 from src.errors import InputError
 from src.randomness import fold_in
+from src.transforms.augment import Augmentation
 from src.transforms.patchify import patchify
 
 

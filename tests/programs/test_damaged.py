@@ -51,7 +51,7 @@ def test_an_altered_cifar_batch_is_never_unpickled(tmp_path, monkeypatch):
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
     (folder / "test_batch").write_bytes(intact)
-    (folder / name).write_bytes(pickle.dumps(Evil()))
+    (folder / "batches.meta").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="not found or corrupted"):
         read_torchvision("cifar10", tmp_path, "test", download=False)
     assert not (tmp_path / "ran").exists()

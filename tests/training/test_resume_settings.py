@@ -8,7 +8,6 @@ import yaml
 from photos import class_folders
 from program import ROOT, call, tiny, train, validate_as
 
-from src.errors import InputError
 from src.runs.checkpoint import load
 from src.runs.directory import find_run
 from src.runs.results import read_metrics, read_results

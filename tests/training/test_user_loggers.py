@@ -1,7 +1,6 @@
 """Test `train.py` with user-defined loggers, callbacks and profilers."""
 
 import csv
-import shutil
 import signal
 
 import pytest

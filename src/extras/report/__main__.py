@@ -26,7 +26,7 @@ def main(args: list[str]) -> None:
     )
     path = parser.parse_args(args).run
     silence_lightning()
-    checkpoint = find_checkpoint(path, flag="RUN")
+    checkpoint = find_checkpoint(path)
     if checkpoint.suffix != ".ckpt" or not checkpoint.is_file():
         raise InputError(
             f"{path}: not a run with a checkpoint; pass a run such as data/runs/mnist/version_0"

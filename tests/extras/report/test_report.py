@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from photos import class_folders
 from PIL import Image
 from program import VIT, call, train
 from program import run as train_tiny
 
 from src.data import modules
+from src.data.image_set import ImageSet
 from src.extras.report import __main__ as program
 from src.extras.report.evaluation import Evaluation, evaluate, summarize
 from src.extras.report.report import write_report
