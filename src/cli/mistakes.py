@@ -32,6 +32,7 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
     """
     known = {key for key in parser_keys if not key.endswith(".help")}
     for group, kinds in GROUPS.items():
+        _refuse_other_class(group, base.tree.get(group))
         known |= {f"{group}.class_path", f"{group}.init_args"}
         for kind in kinds:
             known |= _arguments(group, kind).keys()
@@ -56,6 +57,15 @@ def refuse_nulls(group: str, chosen: Namespace) -> None:
         is_null = chosen.init_args.get(key.removeprefix(f"{group}."), "") is None
         if is_null and type(None) not in get_args(annotation):
             raise InputError(f"{key} must not be null; set a value or omit it; {HELP}")
+
+
+def _refuse_other_class(group: str, chosen: Any) -> None:
+    """Check the class in a config, because jsonargparse imports whatever module it names."""
+    path = chosen.get("class_path") if isinstance(chosen, dict) else chosen
+    known = {f"{kind.__module__}.{kind.__name__}" for kind in GROUPS[group]}
+    known |= {kind.__name__ for kind in GROUPS[group]}
+    if path is not None and path not in known:
+        raise InputError(_unknown_class(group, path))
 
 
 def _arguments(group: str, kind: type) -> dict[str, Any]:

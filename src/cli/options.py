@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import ArgumentParser, InputError, one_line
+from src.errors import ROOT, ArgumentParser, InputError, one_line
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import find_run
 
@@ -80,9 +80,11 @@ def read_base(args: list[str]) -> Base:
 
 
 def _find_config(config: str) -> str:
-    if Path(config).is_file():
-        return config
-    names = ", ".join(map(str, sorted(Path("configs").glob("*.yaml"))))
+    for path in (Path(config), ROOT / config):  # works from any working directory
+        if path.is_file():
+            return str(path)
+    known = sorted((ROOT / "configs").glob("*.yaml"))
+    names = ", ".join(f"configs/{path.name}" for path in known)
     raise InputError(f"{config}: no such config; choose one of {names}")
 
 

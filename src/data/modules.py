@@ -151,5 +151,5 @@ class FolderDataModule(ImageDataModule):
             self.notes.append(note)
         images = super().read(split)
         if split == "train" and images and self.info.fit == "crop":
-            self.notes += filter(None, [describe_cropping(images.paths)])
+            self.notes += filter(None, [describe_cropping(images.paths or [])])
         return images

@@ -289,7 +289,7 @@ def test_a_checkpoint_with_a_senseless_part_is_not_resumed(copied_run, part):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "a: &x [*x]", "model: {class_path: os.system}"],
+    ["", "{", "a: &x [*x]", "model: {class_path: os.system}", "model: {class_path: os.ViT}"],
 )
 def test_a_damaged_config_is_one_line(copied_run, text):
     (copied_run / "config.yaml").write_text(text)
