@@ -43,7 +43,7 @@ def draw_curves(figure: FigureBase, run: Path) -> None:
     axes = figure.subplots()
     rows = read_metrics(run)
     for key, label in (("train_accuracy", "training (augmented)"), ("val_accuracy", "validation")):
-        points = [(row["epoch"] + 1, row[key]) for row in rows if key in row]
+        points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row[key]]
         if points:  # not every run has validation
             axes.plot(*zip(*points, strict=True), marker=".", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy")

@@ -66,11 +66,7 @@ def read_files(
     labels = torch.tensor(listing.labels)[readable]
     if broken := sorted(set(range(len(paths))) - set(readable.tolist())):
         if not skip_broken:
-            raise InputError(
-                f"{listing.folder}: {len(broken)} image(s) cannot be read: "
-                f"{', '.join(paths[row] for row in broken[:20])}; replace or remove them, or skip "
-                "them with --data.skip_broken true"
-            )
+            raise _damaged(listing.folder, [paths[row] for row in broken])
         notes.append(f"{listing.folder}: skipped {len(broken)} damaged image(s)")
         if lost := set(listing.labels) - set(labels.tolist()):
             raise InputError(
@@ -84,6 +80,13 @@ def read_files(
         fingerprint=listing.fingerprint(info.classes),
         image_hashes=state["hashes"],
         fit=info.fit,
+    )
+
+
+def _damaged(folder: Path, broken: list[str]) -> InputError:
+    return InputError(
+        f"{folder}: {len(broken)} image(s) cannot be read: {', '.join(broken[:20])}; replace or "
+        "remove them, or skip them with --data.skip_broken true"
     )
 
 

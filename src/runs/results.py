@@ -49,6 +49,6 @@ def read_results(run: Path) -> dict[str, Any]:
     """Return the content of results.json, or an empty dict if it is missing or unreadable."""
     try:
         results = json.loads((run / "results.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return results if isinstance(results, dict) else {}

@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from src import lightning_loop
@@ -53,6 +52,8 @@ from src.training.class_counts import ClassCounts, balanced_accuracy, class_scor
 from src.training.loggers import log_hyperparameters
 from src.training.loss import cross_entropy
 from src.training.optim import build_optimizer, learning_rate
+from src.training.processes import mean_over_processes
+from src.training.running_mean import RunningMean
 from src.transforms.patchify import normalize
 
 print_once = rank_zero_only(print)
@@ -84,14 +85,12 @@ class Classifier(LightningModule):
         if config.compile:
             self.net.compile()
         classes = len(self.dataset.classes)
-        # Checking for NaN would make every update wait for the device.
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = RunningMean()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         # Persistent, so that checkpoints written within an epoch include the metric counts.
         self.train_loss.persistent(True)
         self.train_accuracy.persistent(True)
-        self.eval_loss = MeanMetric(nan_strategy="disable")
-        self.eval_counts = ClassCounts(classes)
+        self.eval_loss, self.eval_counts = RunningMean(), ClassCounts(classes)
         self.class_scores: dict[str, list[float]] = {}  # of the last evaluation
         self.calibration, self.temperature = Temperature(), 1.0
         self.total_steps: float | None = None  # length of the schedule; set when training starts
@@ -182,7 +181,7 @@ class Classifier(LightningModule):
         logits = self.net(inputs)
         loss = cross_entropy(logits, targets, self.config.label_smoothing, *batch[2:])
         self.step_loss = loss.detach()
-        self.train_loss.update(self.step_loss, torch.full_like(self.step_loss, len(inputs)))
+        self.train_loss.update(self.step_loss, len(inputs))
         self.train_accuracy.update(logits.detach(), _labels(targets))
         self.epoch_images += len(inputs)
         # Lightning divides all losses by `accumulated`, even in a smaller last group of batches.
@@ -228,7 +227,8 @@ class Classifier(LightningModule):
         self.log("learning_rate", torch.tensor(self.lr_now))
         if lightning_loop.is_logging_step(self.trainer):
             has_bar = self.trainer.progress_bar_callback is not None
-            self.log("train_loss_step", self.step_loss, prog_bar=has_bar, sync_dist=True)
+            loss = mean_over_processes(self.trainer, self.step_loss)
+            self.log("train_loss_step", loss.cpu(), prog_bar=has_bar)
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self.epoch_start
@@ -249,8 +249,7 @@ class Classifier(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the logits [B, K] for use in callbacks."""
         logits, targets = self(batch), batch[1]
-        loss = F.cross_entropy(logits.float(), targets)
-        self.eval_loss.update(loss, torch.full_like(loss, len(targets)))
+        self.eval_loss.update(F.cross_entropy(logits.float(), targets), len(targets))
         self.eval_counts.update(logits.argmax(dim=1), _labels(targets))
         return logits
 

@@ -137,7 +137,7 @@ def _keep_global_batch(size: int, data: ImageDataModule, trainer: Trainer) -> No
 
 
 def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
-    """Refuse changed settings that affect the result."""
+    """Refuse changed settings that affect the result; print a note if `threads` has changed."""
     before = flatten(yaml.safe_load((run / "config.yaml").read_text()) or {})
     now = flatten(settings)
     changed = [
@@ -149,6 +149,11 @@ def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{run}: cannot be resumed with different settings: {'; '.join(changed)}; start a new "
             "run instead"
+        )
+    if (saved := before.get("threads", "auto")) != now["threads"]:
+        print(
+            f"note: the number of threads was {saved} and is now {now['threads']}; the last "
+            "digits of the results may differ from those of an uninterrupted run"
         )
 
 

@@ -4,7 +4,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.data.datasets import read_digits
-from src.training.classifier import ViT
+from src.training.classifier import CNN, ViT
 
 DIGITS = {"classes": 10, "image_size": 8, "channels": 1}
 PATCHES = DIGITS | {"patch_size": 2}
@@ -20,6 +20,10 @@ QUIET = {
 
 def small(**changes) -> ViT:
     return ViT(PATCHES, **SMALL | changes)
+
+
+def cnn() -> CNN:
+    return CNN(DIGITS)
 
 
 def trainer(max_epochs: int = 2, **settings) -> pl.Trainer:

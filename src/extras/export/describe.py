@@ -136,6 +136,7 @@ def _python_code(predictor: Predictor, format: str, output: Path) -> str:
     strokes, arguments = strokes_of(dataset), timm_arguments(checkpoint)
     run = {
         "onnx": RUN_ONNX,
+        "onnx_int8": RUN_ONNX,
         "torch_export": RUN_TORCH,
         "safetensors": (LOAD_TIMM if arguments else LOAD_OURS) + RUN_WEIGHTS,
     }

@@ -33,6 +33,9 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
 
     Returns:
         The path of report.html.
+
+    Raises:
+        InputError: metrics.csv is damaged.
     """
     config = run / "config.yaml"
     results = _formatted(read_results(run))
@@ -42,7 +45,10 @@ def write_report(run: Path, evaluation: Evaluation | None) -> Path:
         if key in results
     ]
     with figures.plain_text():
-        curves = figures.png(figures.curves(read_metrics(run)))
+        try:
+            curves = figures.png(figures.curves(read_metrics(run)))
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise InputError(f"{run / 'metrics.csv'}: damaged; restore or delete it") from None
         write_atomically(run / "curves.png", curves)
         page = fill(
             "report.html",

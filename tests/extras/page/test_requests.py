@@ -166,7 +166,7 @@ def temporary(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "body, reason",
     [
-        (b"", "is empty"),
+        (b"", "not an image"),
         (b"/etc/passwd", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (png()[:45], "cannot be read"),
