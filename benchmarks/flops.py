@@ -22,25 +22,9 @@ from src.errors import exit_on_input_error
 RECIPES = (
     "cifar10_fast",
     "cifar10",
-    "cifar100",
-    "cifar10_finetune",
     "cifar10_tutorial",
     "cifar10_best",
 )
-# Flags that let cifar10_finetune start from a cifar100 run instead of a cifar100_cpu run.
-FROM_CIFAR100 = """
---model.stem_layers 0
---model.stem_width null
---model.whiten false
---model.mirror false
---model.depth 6
---model.heads 8
---data.patch_size 4
---model.optimizer adamw
---model.lr 5e-4
---model.ema_decay 0
---model.init_from
-""".split()
 # Peak FLOP/s of dense bf16 matrix products with float32 accumulation, from NVIDIA's data sheets.
 PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 COMPARED = ("H200", "A100", "RTX 4090")
@@ -72,14 +56,10 @@ class Flops(NamedTuple):
 
 
 def count(config: str) -> Flops:
-    """Return the FLOPs of training with `configs/<config>.yaml` on 50,000 images.
-
-    The unchanged cifar10_finetune has a different network; count it as after a cifar100 run.
-    """
-    start = [*FROM_CIFAR100, "null"] if config == "cifar10_finetune" else []
+    """Return the FLOPs of training with `configs/<config>.yaml` on 50,000 images."""
     config_flags = ["--config", f"configs/{config}.yaml", "--model.compile", "false"]
     with torch.device("meta"):
-        settings = parse([*config_flags, *start])
+        settings = parse(config_flags)
         data, model = settings.data, settings.model
         networks, side = model.config.ensemble, data.info.image_size
         inputs = torch.zeros(networks, data.info.channels, side, side)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.flops import FROM_CIFAR100, count, peak_of
+from benchmarks.flops import count, peak_of
 from benchmarks.interleaved import Timed
 from benchmarks.peers import Shape
 from benchmarks.tables import Row, Rows, make_parser, table
@@ -47,12 +47,9 @@ COLUMNS = (
 GOALS = {  # config: validation accuracies; the time to reach each is reported
     "cifar10_fast": (0.94, 0.95),
     "cifar10": (0.95,),
-    "cifar100": (0.75,),
-    "cifar10_finetune": (),
     "cifar10_tutorial": (0.83,),
     "cifar10_best": (0.97,),
 }
-SPEEDS = [config for config in GOALS if config != "cifar10_finetune"]  # same network as cifar100
 VIT_TI = Shape(image_size=32, channels=3, patch_size=4, width=192, depth=12, heads=3)
 PEERS = {  # label: (library, whether the network is compiled)
     "ours, compiled": ("ours", True),
@@ -119,7 +116,7 @@ class Bench:
         """Time bare steps and `train.py` for each recipe, and ViT-Ti in several libraries."""
         seconds = 0.0 if self.dry_run else 5.0
         precision, batch = ("32-true", 2) if self.dry_run else ("bf16-mixed", 512)
-        for config in SPEEDS:
+        for config in GOALS:
             flags = ["--config", f"configs/{config}.yaml", *(TINY if self.dry_run else [])]
             if (row := f"{config}, bare steps") not in self.figures:
                 self.reset_memory()
@@ -169,18 +166,13 @@ class Bench:
 
     def training(self, config: str) -> None:
         """Start or resume a training run, and add its results to the table."""
-        run, source = self.runs / config / "version_0", self.runs / "cifar100" / "version_0"
+        run = self.runs / config / "version_0"
         if config in self.figures:
-            return
-        fine_tuning = config == "cifar10_finetune"
-        if fine_tuning and not read_results(source):
-            print("Skipped cifar10_finetune, because it needs a finished cifar100 run")
             return
         start = ["--resume", str(run)]
         if not (run / "checkpoints" / "last.ckpt").is_file():
             shutil.rmtree(run.parent, ignore_errors=True)  # the run has no checkpoint
             start = ["--config", f"configs/{config}.yaml", "--data.root", self.root]
-            start += [*FROM_CIFAR100, str(source)] if fine_tuning else []
             start += TINY + SHORT if self.dry_run else []
         run_train_py(*start, "--runs", str(self.runs))
         for row, cells in self.training_rows(config, run).items():

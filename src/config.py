@@ -155,16 +155,19 @@ class ViTConfig:
     def _check_shape(self) -> None:
         width, depth, heads = self.sizes
         if not 1 <= width * self.mlp_ratio < math.inf:
-            raise InputError(f"model.mlp_ratio {self.mlp_ratio} gives no hidden units; use 4")
+            raise InputError(
+                f"model.mlp_ratio {self.mlp_ratio} must be finite and give at least one hidden unit"
+            )
         parameters = depth * width * (4 * width + 2 * round(width * self.mlp_ratio))
         if parameters > MAX_PARAMETERS:
             raise InputError(
-                f"model.width {width} and model.depth {depth} give {parameters:.1e} parameters; "
-                f"the limit is {MAX_PARAMETERS:.0e}"
+                f"model.width {width}, model.depth {depth} and model.mlp_ratio {self.mlp_ratio} "
+                f"give {parameters:.1e} parameters; the limit is {MAX_PARAMETERS:.0e}"
             )
         if width % heads:
+            divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
             raise InputError(
-                f"model.heads {heads} does not divide model.width {width}; change one of them"
+                f"model.heads {heads} does not divide model.width {width}; choose one of {divisors}"
             )
         if self.positions != "learned" and width % 4:
             raise InputError(

@@ -94,7 +94,8 @@ def _explain(error: Exception) -> BaseException | str:
     if first:
         return first
     if is_out_of_memory(error):
-        return f"out of memory ({one_line(error)}); close other programs, or use --device cpu"
+        cause = one_line(error) or type(error).__name__
+        return f"out of memory ({cause}); close other programs, or use a smaller network"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
     raise error

@@ -12,7 +12,7 @@ from src.errors import command, printable
 from src.training.build import Run
 
 RECOMMENDED = "loss"  # value of data.balance; docs/ablation.md compares them
-MAX_CLASSES = 10  # maximum number of classes to list after training; results.json has all
+MAX_CLASSES = 10  # maximum number of classes to list after training
 
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers.*",
@@ -66,7 +66,8 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
     """
     epochs, folder = results["epochs"], shlex.quote(str(run.folder))
     speed = f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)"
-    print(f"\nTrained {epochs} epochs, {results['images_seen']:,} images in {speed}")
+    plural = "" if epochs == 1 else "s"
+    print(f"\nTrained {epochs} epoch{plural}, {results['images_seen']:,} images in {speed}")
     print(_accuracy(run, results))
     if run.data.is_imbalanced and results["classes"]:
         print(_class_table(results))
@@ -95,8 +96,9 @@ def _class_table(results: dict[str, Any]) -> str:
         f"F1 {row['f1']:.4f}  {row['images']:,} images"
         for name, row in sorted(zip(names, rows, strict=True), key=lambda pair: pair[1]["recall"])
     ]
-    title = f"Balanced accuracy {balanced:.4f} (mean recall of the classes)"
-    return "\n".join([title, *lines[:MAX_CLASSES]])
+    if len(rows) > MAX_CLASSES:
+        lines[MAX_CLASSES:] = [f"... (all {len(rows)} classes are in results.json)"]
+    return "\n".join([f"Balanced accuracy {balanced:.4f} (mean recall of the classes)", *lines])
 
 
 def _accuracy(run: Run, results: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ FLAGS_ONLY = {"help", "h", "print_config", "c", "model.help", "data.help"}
 def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
     """Raise InputError for the first unknown key in the config or the flags, with a suggestion.
 
-    jsonargparse suggests nothing, and ignores some unknown flags (`--data.augment.rotat`).
+    jsonargparse gives no suggestions and ignores some unknown flags (`--data.augment.rotat`).
 
     Args:
         base: the base config and the flags.
@@ -38,6 +38,8 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
             known |= _arguments(group, kind).keys()
     flags = [flag.removeprefix("--").split("=")[0] for flag in base.flags if flag[:2] == "--"]
     for key in (key.replace("init_args.", "").rstrip("+") for key in _leaves(base.tree) + flags):
+        if key in ("model.seed", "data.seed"):
+            raise InputError(f"{key} is set from the run's seed; use --seed_everything")
         if key not in known | FLAGS_ONLY and not _is_within_value(key, known):
             near = difflib.get_close_matches(key, sorted(known), 1)
             suggestion = f", did you mean {near[0]}?" if near else ""
@@ -64,7 +66,7 @@ def _refuse_other_class(group: str, chosen: Any) -> None:
     path = chosen.get("class_path") if isinstance(chosen, dict) else chosen
     known = {f"{kind.__module__}.{kind.__name__}" for kind in GROUPS[group]}
     known |= {kind.__name__ for kind in GROUPS[group]}
-    if path is not None and path not in known:
+    if path is not None and str(path) not in known:
         raise InputError(_unknown_class(group, path))
 
 

@@ -106,6 +106,8 @@ def read_yaml(config: str) -> dict[str, Any]:
         tree = yaml.load(Path(config).read_text(), _Loader) or {}
         if not isinstance(tree, dict):
             raise ValueError(f"it has no keys; see {DEFAULT_CONFIG} for an example")
+        if dotted := [key for key in tree if "." in str(key)]:
+            raise ValueError(f"{dotted[0]}: nest keys instead of writing dots")
         return tree
     except (OSError, ValueError, RecursionError, yaml.YAMLError, TypeError) as error:
         raise InputError(f"{config}: invalid config: {one_line(error, 500)}; fix it") from None

@@ -98,12 +98,17 @@ def read_torchvision(
             sources = ", ".join(getattr(dataset_class, "mirrors", None) or [dataset_class.url])
             tried = f", and could not be downloaded from {sources}"
         raise InputError(
-            f"the dataset {name} was not found in {root / folder}/ or "
+            f"the dataset {name} could not be read from {root / folder}/ or "
             f"{root / name}/{{train,test}}/<class>/{tried} ({one_line(error) or 'damaged files'}); "
             "put its files in one of these folders, delete damaged files, choose a different "
             "folder with --data.root, or use --config configs/digits.yaml, which needs no download"
         ) from None
     images = torch.as_tensor(dataset.data)
     labels = torch.as_tensor(dataset.targets).long()
+    if len(images) != len(labels) or labels.max() >= len(dataset.classes):
+        raise InputError(
+            f"{root / folder}: damaged (the labels do not match the images or the classes); delete "
+            "the folder to download it again"
+        )
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return images, labels

@@ -20,6 +20,8 @@ from src.data.listing import Listing
 from src.errors import InputError
 from src.runs.atomic import open_atomically
 
+CACHE_FORMAT = 2  # increased when the content of a cache changes
+
 
 def open_files(listing: Listing, info: DatasetInfo) -> ImageSet:
     """Return the listed images, which are decoded on demand."""
@@ -53,9 +55,8 @@ def read_files(
             class are.
     """
     paths = [str(listing.folder / path) for path, _, _ in listing.files]
-    version = 2  # of the cache's content
     settings = (listing.files, info.image_size, info.channels, info.fit, budget, skip_broken)
-    key = hashlib.sha256(repr((version, settings)).encode()).hexdigest()
+    key = hashlib.sha256(repr((CACHE_FORMAT, settings)).encode()).hexdigest()
     state = _load_cache(cache, key)
     if state is None:
         state = _decode(paths, info, budget, str(listing.folder))

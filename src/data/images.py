@@ -133,7 +133,7 @@ def open_regular(path: str | Path) -> BinaryIO:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     raise InputError(
-        f"{path}: not a regular file of at most {MAX_BYTES >> 20} MiB; pass an image file"
+        f"{path}: must be a regular file of at most {MAX_BYTES >> 20} MiB; pass a smaller image"
     )
 
 

@@ -37,7 +37,7 @@ def find_images(names: list[str]) -> list[str]:
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(filter(os.path.isfile, glob.iglob(name, recursive=True)))
         if not found:
-            raise InputError(f"{name}: no images found; supported are {' '.join(EXTENSIONS)}")
+            raise InputError(f"{name}: no images found; supported formats: {', '.join(EXTENSIONS)}")
         paths += found
     return paths
 
@@ -46,11 +46,13 @@ def _in_folder(folder: str) -> list[str]:
     """Return all images under a folder; print how many files have unsupported formats."""
     found: list[str] = []
     skipped: Counter[str] = Counter()
-    for place, folders, files in os.walk(folder, onerror=_raise):
+    for place, folders, files in os.walk(folder, onerror=_raise_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             ending = os.path.splitext(name)[1].lower()
-            if ending in EXTENSIONS and not name.startswith("."):
+            if name.startswith("."):
+                continue
+            if ending in EXTENSIONS:
                 found.append(os.path.join(place, name))
             elif ending in UNSUPPORTED:
                 skipped[ending] += 1
@@ -60,7 +62,7 @@ def _in_folder(folder: str) -> list[str]:
     return found
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error
 
 
@@ -140,7 +142,10 @@ def read_ahead(
 
 def with_progress(results: Iterable[Result], total: int) -> Iterable[Result]:
     """Show a progress bar for many results whose output is not printed on the terminal."""
-    from tqdm import tqdm
+    if total <= BATCH or sys.stdout.isatty() or not sys.stderr.isatty():
+        return results
+    from rich.console import Console
+    from rich.progress import track
 
-    is_hidden = total <= BATCH or sys.stdout.isatty() or not sys.stderr.isatty()
-    return tqdm(results, "Classifying", total, leave=False, disable=is_hidden)
+    console = Console(stderr=True)
+    return track(results, "Classifying", total, console=console, transient=True)

@@ -147,7 +147,7 @@ class Checkpoint:
             elif key.endswith("bias.table"):  # expanded to [heads, tokens, tokens]
                 outputs.append(len(value) * (value.shape[-1] // 2 + 1) ** 4)
             elif stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
-                outputs.append(max(value.shape[:2]) * (size >> int(stage[1])) ** 2)
+                outputs.append(max(value.shape[:2], default=0) * (size >> int(stage[1])) ** 2)
         if max(outputs) > MAX_VALUES:
             raise InputError(f"a layer would compute {max(outputs):,} values for one image")
 
@@ -176,8 +176,9 @@ def load(path: Path) -> dict[str, Any]:
         found = content.get("format")
         if found != FORMAT:
             raise InputError(
-                f"{path}: written by a different version of this program (format {found}; this "
-                f"version reads format {FORMAT}); use that version, or train again"
+                f"{path}: written by a different version of this program (format "
+                f"{one_line(found, 20)}; this version reads format {FORMAT}); use that version, or "
+                "train again"
             )
         _check_tensors(content)
     except InputError:

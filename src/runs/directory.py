@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import IO
 
-from src.errors import InputError
+from src.errors import InputError, command
 from src.runs.weights_file import BUNDLED
 
 TORCHVISION_PREFIX = "torchvision:"
@@ -78,7 +78,7 @@ def find_checkpoint(path: str | None) -> Path:
         for name in ("best.ckpt", "last.ckpt"):
             if (folder / name).is_file():
                 return folder / name
-    raise InputError(f"{given}: no run has a checkpoint; train first, or pass a checkpoint")
+    raise InputError(f"{given}: no run with a checkpoint found; train first, or pass a checkpoint")
 
 
 def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
@@ -97,7 +97,7 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     if given.suffix != ".ckpt":
         run = _newest_run(given.parent if given.name == "checkpoints" else given)
         if not run:
-            raise InputError(f"{given}: no run has a checkpoint; check the path, or train first")
+            raise InputError(f"{given}: no run with a checkpoint found; check it, or train first")
         checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.parent.parent.parent.name:  # a relative path without the run name
         checkpoint = checkpoint.absolute()
@@ -108,11 +108,31 @@ def find_pretrained(source: str) -> str:
     """Return the file that `--model.init_from` refers to.
 
     Args:
-        source: run directory, folder of runs (the newest is used), or a name in `BUNDLED`. Other
-            files and torchvision's models are returned unchanged.
+        source: run directory, folder of runs (the newest finished run is used), or a name in
+            `BUNDLED`. Other files and torchvision's models are returned unchanged.
+
+    Raises:
+        InputError: no checkpoint was found; the message says which run to train or resume.
     """
-    is_folder = Path(source).expanduser().is_dir()
-    return str(find_checkpoint(source)) if is_folder or source in BUNDLED else source
+    folder = Path(source).expanduser()
+    is_run = folder.is_dir() or not (folder.suffix or source.startswith(TORCHVISION_PREFIX))
+    if source in BUNDLED or not is_run:
+        return str(find_checkpoint(source)) if source in BUNDLED else source
+    results = folder.glob("version_*/results.json")
+    if finished := max(results, key=lambda path: path.stat().st_mtime_ns, default=None):
+        return str(find_checkpoint(str(finished.parent)))
+    run = _newest_run(folder)
+    if not run:
+        raise InputError(
+            f"{source}: no run with a checkpoint found; train it first, for example with "
+            f"{command('train.py')} --config configs/{folder.name}.yaml"
+        )
+    if run != folder:
+        raise InputError(
+            f"{source}: none of its runs is finished; run {command('train.py')} --resume {run}, or "
+            f"pass {run} to use it unfinished"
+        )
+    return str(find_checkpoint(source))
 
 
 def _newest_run(folder: Path) -> Path | None:

@@ -52,7 +52,7 @@ from src.training.class_counts import ClassCounts, balanced_accuracy, class_scor
 from src.training.loggers import log_hyperparameters
 from src.training.loss import cross_entropy
 from src.training.optim import build_optimizer, learning_rate
-from src.training.processes import mean_over_processes
+from src.training.processes import check_strategy, mean_over_processes
 from src.training.running_mean import RunningMean
 from src.transforms.patchify import normalize
 
@@ -139,6 +139,7 @@ class Classifier(LightningModule):
         return model.to(map_location)
 
     def on_fit_start(self) -> None:
+        check_strategy(self.trainer)
         # `save_hyperparameters` would do this, but it misses arguments passed through **kwargs.
         log_hyperparameters(self.trainer, dict(self.hparams))
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from src.errors import InputError, one_line
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
     """Call `work` on rank 0, then on the first rank of every other node, then on all other ranks.
 
-    This way, each node downloads and decodes the data only once. An InputError in one process ends
+    This way, each node downloads and decodes the data only once. An error in one process ends
     all of them and is printed once. The process group is initialized when this function returns.
     """
     _check_process_count(trainer)
@@ -40,11 +41,18 @@ def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
         try:
             if now == turn and not results:
                 results.append(work())
-        except InputError as caught:
+        except (InputError, OSError) as caught:
             error = caught
         if trainer.strategy.reduce_boolean_decision(error is not None, all=False):
             raise error or SystemExit(2)
     return results[0]
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Reject strategies that shard the network: clipping, averaging and Muon need whole tensors."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        name = type(trainer.strategy).__name__
+        raise InputError(f"trainer.strategy {name}: sharded networks are not supported; use ddp")
 
 
 def _check_process_count(trainer: Trainer) -> None:

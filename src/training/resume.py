@@ -9,11 +9,20 @@ from torch import Tensor
 from src import lightning_loop
 from src.data.image_data import ImageDataModule
 from src.errors import InputError
-from src.runs.checkpoint import Checkpoint
+from src.runs.checkpoint import Checkpoint, describe
 from src.runs.results import read_results
 from src.training.checkpointing import epochs_waited
 from src.training.classifier import Classifier
 from src.training.trainer import Trainer
+
+# Checkpoint fields that may change on resume, because they do not affect the trained weights.
+MAY_DIFFER = (
+    "dataset.root",
+    "dataset.name",
+    "network.mirror",
+    "training.compile",
+    "training.seed",  # compared in config.yaml
+)
 
 # Settings that may change on resume: they affect how long and where a run trains, not what it
 # learns.
@@ -64,9 +73,10 @@ def check_resume(
         InputError: the settings have changed, or the checkpoint does not match the model.
     """
     _compare_settings(run, settings)
+    _compare_descriptions(checkpoint, model)
     try:
         saved, epochs = _read_state(checkpoint.content, model)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise InputError(
             f"{checkpoint.path}: does not match this run's model, or is incomplete; resume from "
             "the run's other checkpoint"
@@ -82,17 +92,38 @@ def check_resume(
     lightning_loop.end_after(trainer, epochs)
 
 
+def _compare_descriptions(checkpoint: Checkpoint, model: Classifier) -> None:
+    """Refuse a checkpoint with other settings than config.yaml, which may have been edited."""
+    before = flatten(describe(checkpoint.dataset, checkpoint.network, checkpoint.training))
+    now = flatten(describe(model.dataset, model.network_config, model.config))
+    changed = [
+        f"{key} (was {before.get(key)}, now {now.get(key)})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in MAY_DIFFER
+    ]
+    if changed:
+        raise InputError(
+            f"{checkpoint.path}: cannot be resumed because the model or the data has changed: "
+            f"{'; '.join(changed)[:300]}; restore them, or start a new run"
+        )
+
+
 def _read_state(content: dict[str, Any], model: Classifier) -> tuple[dict[str, Any], int]:
     """Return the state of `SaveCheckpoints` and the number of completed epochs.
 
     Raises:
-        KeyError, TypeError, ValueError: the checkpoint is incomplete, or has other weights.
+        KeyError, TypeError, ValueError, AttributeError, IndexError: the checkpoint is incomplete,
+            or has other weights.
     """
     if _shapes(content["state_dict"]) != _shapes(model.state_dict()):
         raise ValueError
-    model.configure_optimizers().load_state_dict(content["optimizer_states"][0])
+    optimizer = model.configure_optimizers()
+    optimizer.load_state_dict(content["optimizer_states"][0])
+    for parameter, moments in optimizer.state.items():
+        if any(moment.shape not in (parameter.shape, ()) for moment in moments.values()):
+            raise ValueError
     saved = content["callbacks"]["SaveCheckpoints"]
-    if not {"best", "improved_epoch", "fingerprint"} <= saved.keys():
+    if not {"best", "improved_epoch", "fingerprint", "global_batch"} <= saved.keys():
         raise KeyError
     return saved, lightning_loop.saved_epochs(content)
 
@@ -115,7 +146,8 @@ def refuse_other_images(run: Path, checkpoint: Checkpoint, fingerprint: dict[str
     if changed:
         raise InputError(
             f"{run}: images have been added, removed, renamed or replaced in "
-            f"{', '.join(changed[:5])}; restore the images, or start a new run"
+            f"{', '.join(changed[:5])}{', ...' * (len(changed) > 5)}; restore the images, or start "
+            "a new run"
         )
 
 

@@ -59,7 +59,7 @@ def make_trainer(settings: dict[str, Any], resumed: OpenedCheckpoint | None) -> 
         InputError: Lightning rejects a setting, the strategy is not supported, or a callback
             conflicts with ours.
     """
-    if settings["strategy"] not in ("auto", "ddp"):  # clipping and averaging need whole tensors
+    if settings["strategy"] not in ("auto", "ddp"):
         raise InputError(
             f"trainer.strategy {settings['strategy']} is not supported; use auto or ddp"
         )

@@ -143,7 +143,7 @@ MISTAKES = {
     "README": "cannot be read as an image",
     "EMPTY": "EMPTY: no images found",
     "DIGIT --ckpt nowhere.ckpt": "nowhere.ckpt: no such checkpoint",
-    "DIGIT --ckpt .": "no run has a checkpoint",
+    "DIGIT --ckpt .": "no run with a checkpoint found",
     "DIGIT --ckpt OTHER": "not a checkpoint of this program",
     "DIGIT --ckpt README": "not a checkpoint of this program",
     "DIGIT --invert maybe": "invalid choice: 'maybe'",

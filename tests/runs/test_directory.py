@@ -1,11 +1,12 @@
 """Test creating, finding and locking run directories."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
-from src.errors import InputError
+from src.errors import ROOT, InputError, command
 from src.runs.directory import create_run, find_checkpoint, find_pretrained, lock_run
 
 
@@ -39,7 +40,7 @@ def test_the_best_checkpoint_of_the_newest_run_is_found(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="no run has a checkpoint; train first"):
+    with pytest.raises(InputError, match="no run with a checkpoint found; train first"):
         find_checkpoint(str(tmp_path))
 
 
@@ -48,3 +49,34 @@ def test_locking_a_run_deletes_half_written_files(tmp_path):
     leftover.touch()
     lock_run(tmp_path)
     assert not leftover.exists()
+
+
+def test_the_best_checkpoint_is_preferred(tmp_path):
+    run = create_run(tmp_path, "mnist")
+    for name in ("last.ckpt", "best.ckpt"):
+        checkpoint = run / "checkpoints" / name
+        write(checkpoint, 0)
+        assert find_checkpoint(str(run)) == checkpoint
+
+
+def test_pretrained_weights_come_from_the_newest_finished_run(tmp_path):
+    name = tmp_path / "cifar100_cpu"
+    with pytest.raises(InputError, match="train it first, .* configs/cifar100_cpu.yaml"):
+        find_pretrained(str(name))
+    runs = [create_run(tmp_path, name.name) for _ in range(3)]
+    checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
+    for seconds, checkpoint in enumerate(checkpoints):
+        write(checkpoint, seconds)
+    with pytest.raises(InputError, match=f"none of its runs is finished; .* --resume {runs[2]}"):
+        find_pretrained(str(name))
+    assert find_pretrained(str(runs[2])) == str(checkpoints[2])
+    for seconds, run in enumerate(runs[:2]):
+        write(run / "results.json", seconds)
+    assert find_pretrained(str(name)) == str(checkpoints[1])
+
+
+def test_a_command_works_from_the_current_folder(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert command("train.py") == "python train.py"
+    monkeypatch.chdir(ROOT.parent)
+    assert command("train.py") == f"python {shlex.quote(ROOT.name)}/train.py"

@@ -1,4 +1,4 @@
-"""Random images, a function that overfits one batch, and a stub for Lightning's Trainer."""
+"""Random images, and a stub for Lightning's Trainer."""
 
 from types import SimpleNamespace
 

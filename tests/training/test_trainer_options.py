@@ -11,9 +11,11 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
     Timer,
 )
+from pytorch_lightning.strategies import FSDPStrategy
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.errors import InputError
+from src.training.processes import check_strategy
 from src.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -100,3 +102,13 @@ def test_a_fast_dev_run_leaves_no_files(tmp_path):
 def test_a_mistake_that_lightning_finds_late_leaves_no_files(tmp_path, flag, message):
     assert message in train(*tiny(tmp_path, flag)).error
     assert not list(tmp_path.iterdir())
+
+
+class ShardOnCPU(FSDPStrategy):
+    """Lightning rejects FSDPStrategy on CPUs, but accepts a subclass."""
+
+
+def test_a_sharding_strategy_is_refused():
+    sharded = trainer(devices=2, strategy=ShardOnCPU())
+    with pytest.raises(InputError, match="ShardOnCPU: sharded networks are not supported"):
+        check_strategy(sharded)

@@ -30,7 +30,7 @@ MAX_BATCH = 2**31 - 1  # without this, torch 2.6 sets a limit of 2**63
 
 
 class ExportedNetwork(nn.Module):
-    """The `ImageClassifier` that is exported, with a normalization that is not in place."""
+    """An `ImageClassifier` for export, with out-of-place normalization."""
 
     scale: Tensor
     shift: Tensor

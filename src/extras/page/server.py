@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
-from src.errors import InputError, printable
+from src.errors import InputError, one_line, printable
 from src.extras.page.page import JSON, Page
 from src.extras.page.request import UPLOAD, Refusal, Request, host_pattern
 
@@ -142,6 +142,9 @@ class Server:
             status, reason = refusal.args
         except InputError as error:
             status, reason = 422, str(error)
+        except (OSError, RuntimeError, MemoryError) as error:  # full disk, out of memory
+            print(f"error: page: {printable(repr(error))}", file=sys.stderr)
+            status, reason = 500, one_line(error)
         return _response(status, "text/plain; charset=utf-8", reason.encode())
 
 

@@ -114,7 +114,8 @@ def evaluate(run: Path) -> Evaluation | None:
             f"{run / 'config.yaml'}: the dataset differs from the one the network was trained on; "
             "restore the file and the dataset"
         )
-    tested = read_results(run).get("test_images") or None
+    count = read_results(run).get("test_images")
+    tested = count if isinstance(count, int) and count > 0 else None
     data.setup("test" if tested else "fit")
     images = data.sets["test" if tested else "val"]
     if not images:

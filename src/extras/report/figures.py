@@ -199,14 +199,15 @@ def position_similarity(network: VisionTransformer) -> Figure:
 
 
 def filters(network: nn.Module) -> Figure:
-    """Draw the filters of the first layer.
+    """Draw the filters of the first trainable layer.
 
     For a patch projection, draw its first principal components (figure 7, left, of the ViT paper).
     """
     if isinstance(network, VisionTransformer) and isinstance(network.embed, nn.Linear):
         filters, title = _principal_components(network), "principal components of the projection"
     else:
-        convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+        convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+        convolution = next(m for m in convolutions if m.weight.requires_grad)  # not whitening
         filters, title = _on_cpu(convolution.weight)[:MAX_FILTERS], "filters"
     grid = make_grid(filters, padding=1, normalize=True, scale_each=True, pad_value=1.0)
     return _draw_grid(grid.permute(1, 2, 0), f"first {len(filters)} {title}")

@@ -1,6 +1,7 @@
 """Write the self-contained HTML report of a run."""
 
 import base64
+import csv
 import shlex
 from collections.abc import Iterable
 from html import escape
@@ -8,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from src.errors import InputError
 from src.extras.report import figures
 from src.extras.report.evaluation import Evaluation
 from src.runs.atomic import write_atomically

@@ -62,8 +62,8 @@ def load_encoder(network: VisionTransformer, source: str) -> str:
         found, expected = _shape(encoder.state, key), _shape(own, key)
         if found != expected:
             raise InputError(
-                f"{source}: {key} has shape {found}, but the model's has shape {expected}; use the "
-                "complete weights of a ViT with the model's settings"
+                f"{source}: {key} {found}, but in the model it {expected}; use the complete "
+                "weights of a ViT with the model's settings"
             )
     positions, resampled = _fit_positions(source, encoder.state["positions"], network)
     network.load_state_dict(encoder.state | {"positions": positions} | head)
@@ -103,13 +103,13 @@ def resample_positions(positions: Tensor, side: int, extra_tokens: int) -> Tenso
 
 
 def _shape(state: dict[str, Tensor], key: str) -> str:
-    """Return the shape of a tensor, without the size of the grid of positions."""
+    """Describe the shape of a tensor, without the size of the grid of positions."""
     if key not in state:
-        return "none"
-    shape: list[int | str] = [*state[key].shape]
+        return "is missing"
+    shape = [str(size) for size in state[key].shape]
     if key == "positions":
-        shape[1:2] = ["any"]
-    return str(shape)
+        shape[1:2] = "*"
+    return f"has shape [{', '.join(shape)}]"
 
 
 def _check_options(source: str, found: dict[str, Any], own: dict[str, Any]) -> None:

@@ -105,4 +105,4 @@ def test_mistakes(checkpoint, options, message):
 
 
 def test_no_checkpoint_yet(tmp_path):
-    assert "no run has a checkpoint" in serve("--ckpt", tmp_path)
+    assert "no run with a checkpoint found" in serve("--ckpt", tmp_path)

@@ -164,3 +164,19 @@ def test_from_within_the_run(copy, monkeypatch):
 def test_a_damaged_config_is_reported_in_one_line(copy, config):
     (copy / "config.yaml").write_text(config)
     assert main(copy).error
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff", b"train_loss\n1\n", b"epoch,train_loss\none,1\n", b"epoch,train_loss\n1,low\n"],
+)
+def test_damaged_metrics_are_named_in_one_line(copy, content):
+    (copy / "metrics.csv").write_bytes(content)
+    assert f"{copy / 'metrics.csv'}: damaged" in main(copy).error
+
+
+@pytest.mark.parametrize("content", ["[]", 100_000 * "[", '{"test_images": "all", "epochs": []}'])
+def test_a_run_with_damaged_results_counts_as_not_tested(copy, content):
+    (copy / "results.json").write_text(content)
+    assert not main(copy).error
+    assert "validation images" in page(copy)
