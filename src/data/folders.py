@@ -69,11 +69,7 @@ def read_files(
         if not skip_broken:
             raise _damaged(listing.folder, [paths[row] for row in broken])
         notes.append(f"{listing.folder}: skipped {len(broken)} damaged image(s)")
-        if lost := set(listing.labels) - set(labels.tolist()):
-            raise InputError(
-                f"{listing.folder}: all images of class {info.classes[min(lost)]} are damaged; "
-                "replace them, or remove the folder"
-            )
+        _refuse_lost_classes(listing, info.classes, labels)
     return ImageSet(
         state["images"],
         labels,
@@ -89,6 +85,15 @@ def _damaged(folder: Path, broken: list[str]) -> InputError:
         f"{folder}: {len(broken)} image(s) cannot be read: {', '.join(broken[:20])}; replace or "
         "remove them, or skip them with --data.skip_broken true"
     )
+
+
+def _refuse_lost_classes(listing: Listing, classes: tuple[str, ...], readable: Tensor) -> None:
+    """Refuse a class without readable images; `readable` are the labels of all readable images."""
+    if lost := set(listing.labels) - set(readable.tolist()):
+        raise InputError(
+            f"{listing.folder}: all images of class {classes[min(lost)]} are damaged; replace "
+            "them, or remove the folder"
+        )
 
 
 def _decode(paths: list[str], info: DatasetInfo, budget: int, name: str) -> dict[str, Tensor]:

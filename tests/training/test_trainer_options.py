@@ -82,7 +82,7 @@ def test_the_last_group_of_accumulated_batches_is_a_mean_too():
 def test_callbacks_that_a_setting_replaces_are_refused(callback, flag):
     name = type(callback).__name__
     with pytest.raises(InputError, match=f"{name} conflicts with .*; use {flag} instead"):
-        make_trainer({"callbacks": [callback]}, None)
+        make_trainer({"strategy": "auto", "callbacks": [callback]}, None)
 
 
 def test_a_fast_dev_run_leaves_no_files(tmp_path):

@@ -178,5 +178,5 @@ def test_damaged_metrics_are_named_in_one_line(copy, content):
 @pytest.mark.parametrize("content", ["[]", 100_000 * "[", '{"test_images": "all", "epochs": []}'])
 def test_a_run_with_damaged_results_counts_as_not_tested(copy, content):
     (copy / "results.json").write_text(content)
-    assert not main(copy).error
+    assert main(copy).code == 0
     assert "validation images" in page(copy)
