@@ -99,6 +99,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished):
     torch.save(content, path)
     resume = ["--resume", finished, "--trainer.max_epochs=5"]
     assert "does not match this run's model" in call(main, *resume).error
+    content["hyper_parameters"]["network"]["depth"] = 3
+    torch.save(content, path)
+    assert "network.depth (was 3, now 2)" in call(main, *resume).error
 
 
 def test_a_finished_run_is_left_alone(finished):
