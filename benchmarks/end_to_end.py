@@ -19,7 +19,7 @@ The tutorial and timm networks have as many tokens as ours, but use plain patche
 
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as in train.py; before OpenMP is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as in train.py, before torch loads OpenMP
 
 import copy
 import functools

@@ -88,7 +88,7 @@ def _damaged(folder: Path, broken: list[str]) -> InputError:
 
 
 def _refuse_lost_classes(listing: Listing, classes: tuple[str, ...], readable: Tensor) -> None:
-    """Refuse a class without readable images; `readable` are the labels of all readable images."""
+    """Refuse a class without readable images; `readable` has the labels of all readable images."""
     if lost := set(listing.labels) - set(readable.tolist()):
         raise InputError(
             f"{listing.folder}: all images of class {classes[min(lost)]} are damaged; replace "

@@ -137,7 +137,7 @@ def _columns(root: Path, features: Any) -> tuple[str, str]:
 
 
 def _undecoded(rows: Any, image: str, label: str) -> Any:
-    """Return rows with encoded images, which only `read_image` decodes."""
+    """Return the rows with encoded images, so that `read_image` decodes all of them."""
     from datasets import Image
 
     return rows.select_columns([image, label]).cast_column(image, Image(decode=False))

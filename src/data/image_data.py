@@ -153,7 +153,7 @@ class ImageDataModule(LightningDataModule):
         return open_split(self.info, split, download=True, read_files=read)
 
     def _read_files(self, split: Split, listing: Listing, info: DatasetInfo) -> ImageSet:
-        """Read image files and cache the decoded images in a folder `.cache` next to them."""
+        """Read image files and cache the decoded images in a `.cache` folder next to the files."""
         if listing.note:
             self.notes.append(listing.note)
         folder = self.root if self.root.is_dir() else listing.folder
@@ -276,7 +276,7 @@ class ImageDataModule(LightningDataModule):
         return self._loader(images, batches, batch_size=size, sampler=share)
 
     def _loader(self, images: ImageSet, batches: Batches, **options: Any) -> Loader:
-        """Return a loader for batches of indices; `options` describe them to a DataLoader."""
+        """Return a loader for batches of indices; `options` gives them to the DataLoader."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and images.in_memory:

@@ -133,7 +133,7 @@ def open_regular(path: str | Path) -> BinaryIO:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     raise InputError(
-        f"{path}: must be a regular file of at most {MAX_BYTES >> 20} MiB; pass a smaller image"
+        f"{path}: must be a regular file of at most {MAX_BYTES >> 20} MiB; pass a different image"
     )
 
 
@@ -213,6 +213,6 @@ def _to_8_bits(image: Image.Image, keep_alpha: bool = False) -> Image.Image:
 
 def _turn_upright(image: Image.Image, opened: Image.Image) -> Image.Image:
     """Apply the EXIF orientation of the opened file, which must already be decoded."""
-    # Read after decoding, because Pillow applies and removes the orientation of TIFF files.
+    # Read after decoding, because Pillow applies and removes the orientation as it decodes a TIFF.
     orientation = opened.getexif().get(ExifTags.Base.Orientation)
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image

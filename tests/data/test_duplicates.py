@@ -1,4 +1,4 @@
-"""Test the search for identical images in several splits or under several classes."""
+"""Test the detection of images that are duplicated across splits or classes."""
 
 import csv
 import shutil

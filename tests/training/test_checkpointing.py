@@ -60,7 +60,7 @@ def test_patience_counts_whole_epochs(made, tmp_path, accuracies, epochs):
 
 
 def test_an_unfinished_epoch_does_not_count(made, tmp_path):
-    """The first validation of epoch 2 is worse, the second one is better."""
+    """In epoch 2, the first validation is worse than the best so far, and the second is better."""
     accuracies = twice(0.4, 0.5, 0.4, 0.6, 0.3, 0.2)
     stopped = train(*tiny(tmp_path, *TWICE), prepare=(each, stop_at(17), accuracies))
     assert stopped.code == 143, stopped

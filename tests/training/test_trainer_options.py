@@ -54,7 +54,7 @@ def test_gradients_are_clipped_by_value():
     trainer(1, **by_value).fit(model, digits())
     largest = [float(p.grad.abs().max()) for p in model.net.parameters()]
     assert max(largest) == pytest.approx(1e-5, rel=1e-3)
-    assert sum(largest) > 1e-4  # many parameters reach the clip value
+    assert sum(largest) > 1e-4  # many gradients are clipped
 
 
 def test_the_last_group_of_accumulated_batches_is_a_mean_too():

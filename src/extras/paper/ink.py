@@ -42,8 +42,8 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
 
     A stroke is larger than the background that it encloses, and it has edges on all sides, whereas
     partly enclosed background is open to the paper. The logarithm equalizes the contrast of strokes
-    in shadow and in light. The square root limits the weight of each window, because a whole
-    sheet of paper can look like a detail in one of them.
+    in shadow and in light. The square root keeps a single window from dominating, because a
+    whole sheet of paper can look like a detail in one of them.
     """
     photo = LOG_TABLE[_reduce(Image.fromarray(gray))]
     least = POLARITY_CONTRAST * stroke_contrast(photo)

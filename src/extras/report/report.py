@@ -94,7 +94,7 @@ def _evaluation(run: Path, evaluation: Evaluation) -> str:
 
 
 def _class_scores(evaluation: Evaluation) -> list[list[str]]:
-    """Return a row for each class that has images, sorted by recall, after a row of titles."""
+    """Return a header row, and a row for each class that has images, sorted by recall."""
     names, counts = evaluation.classes, evaluation.confusion()
     totals = counts.sum(dim=1)
     scores = class_scores(totals, counts.sum(dim=0), counts.diag())

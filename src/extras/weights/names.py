@@ -122,7 +122,7 @@ def _rename(key: str, names: Names) -> str | None:
 def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Return the `timm.create_model` arguments for the network of a checkpoint.
 
-    The created network accepts weights from `from_ours`. Return None if timm has no such network:
+    The resulting network accepts weights from `from_ours`. Return None if timm has no such network:
     timm only has plain ViTs without sequence pooling or local attention biases.
     """
     config, dataset = checkpoint.network, checkpoint.dataset
