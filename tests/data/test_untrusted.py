@@ -69,17 +69,17 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
         file.truncate(2**40)  # sparse file
     reasons = {
         "empty.png": "not an image in a supported format",
-        "": "not a regular file",
+        "": "must be a regular file",
         "missing.png": "no such file; check the path",
-        "fifo.png": "not a regular file",
+        "fifo.png": "must be a regular file",
         "loop.png": "check the path",
         "text.png": "not an image in a supported format",
-        "large.png": "not a regular file of at most 128 MiB",
+        "large.png": "must be a regular file of at most 128 MiB",
         "nul\0.png": "not a valid path",
     }
     for name, reason in reasons.items():
         assert reason in refusal(tmp_path / name)
-    assert "not a regular file" in refusal("/dev/zero")
+    assert "must be a regular file" in refusal("/dev/zero")
 
 
 def test_a_file_without_permission_is_refused(monkeypatch):

@@ -89,7 +89,7 @@ def test_nothing_found_is_an_error(tree, name):
     folder = tree / "empty"
     folder.mkdir()
     (folder / "notes.txt").touch()
-    with pytest.raises(InputError, match="no images found; supported are .png "):
+    with pytest.raises(InputError, match="no images found; supported formats: .png"):
         find_images(["b.png", name])
 
 
@@ -137,7 +137,7 @@ def test_unreadable_files_have_an_error_in_their_row(predictor, tmp_path, place)
     paths = [save(tmp_path / f"{n}.png", n) for n in range(BATCH)]
     bad = {
         "nowhere.png": "no such file",
-        str(tmp_path): "not a regular file",
+        str(tmp_path): "must be a regular file",
     }
     paths[place:place] = bad
     results = classified(predictor, paths)

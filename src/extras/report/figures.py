@@ -206,8 +206,8 @@ def filters(network: nn.Module) -> Figure:
     if isinstance(network, VisionTransformer) and isinstance(network.embed, nn.Linear):
         filters, title = _principal_components(network), "principal components of the projection"
     else:
-        convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
-        convolution = next(m for m in convolutions if m.weight.requires_grad)  # not whitening
+        layers = [m for name, m in network.named_modules() if "whiten" not in name]
+        convolution = next(m for m in layers if isinstance(m, nn.Conv2d))
         filters, title = _on_cpu(convolution.weight)[:MAX_FILTERS], "filters"
     grid = make_grid(filters, padding=1, normalize=True, scale_each=True, pad_value=1.0)
     return _draw_grid(grid.permute(1, 2, 0), f"first {len(filters)} {title}")

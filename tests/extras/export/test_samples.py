@@ -45,5 +45,5 @@ def test_images_are_generated_without_the_dataset(tmp_path, offline):
     assert images.shape == (50, 3, 32, 32)
     assert images.dtype == torch.uint8
     assert len(images.unique(dim=0)) == 50
-    assert f"generated images (the dataset cifar10 was not found in {tmp_path}" in source
+    assert f"generated images (the dataset cifar10 could not be read from {tmp_path}" in source
     assert sample_images(dataset, 50)[0].equal(images)
