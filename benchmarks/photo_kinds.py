@@ -257,7 +257,7 @@ def uneven_light(height: int, width: int, rng: Rng) -> np.ndarray:
 
 
 def expose(picture: np.ndarray, rng: Rng) -> File:
-    """Blur an image in 0 to 1, [H, W, 3], and add noise; encode it as JPEG or PNG."""
+    """Blur an image ([H, W, 3], from 0 to 1), add noise, and encode it as JPEG or PNG."""
     height, width, _ = picture.shape
     image = to_image(picture)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2)))

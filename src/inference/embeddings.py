@@ -22,7 +22,7 @@ class Embeddings:
         self.waiting: list[Tensor] = []
 
     def add(self, path: str, image: Tensor) -> None:
-        """Add an image file, uint8 [C, S, S]."""
+        """Add the path and the content of an image, uint8 [C, S, S]."""
         self.paths.append(path)
         self.waiting.append(image)
         if len(self.waiting) == BATCH:

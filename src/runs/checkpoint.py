@@ -149,7 +149,7 @@ class Checkpoint:
             elif stage := re.search(r"embed\.stages\.(\d{1,2})\.conv1\.weight$", key):
                 outputs.append(max(value.shape[:2], default=0) * (size >> int(stage[1])) ** 2)
         if max(outputs) > MAX_VALUES:
-            raise InputError(f"a layer would compute {max(outputs):,} values for one image")
+            raise InputError(f"the output of a layer would have {max(outputs):,} values per image")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class SaveCheckpoints(CheckpointCallback):
         self.every_n_steps, self.saved_step = every_n_steps, 0
         self.global_batch, self.fingerprint = global_batch, fingerprint
         self.monitor = monitor
-        # epoch, step, `val_*` metrics and class scores of the last and of the best validation
+        # epoch, step, `val_*` metrics and class scores from the last and the best validation
         self.validated: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
         self.improved_epoch: int | None = None  # a tie also updates `best`

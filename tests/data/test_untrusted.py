@@ -1,4 +1,4 @@
-"""Test that untrusted images are decoded or rejected in one line, without using much memory."""
+"""Test that untrusted images are decoded, or rejected with a one-line error, in little memory."""
 
 import errno
 import os

@@ -253,7 +253,7 @@ def test_a_stem_that_would_fill_the_memory_is_refused(tmp_path):
     network = vit(8192, None, mlp_ratio=2.0, **options)
     state = {f"net.{key}": value for key, value in network.state_dict().items()}
     path = checkpoint(tmp_path, state, images, **options)
-    with pytest.raises(InputError, match="a layer would compute .* values for one image"):
+    with pytest.raises(InputError, match="the output of a layer would have .* values per image"):
         Checkpoint.open(path).build_network()
 
 
@@ -264,7 +264,7 @@ def test_local_biases_that_would_fill_the_memory_are_refused(tmp_path):
     network = vit(256, 1, mlp_ratio=1.0, **options)
     state = {f"net.{key}": value for key, value in network.state_dict().items()}
     path = checkpoint(tmp_path, state, images, **options)
-    with pytest.raises(InputError, match="a layer would compute .* values for one image"):
+    with pytest.raises(InputError, match="the output of a layer would have .* values per image"):
         Checkpoint.open(path).build_network()
 
 

@@ -6,8 +6,8 @@ python -m src.extras.export data/runs/mnist/version_0 --format torch_export   fo
 python -m src.extras.export data/runs/mnist/version_0 --format safetensors    weights, for timm
 
 ONNX and torch.export files take uint8 images [batch, C, S, S] with any batch size, normalize them
-and return logits [batch, classes]. Before a file is kept, its logits are compared with those of the
-network on images of the dataset (for onnx_int8: 99% of the predicted classes must agree).
+and return logits [batch, classes]. A file is kept only if its logits match the network's on images
+from the dataset (for onnx_int8, if 99% of the predicted classes agree).
 """
 
 import argparse

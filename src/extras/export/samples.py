@@ -1,4 +1,4 @@
-"""Sample images for checking a network: images of its dataset, or generated ones."""
+"""Sample images for checking a network, taken from its dataset or generated."""
 
 import torch
 from torch import Tensor

@@ -107,7 +107,7 @@ class Server:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         server = await asyncio.start_server(self._handle, sock=listener)
         try:
-            await asyncio.Event().wait()  # serve_forever would wait for open connections
+            await asyncio.Event().wait()  # unlike this, serve_forever waits for clients at the end
         finally:
             server.close()
 

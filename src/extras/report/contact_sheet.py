@@ -1,4 +1,4 @@
-"""Write the contact sheets of `--show` and `--attention`: network inputs and attention maps."""
+"""Write the contact sheets for `--show` (network inputs) and `--attention` (attention maps)."""
 
 import io
 import math
