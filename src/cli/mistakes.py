@@ -95,6 +95,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
 def shorten(message: str) -> str:
     """Shorten a jsonargparse message, which can fill a screen, to the key and the reason."""
     text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split()))
+    text = text.replace("NoneType", "null")
     if unknown := re.match(r'Parser key "(model|data)": - Expected a path.* value: (.*)', text):
         return _unknown_class(unknown[1], unknown[2])
     # The first error in a class is from a nested parser, and already short.

@@ -165,7 +165,8 @@ def _add_program_options(parser: Parser) -> None:
 def _check_values(config: Namespace) -> None:
     for key, least in MINIMUMS.items():
         value = config[key]
-        if value not in (None, "auto") and value < least:
+        is_missing = value is None and key == "trainer.max_epochs"
+        if is_missing or (value not in (None, "auto") and value < least):
             raise InputError(f"{key} must be a number >= {least}, got {value}")
     if config.trainer.limit_train_batches == 0:
         raise InputError("trainer.limit_train_batches must be above 0, got 0")

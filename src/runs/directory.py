@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import IO
 
-from src.errors import InputError, command
+from src.errors import ROOT, InputError, command
 from src.runs.weights_file import BUNDLED
 
 TORCHVISION_PREFIX = "torchvision:"
@@ -123,10 +123,11 @@ def find_pretrained(source: str) -> str:
         return str(find_checkpoint(str(finished.parent)))
     run = _newest_run(folder)
     if not run:
-        raise InputError(
-            f"{source}: no run with a checkpoint found; train it first, for example with "
-            f"{command('train.py')} --config configs/{folder.name}.yaml"
-        )
+        advice = f"check the path, or use bundled weights ({', '.join(sorted(BUNDLED))})"
+        config = Path("configs", f"{folder.name}.yaml")
+        if (ROOT / config).is_file():
+            advice = f"train it first with {command('train.py')} --config {config}"
+        raise InputError(f"{source}: no run with a checkpoint found; {advice}")
     if run != folder:
         raise InputError(
             f"{source}: none of its runs is finished; run {command('train.py')} --resume {run}, or "

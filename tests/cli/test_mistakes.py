@@ -46,6 +46,8 @@ MISTAKES = {
     "--data.batch_size 0": "data.batch_size must be at least 1, got 0",
     "--data.augment.translate -1": "data.augment.translate must be between",
     "--trainer.max_epochs 0": "trainer.max_epochs must be a number >= 1, got 0",
+    "--trainer.max_epochs null": "trainer.max_epochs must be a number >= 1, got None",
+    "--model.depth abc": "model.depth: expected int, null, got abc",
     "--trainer.limit_train_batches 0": "trainer.limit_train_batches must be above 0, got 0",
     "--seed_everything -1": "seed_everything must be a number >= 0, got -1",
     "--name a/b": "--name a/b: not a valid folder name",

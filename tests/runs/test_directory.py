@@ -60,8 +60,10 @@ def test_the_best_checkpoint_is_preferred(tmp_path):
 
 def test_pretrained_weights_come_from_the_newest_finished_run(tmp_path):
     name = tmp_path / "cifar100_cpu"
-    with pytest.raises(InputError, match="train it first, .* configs/cifar100_cpu.yaml"):
+    with pytest.raises(InputError, match="train it first with .* configs/cifar100_cpu.yaml"):
         find_pretrained(str(name))
+    with pytest.raises(InputError, match=r"nowhere: .* bundled weights \(cifar100, mnist\)"):
+        find_pretrained(str(tmp_path / "nowhere"))
     runs = [create_run(tmp_path, name.name) for _ in range(3)]
     checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
     for seconds, checkpoint in enumerate(checkpoints):
