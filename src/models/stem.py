@@ -20,14 +20,10 @@ class Whiten(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        pairs = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # the sum and the difference of two pixels
-        haar = torch.einsum("ay,bx->abyx", pairs, pairs).flatten(0, 1)
-        opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
-        colors = F.normalize(opponent if channels == 3 else torch.eye(channels), dim=1)
-        filters = (haar / 2)[:, None, None] * colors[:, :, None, None]  # [4, colors, C, 2, 2]
         self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False)
         self.filters.requires_grad_(False)
-        self.filters.weight.copy_(filters.flatten(0, 1))
+        if not self.filters.weight.is_meta:  # loaded later
+            self.filters.weight.copy_(haar_filters(channels))
         # A large eps avoids amplifying noise in channels of low variance.
         self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)
 
@@ -35,6 +31,22 @@ class Whiten(nn.Module):
         """[B, C, H, W] -> [B, 8 C, H, W]: the GELU of the filter outputs and of their negatives."""
         x = F.pad(self.norm(self.filters(x)), (0, 1, 0, 1))
         return F.gelu(torch.cat([x, -x], dim=1))
+
+
+def haar_filters(channels: int) -> Tensor:
+    """Return the filters of `Whiten`, [4 C, C, 2, 2]."""
+    haar = torch.tensor(
+        [
+            [[1.0, 1.0], [1.0, 1.0]],
+            [[1.0, -1.0], [1.0, -1.0]],
+            [[1.0, 1.0], [-1.0, -1.0]],
+            [[1.0, -1.0], [-1.0, 1.0]],
+        ]
+    )
+    opponent = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    colors = F.normalize(opponent if channels == 3 else torch.eye(channels), dim=1)
+    filters = (haar / 2)[:, None, None] * colors[:, :, None, None]  # [4, colors, C, 2, 2]
+    return filters.flatten(0, 1)
 
 
 class ConvStage(nn.Module):
