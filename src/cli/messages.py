@@ -65,8 +65,8 @@ def print_results(run: Run, results: dict[str, Any], runs: Path, report: bool) -
         report: whether report.html was written.
     """
     epochs, folder = results["epochs"], shlex.quote(str(run.folder))
-    speed = f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)"
     plural = "" if epochs == 1 else "s"
+    speed = f"{results['train_seconds']:,.0f} s ({results['images_per_second']:,.0f} images/s)"
     print(f"\nTrained {epochs} epoch{plural}, {results['images_seen']:,} images in {speed}")
     print(_accuracy(run, results))
     if run.data.is_imbalanced and results["classes"]:

@@ -1,6 +1,7 @@
 """Reject unknown keys and null values, and shorten jsonargparse's messages to one line."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -13,9 +14,9 @@ from src.errors import InputError
 from src.training.classifier import CNN, ViT
 
 HELP = "see --help"
-GROUPS: dict[str, list[type]] = {
-    "model": [ViT, CNN],
-    "data": [*NamedDataModule.__subclasses__(), FolderDataModule],
+GROUPS: dict[str, dict[str, type]] = {
+    "model": {"ViT": ViT, "CNN": CNN},
+    "data": {kind.__name__: kind for kind in (*NamedDataModule.__subclasses__(), FolderDataModule)},
 }
 LINKED = {"dataset", "seed"}  # arguments set by the program, not by the user
 FLAGS_ONLY = {"help", "h", "print_config", "c", "model.help", "data.help"}
@@ -32,9 +33,12 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
     """
     known = {key for key in parser_keys if not key.endswith(".help")}
     for group, kinds in GROUPS.items():
-        _refuse_other_class(group, base.tree.get(group))
+        chosen = base.tree.get(group)
+        path = chosen.get("class_path") if isinstance(chosen, dict) else chosen
+        if path is not None:  # jsonargparse would import whatever module the config names
+            _find_class(group, path)
         known |= {f"{group}.class_path", f"{group}.init_args"}
-        for kind in kinds:
+        for kind in kinds.values():
             known |= _arguments(group, kind).keys()
     flags = [flag.removeprefix("--").split("=")[0] for flag in base.flags if flag[:2] == "--"]
     for key in (key.replace("init_args.", "").rstrip("+") for key in _leaves(base.tree) + flags):
@@ -51,25 +55,22 @@ def refuse_nulls(group: str, chosen: Namespace) -> None:
 
     jsonargparse does not reject them.
     """
-    name = chosen.class_path.rsplit(".", 1)[-1]
-    kinds = {kind.__name__: kind for kind in GROUPS[group]}
-    if name not in kinds:
-        raise InputError(_unknown_class(group, name))
-    for key, annotation in _arguments(group, kinds[name]).items():
+    kind = _find_class(group, chosen.class_path)
+    for key, annotation in _arguments(group, kind).items():
         is_null = chosen.init_args.get(key.removeprefix(f"{group}."), "") is None
         if is_null and type(None) not in get_args(annotation):
             raise InputError(f"{key} must not be null; set a value or omit it; {HELP}")
 
 
-def _refuse_other_class(group: str, chosen: Any) -> None:
-    """Check the class in a config, because jsonargparse imports whatever module it names."""
-    path = chosen.get("class_path") if isinstance(chosen, dict) else chosen
-    known = {f"{kind.__module__}.{kind.__name__}" for kind in GROUPS[group]}
-    known |= {kind.__name__ for kind in GROUPS[group]}
-    if path is not None and str(path) not in known:
-        raise InputError(_unknown_class(group, path))
+def _find_class(group: str, path: Any) -> type:
+    """Return the class with the given name, with or without its module."""
+    for name, kind in GROUPS[group].items():
+        if path in (name, f"{kind.__module__}.{name}"):
+            return kind
+    raise _unknown_class(group, path)
 
 
+@functools.cache  # parsing the docstrings takes a tenth of a second
 def _arguments(group: str, kind: type) -> dict[str, Any]:
     """Return `group.key` and the type of every argument of a class, including nested ones."""
     parser = ArgumentParser()
@@ -97,7 +98,7 @@ def shorten(message: str) -> str:
     text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split()))
     text = text.replace("NoneType", "null")
     if unknown := re.match(r'Parser key "(model|data)": - Expected a path.* value: (.*)', text):
-        return _unknown_class(unknown[1], unknown[2])
+        return str(_unknown_class(unknown[1], unknown[2]))
     # The first error in a class is from a nested parser, and already short.
     if nested := re.match(rf'Parser key "(\w+)": .*? Errors: - ([\w.]+: .*?); {HELP}', text):
         return f"{nested[1]}.{nested[2]}; {HELP}"
@@ -107,6 +108,6 @@ def shorten(message: str) -> str:
     return f"{text[:300]}; {HELP}"
 
 
-def _unknown_class(group: str, name: str) -> str:
-    choices = ", ".join(kind.__name__ for kind in GROUPS[group])
-    return f"{group}: unknown class {name}; choose one of {choices}"
+def _unknown_class(group: str, path: Any) -> InputError:
+    choices = ", ".join(GROUPS[group])
+    return InputError(f"{group}: unknown class {path}; choose one of {choices}")

@@ -50,8 +50,7 @@ def write_duplicates(
     for (split, images, _), groups in zip(searched, group.split(sizes), strict=True):
         labels = images.labels
         for row in (counts[groups] > 1).nonzero().flatten().tolist():
-            name = images.paths[row] if images.paths else row
-            copy = (split, classes[int(labels[row])], name)
+            copy = (split, classes[int(labels[row])], images.name(row))
             copies[int(groups[row])].append(copy)
     across = {n for n, found in copies.items() if len({split for split, _, _ in found}) > 1}
     ambiguous = {n for n, found in copies.items() if len({name for _, name, _ in found}) > 1}

@@ -43,6 +43,10 @@ class ImageSet(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, index: int) -> str | int:
+        """Return the path of an image, or its index if it does not have its own file."""
+        return self.paths[index] if self.paths else index
+
     @property
     def in_memory(self) -> bool:
         """Whether the images are in memory, and not decoded on demand."""

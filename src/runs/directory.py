@@ -114,12 +114,13 @@ def find_pretrained(source: str) -> str:
     Raises:
         InputError: no checkpoint was found; the message says which run to train or resume.
     """
+    if source in BUNDLED:
+        return str(BUNDLED[source])
     folder = Path(source).expanduser()
-    is_run = folder.is_dir() or not (folder.suffix or source.startswith(TORCHVISION_PREFIX))
-    if source in BUNDLED or not is_run:
-        return str(find_checkpoint(source)) if source in BUNDLED else source
-    results = folder.glob("version_*/results.json")
-    if finished := max(results, key=lambda path: path.stat().st_mtime_ns, default=None):
+    is_file_name = folder.suffix or source.startswith(TORCHVISION_PREFIX)
+    if is_file_name and not folder.is_dir():
+        return source
+    if finished := _newest(folder, "version_*/results.json"):
         return str(find_checkpoint(str(finished.parent)))
     run = _newest_run(folder)
     if not run:
@@ -139,7 +140,10 @@ def find_pretrained(source: str) -> str:
 def _newest_run(folder: Path) -> Path | None:
     """Return the run directory in a folder (or the folder itself) with the newest last.ckpt."""
     for runs in (".", "version_*", "*/version_*"):
-        checkpoints = folder.glob(f"{runs}/checkpoints/last.ckpt")
-        if newest := max(checkpoints, key=lambda path: path.stat().st_mtime_ns, default=None):
+        if newest := _newest(folder, f"{runs}/checkpoints/last.ckpt"):
             return newest.parent.parent
     return None
+
+
+def _newest(folder: Path, pattern: str) -> Path | None:
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -47,8 +47,7 @@ def write_predictions(
     writer.writerow(["image", "true", "predicted", "probability"])
     labels = images.labels.tolist()
     for index, (probability, predicted) in sorted(predictions.items()):
-        image = images.paths[index] if images.paths else index
-        cells = [image, classes[labels[index]], classes[predicted]]
+        cells = [images.name(index), classes[labels[index]], classes[predicted]]
         writer.writerow([*map(without_formula, cells), round(probability, 6)])
     # File names may be invalid UTF-8.
     write_atomically(run / "predictions.csv", text.getvalue().encode(errors="backslashreplace"))
