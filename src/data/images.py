@@ -151,12 +151,20 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except Exception as error:  # OSError, SyntaxError, ValueError, MemoryError, ...
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if isinstance(error, Image.UnidentifiedImageError):
-                reason = "not an image in a supported format (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
-            raise InputError(
-                f"{path}: cannot be read as an image: {reason}; convert, replace or remove it"
-            ) from None
+            raise InputError(f"{path}: {_explain(path, error)}") from None
+
+
+def _explain(path: str | Path, error: Exception) -> str:
+    """Return why Pillow cannot read a file, and what the user can do."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        if (ending := Path(path).suffix.lower()) in UNSUPPORTED:
+            return (
+                f"{ending} images are not supported; convert it to JPEG, for example with "
+                "ImageMagick: magick IMAGE photo.jpg"
+            )
+        reason = "not an image in a supported format (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM)"
+    return f"cannot be read as an image: {reason}; convert, replace or remove it"
 
 
 def _refuse_bomb(image: Image.Image) -> None:

@@ -64,6 +64,7 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "phone.heic").write_text("hello")
     os.mkfifo(tmp_path / "fifo.png")  # opening it must not block
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(2**40)  # sparse file
@@ -74,6 +75,7 @@ def test_what_is_not_an_image_file_is_refused(tmp_path):
         "fifo.png": "must be a regular file",
         "loop.png": "check the path",
         "text.png": "not an image in a supported format",
+        "phone.heic": "convert it to JPEG, for example with ImageMagick",
         "large.png": "must be a regular file of at most 128 MiB",
         "nul\0.png": "not a valid path",
     }
