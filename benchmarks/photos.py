@@ -1,4 +1,4 @@
-"""Draw MNIST test digits as many kinds of pictures and count a network's correct predictions.
+"""Draw MNIST test digits as photos, scans and drawings, and count how many a network gets right.
 
     python -m benchmarks.photos data/runs/mnist/version_0
     python -m benchmarks.photos data/runs/mnist/version_0 --kinds "one box" margin --count 50

@@ -1,4 +1,4 @@
-"""Draw the figure in the README: learning curves, test images, and the most confident mistakes.
+"""Draw the figure for the README: learning curves, test images, and the most confident mistakes.
 
 python -m benchmarks.picture data/runs/mnist/version_0
 """

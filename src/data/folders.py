@@ -20,7 +20,7 @@ from src.data.listing import Listing
 from src.errors import InputError
 from src.runs.atomic import open_atomically
 
-CACHE_FORMAT = 2  # increased when the content of a cache changes
+CACHE_FORMAT = 2  # increase this when the content of the cache changes
 
 
 def open_files(listing: Listing, info: DatasetInfo) -> ImageSet:
@@ -88,7 +88,7 @@ def _damaged(folder: Path, broken: list[str]) -> InputError:
 
 
 def _refuse_lost_classes(listing: Listing, classes: tuple[str, ...], readable: Tensor) -> None:
-    """Refuse a class without readable images; `readable` has the labels of all readable images."""
+    """Refuse a class that is missing from `readable`, the labels of all readable images."""
     if lost := set(listing.labels) - set(readable.tolist()):
         raise InputError(
             f"{listing.folder}: all images of class {classes[min(lost)]} are damaged; replace "

@@ -276,7 +276,7 @@ class ImageDataModule(LightningDataModule):
         return self._loader(images, batches, batch_size=size, sampler=share)
 
     def _loader(self, images: ImageSet, batches: Batches, **options: Any) -> Loader:
-        """Return a loader for batches of indices; `options` gives them to the DataLoader."""
+        """Return a loader for batches of indices; `options` has them as DataLoader arguments."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_cuda = device.type == "cuda"
         if self.on_device == "auto" and images.in_memory:

@@ -146,7 +146,7 @@ def grid_side(config: ViTConfig, dataset: DatasetInfo) -> int:
         raise InputError(
             f"data.patch_size {P or 'null'} and model.stem_layers {layers}: a plain ViT reads "
             "patches, and a convolutional stem reads whole images (--data.patch_size null); change "
-            "one of the two"
+            "one of them"
         )
     if P is not None:
         check_patch_size(P, (size, size))

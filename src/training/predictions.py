@@ -28,7 +28,7 @@ class CollectPredictions(Callback):
         self.batches.append(module.probabilities(outputs).max(dim=1))
 
     def gather(self, trainer: Trainer, share: Share) -> Predictions:
-        """Return the predictions of all processes; `share` has the indices of this process."""
+        """Return the predictions of all processes; `share` holds the indices of this process."""
         pairs = [zip(p.tolist(), c.tolist(), strict=True) for p, c in self.batches]
         own = dict(zip(share, (pair for batch in pairs for pair in batch), strict=False))
         parts: list[Any] = [own] * trainer.world_size

@@ -192,7 +192,7 @@ def _compare_settings(run: Path, settings: dict[str, Any]) -> None:
 def _why_finished(
     saved: dict[str, Any], epochs: int, max_epochs: int, patience: int | None
 ) -> str | None:
-    """Return a message on why training is finished and how to extend it, or None if it is not."""
+    """Explain why training is finished and how to extend it; return None if it is not finished."""
     if epochs >= max_epochs:
         longer = f"--trainer.max_epochs {2 * epochs}"
         return f"It has trained for all {epochs} epochs; to train longer, add {longer}"

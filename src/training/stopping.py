@@ -112,7 +112,7 @@ class StopOnSignal(Callback):
             run = shlex.quote(str(last.parent.parent))
             next_step = f"Saved {last}; resume with:\n  {command('train.py')} --resume {run}"
             if not last.is_file():
-                next_step = "There is no checkpoint yet; start again with the same command"
+                next_step = "Nothing was saved; start again with the same command"
             print(f"Stopped by {REASONS[code]}. {next_step}", flush=True)
             if REASONS[code] == "SIGUSR1":
                 slurm.requeue()

@@ -1,4 +1,4 @@
-"""Test that untrusted images are decoded, or rejected with a one-line error, in little memory."""
+"""Test that untrusted images are decoded or rejected with one line, without using much memory."""
 
 import errno
 import os

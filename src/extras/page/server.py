@@ -107,7 +107,8 @@ class Server:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         server = await asyncio.start_server(self._handle, sock=listener)
         try:
-            await asyncio.Event().wait()  # unlike this, serve_forever waits for clients at the end
+            # When it is cancelled, serve_forever waits until all connections are closed.
+            await asyncio.Event().wait()
         finally:
             server.close()
 

@@ -104,7 +104,7 @@ def validation_images(data: ImageDataModule) -> ImageSet:
 
 
 def draw_batch(data: ImageDataModule, batch: tuple[Tensor, ...]) -> Figures:
-    """Draw a training batch as the network sees it (augmented), with its main classes.
+    """Draw a training batch as the network sees it (augmented), with the main class of each image.
 
     Args:
         data: the data module that served the batch.
