@@ -70,7 +70,7 @@ def _find_class(group: str, path: Any) -> type:
     raise _unknown_class(group, path)
 
 
-@functools.cache  # parsing the docstrings takes a tenth of a second
+@functools.cache  # inspecting all classes takes a tenth of a second
 def _arguments(group: str, kind: type) -> dict[str, Any]:
     """Return `group.key` and the type of every argument of a class, including nested ones."""
     parser = ArgumentParser()
