@@ -149,10 +149,12 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--top-k must be at least 1, got {options.top_k}")
     if options.unsure is not None and not 0 < options.unsure <= 1:
         raise InputError(f"--unsure must be above 0 and at most 1, got {options.unsure:g}")
-    if options.embeddings and (options.serve or not options.embeddings.endswith(".npz")):
-        raise InputError(
-            f"--embeddings {options.embeddings}: pass image files and a name that ends in .npz"
-        )
+    if path := options.embeddings:
+        if options.serve or not path.endswith(".npz"):
+            raise InputError(f"--embeddings {path}: pass image files and a name that ends in .npz")
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise InputError(f"--embeddings {path}: cannot be written; use a different path")
 
 
 def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "PreparedImage"]:

@@ -45,7 +45,9 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
         if key in ("model.seed", "data.seed"):
             raise InputError(f"{key} is set from the run's seed; use --seed_everything")
         if key not in known | FLAGS_ONLY and not _is_within_value(key, known):
-            near = difflib.get_close_matches(key, sorted(known), 1)
+            last = key.rpartition(".")[2]
+            near = sorted(name for name in known if name.endswith(f".{last}"))
+            near = near or difflib.get_close_matches(key, sorted(known), 1)
             suggestion = f", did you mean {near[0]}?" if near else ""
             raise InputError(f"{key}: unknown key{suggestion}; {HELP}")
 

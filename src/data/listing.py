@@ -227,8 +227,8 @@ def _entries(folder: Path) -> list[os.DirEntry]:
             return [e for e in entries if e.name[0] != "." and e.name.lower() not in SYSTEM_FILES]
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder}: no such folder; put images in {folder}/<class>/, or set --data.root to the "
-            "folder that contains your class folders"
+            f"{folder}: no such folder; put images in {folder}/<class>/, or pass the folder that "
+            "contains your class folders with --data.root (with --data to classify.py)"
         ) from None
     except OSError as error:
         raise InputError(

@@ -1,6 +1,7 @@
 """Write files atomically: completely or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         if not isinstance(cause, OSError):
             raise
         previous = "the previous file is intact; " if path.exists() else ""
+        is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free disk space" if is_full else "check the path and its permissions"
         raise InputError(
-            f"{path}: could not be written ({cause.strerror}); {previous}free disk space and run "
-            "the program again (add --resume to continue training)"
+            f"{path}: could not be written ({cause.strerror}); {previous}{remedy} and run the "
+            "program again (add --resume to continue training)"
         ) from None
     finally:
         with contextlib.suppress(OSError):

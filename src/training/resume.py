@@ -89,6 +89,8 @@ def check_resume(
         if trainer.is_global_zero:
             print(f"Nothing to do: {run} is finished. {reason}")
         raise SystemExit(0)
+    if trainer.is_global_zero:
+        print(f"note: {run}: training is finished, only the test is left. {reason}")
     lightning_loop.end_after(trainer, epochs)
 
 

@@ -14,6 +14,7 @@ MISTAKES = {
     "--model CNN --data.patch_size null --model.freeze encoder": "model.freeze: not a key",
     "--trainer.max_epoch 3": "trainer.max_epoch: unknown key, did you mean trainer.max_epochs?",
     "--data.augment.rotat 3": "data.augment.rotat: unknown key, did you mean data.augment.rotate?",
+    "--lr 1": "lr: unknown key, did you mean model.lr?",
     "--nonsense": "nonsense: unknown key",
     "nonsense": "unrecognized arguments: nonsense",
     # Values of the wrong type and unknown choices

@@ -100,3 +100,10 @@ def test_nothing_is_written_if_no_image_can_be_read(save, folder, tmp_path):
     assert ended.code == 2
     assert "out.npz: not written because no image could be read" in ended.err
     assert out.read_text() == "previous file"
+
+
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path):
+    out = tmp_path / "missing" / "out.npz"
+    ended = call(classify.main, "any.png", "--embeddings", out)
+    assert ended.code == 2
+    assert f"--embeddings {out}: cannot be written" in ended.err

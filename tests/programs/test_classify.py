@@ -131,7 +131,8 @@ def test_index_of_class_folders_that_have_moved(run, tmp_path):
     assert ended.code == 0
     assert "photos test image 2: " in ended.out
     assert "(target: dog)" in ended.out
-    assert "no such folder" in run("--ckpt", path, "--index", 2).error
+    error = run("--ckpt", path, "--index", 2).error
+    assert "no such folder" in error and "with --data to classify.py" in error
 
 
 # Invalid input ------------------------------------------------------------------------------------

@@ -113,6 +113,14 @@ def test_a_finished_run_is_left_alone(finished):
     assert times(finished) == before
 
 
+def test_an_untested_run_says_that_training_is_finished(finished):
+    (finished / "results.json").unlink()
+    resumed = call(main, "--resume", finished, "--trainer.max_epochs=1")
+    assert resumed.code == 0, resumed
+    assert "training is finished, only the test is left. It has trained for all 2" in resumed.out
+    assert read_results(finished)["epochs"] == 2
+
+
 def test_a_run_that_stopped_early_goes_on_with_more_patience(made, tmp_path):
     falling = (validate_as, 0.5, 0.4, 0.3)
     stopped = train(*tiny(tmp_path, "--patience=1"), prepare=falling)
