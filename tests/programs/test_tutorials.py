@@ -39,6 +39,7 @@ def network(config: str):
         ("mnist_patch7", 4, 96, 4, 384),
         ("mnist_tiny", 3, 64, 4, 2048),
         ("cifar10_tutorial", 6, 512, 8, 2048),
+        ("cifar10_tutorial_cpu", 4, 512, 8, 2048),
         ("cifar100", 6, 256, 8, 512),
         ("vit_b16", 12, 768, 12, 3072),
     ],
