@@ -228,7 +228,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{folder}: no such folder; put images in {folder}/<class>/, or pass the folder that "
-            "contains your class folders with --data.root (with --data to classify.py)"
+            "contains your class folders as --data.root (train.py) or --data (classify.py)"
         ) from None
     except OSError as error:
         raise InputError(

@@ -132,7 +132,7 @@ def test_index_of_class_folders_that_have_moved(run, tmp_path):
     assert "photos test image 2: " in ended.out
     assert "(target: dog)" in ended.out
     error = run("--ckpt", path, "--index", 2).error
-    assert "no such folder" in error and "with --data to classify.py" in error
+    assert "no such folder" in error and "or --data (classify.py)" in error
 
 
 # Invalid input ------------------------------------------------------------------------------------
