@@ -142,7 +142,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise InputError if a value is out of range, or if flags conflict."""
+    """Raise InputError if a value is out of range, flags conflict, or a file cannot be written."""
     if bool(options.images) + (options.index is not None) + options.serve != 1:
         raise InputError("pass either image files, --index N, or --serve; see --help")
     if options.top_k < 1:
@@ -150,11 +150,14 @@ def check(options: argparse.Namespace) -> None:
     if options.unsure is not None and not 0 < options.unsure <= 1:
         raise InputError(f"--unsure must be above 0 and at most 1, got {options.unsure:g}")
     if path := options.embeddings:
-        if options.serve or not path.endswith(".npz"):
-            raise InputError(f"--embeddings {path}: pass image files and a name that ends in .npz")
+        if options.serve:
+            raise InputError(f"--embeddings {path}: cannot be combined with --serve; omit one")
         folder = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise InputError(f"--embeddings {path}: cannot be written; use a different path")
+        if not path.endswith(".npz") or os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise InputError(
+                f"--embeddings {path}: not an .npz file in an existing, writable folder; use a "
+                "different name"
+            )
 
 
 def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "PreparedImage"]:

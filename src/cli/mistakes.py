@@ -45,11 +45,18 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
         if key in ("model.seed", "data.seed"):
             raise InputError(f"{key} is set from the run's seed; use --seed_everything")
         if key not in known | FLAGS_ONLY and not _is_within_value(key, known):
-            last = key.rpartition(".")[2]
-            near = sorted(name for name in known if name.endswith(f".{last}"))
-            near = near or difflib.get_close_matches(key, sorted(known), 1)
+            near = _similar(key, known)
             suggestion = f", did you mean {near[0]}?" if near else ""
             raise InputError(f"{key}: unknown key{suggestion}; {HELP}")
+
+
+def _similar(key: str, known: set[str]) -> list[str]:
+    """Return the most similar known key, preferably with the same last part, or [] if none is."""
+    last = key.rpartition(".")[2]
+    same = sorted(name for name in known if name.rpartition(".")[2] == last)
+    if same:
+        return difflib.get_close_matches(key, same, 1, cutoff=0)
+    return difflib.get_close_matches(key, sorted(known), 1)
 
 
 def refuse_nulls(group: str, chosen: Namespace) -> None:

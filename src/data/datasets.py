@@ -101,8 +101,8 @@ def read_torchvision(
             f"the dataset {name} could not be read from {root / folder}/ or "
             f"{root / name}/{{train,test}}/<class>/{tried} ({one_line(error) or 'damaged files'}); "
             "put its files in one of these folders, delete damaged files, choose a different "
-            "folder with --data.root (train.py) or --data (classify.py), or use --config "
-            "configs/digits.yaml, which needs no download"
+            "folder with --data.root (train.py) or --data (classify.py), or train with "
+            "--config configs/digits.yaml, which needs no download"
         ) from None
     images = torch.as_tensor(dataset.data)
     labels = torch.as_tensor(dataset.targets).long()

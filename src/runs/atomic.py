@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 from src.errors import InputError
 
+# Errors that more disk space would not fix.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
@@ -30,12 +33,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        previous = "the previous file is intact; " if path.exists() else ""
-        is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "free disk space" if is_full else "check the path and its permissions"
+        previous = "the previous file is intact; " if os.path.exists(path) else ""
+        remedy = (
+            "check the path and its permissions" if cause.errno in REFUSED else "free disk space"
+        )
         raise InputError(
-            f"{path}: could not be written ({cause.strerror}); {previous}{remedy} and run the "
-            "program again (add --resume to continue training)"
+            f"{path}: could not be written ({cause.strerror}); {previous}{remedy}, then run the "
+            "program again (to continue training, with --resume)"
         ) from None
     finally:
         with contextlib.suppress(OSError):

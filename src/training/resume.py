@@ -66,8 +66,8 @@ def check_resume(
     """Check that the run can continue from the checkpoint and is not finished.
 
     Every process runs this check independently, before the process group is initialized. If
-    training is finished but testing is not, configure `trainer` to skip training. If testing is
-    also finished, print a message and exit with code 0.
+    training is finished but testing is not, print a note and configure `trainer` to skip
+    training. If testing is also finished, print a message and exit with code 0.
 
     Raises:
         InputError: the settings have changed, or the checkpoint does not match the model.
@@ -90,7 +90,7 @@ def check_resume(
             print(f"Nothing to do: {run} is finished. {reason}")
         raise SystemExit(0)
     if trainer.is_global_zero:
-        print(f"note: {run}: training is finished, only the test is left. {reason}")
+        print(f"note: {run}: training is finished; only the test remains. {reason}")
     lightning_loop.end_after(trainer, epochs)
 
 
@@ -197,7 +197,7 @@ def _why_finished(
     """Explain why training is finished and how to extend it; return None if it is not finished."""
     if epochs >= max_epochs:
         longer = f"--trainer.max_epochs {2 * epochs}"
-        return f"It has trained for all {epochs} epochs; to train longer, add {longer}"
+        return f"It has trained for {epochs} epochs; to train longer, add {longer}"
     waited = epochs_waited(saved, epochs)
     if patience and waited >= patience:
         return (

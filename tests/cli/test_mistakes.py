@@ -15,6 +15,8 @@ MISTAKES = {
     "--trainer.max_epoch 3": "trainer.max_epoch: unknown key, did you mean trainer.max_epochs?",
     "--data.augment.rotat 3": "data.augment.rotat: unknown key, did you mean data.augment.rotate?",
     "--lr 1": "lr: unknown key, did you mean model.lr?",
+    "--modle.class_path ViT": "modle.class_path: unknown key, did you mean model.class_path?",
+    "--trainer.patience 3": "trainer.patience: unknown key, did you mean patience?",
     "--nonsense": "nonsense: unknown key",
     "nonsense": "unrecognized arguments: nonsense",
     # Values of the wrong type and unknown choices

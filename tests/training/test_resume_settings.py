@@ -115,9 +115,10 @@ def test_a_finished_run_is_left_alone(finished):
 
 def test_an_untested_run_says_that_training_is_finished(finished):
     (finished / "results.json").unlink()
-    resumed = call(main, "--resume", finished, "--trainer.max_epochs=1")
+    fewer = "--trainer.max_epochs=1"  # than it has already trained for
+    resumed = call(main, "--resume", finished, fewer)
     assert resumed.code == 0, resumed
-    assert "training is finished, only the test is left. It has trained for all 2" in resumed.out
+    assert "training is finished; only the test remains. It has trained for 2 epochs" in resumed.out
     assert read_results(finished)["epochs"] == 2
 
 
