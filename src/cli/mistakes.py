@@ -51,7 +51,7 @@ def check_keys(base: Base, parser_keys: Iterable[str]) -> None:
 
 
 def _similar(key: str, known: set[str]) -> list[str]:
-    """Return the most similar known key, preferably with the same last part, or [] if none is."""
+    """Return at most one known key: the most similar one, preferably with the same last part."""
     last = key.rpartition(".")[2]
     same = sorted(name for name in known if name.rpartition(".")[2] == last)
     if same:
