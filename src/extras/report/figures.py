@@ -22,7 +22,6 @@ from torchvision.utils import make_grid
 from src.errors import printable
 from src.extras.report.contact_sheet import overlay_attention
 from src.extras.report.evaluation import BINS, Evaluation
-from src.models.stem import ConvStem
 from src.models.vit import VisionTransformer
 from src.transforms.patchify import unpatchify
 
@@ -200,7 +199,7 @@ def position_similarity(network: VisionTransformer) -> Figure:
 
 
 def filters(network: nn.Module) -> Figure:
-    """Draw the filters of the first trainable layer.
+    """Draw the filters of the first layer.
 
     For a patch projection, draw its first principal components (figure 7, left, of the ViT paper).
     """
@@ -208,8 +207,7 @@ def filters(network: nn.Module) -> Figure:
     if isinstance(first, nn.Linear):
         filters, title = _principal_components(network), "principal components of the projection"
     else:
-        layers = first.stages if isinstance(first, ConvStem) else first  # without whitening
-        convolution = next(m for m in layers.modules() if isinstance(m, nn.Conv2d))
+        convolution = next(m for m in first.modules() if isinstance(m, nn.Conv2d))
         filters, title = _on_cpu(convolution.weight)[:MAX_FILTERS], "filters"
     grid = make_grid(filters, padding=1, normalize=True, scale_each=True, pad_value=1.0)
     return _draw_grid(grid.permute(1, 2, 0), f"first {len(filters)} {title}")

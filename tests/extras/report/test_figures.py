@@ -134,6 +134,7 @@ def test_filters_of_patches_are_principal_components():
     ("config", "shape"),
     [
         (ViTConfig(**SMALL, stem_layers=2), (5, 33, 3)),
+        (ViTConfig(**SMALL, stem_layers=2, whiten=True), (7, 25, 3)),
         (CNNConfig(), (17, 33, 3)),
     ],
 )
