@@ -108,6 +108,8 @@ class ViTConfig:
             channels. None doubles the number of channels from stage to stage.
         whiten: put fixed whitening filters in front of the stem, and use GELU in it instead of
             ReLU.
+        whiten_pad: pad the output of the whitening filters to the size of the image. Without it, 32
+            pixels give 31 after the filters, and 15, 7 and 3 after the stages of the stem.
         mirror: in evaluation, average the logits of each image and its mirror image; doubles the
             evaluation time.
         dropout: dropout rate after the embedding, the attention projection and both MLP layers.
@@ -128,6 +130,7 @@ class ViTConfig:
     stem_layers: int = 0
     stem_width: int | None = None
     whiten: bool = False
+    whiten_pad: bool = True
     mirror: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -184,6 +187,11 @@ class ViTConfig:
                 "model.whiten needs a convolutional stem; set model.stem_layers above 0, or "
                 "model.whiten false"
             )
+        if not self.whiten_pad and not self.whiten:
+            raise InputError(
+                "model.whiten_pad false has no effect without model.whiten; omit it, or set "
+                "model.whiten true"
+            )
         first = self.stem_width
         if first is not None and (self.stem_layers < 2 or not 1 <= first <= width):
             raise InputError(
@@ -228,6 +236,8 @@ class TrainingConfig:
             Hutter 2019), adam (with L2 regularization), or sgd (with Nesterov momentum 0.9).
         weight_decay: weight decay of the weight matrices; norms, biases, the class token and
             positions are not decayed.
+        constant_norm: for Muon, scale the convolutions of the stem to a constant norm in each step
+            instead of decaying them.
         beta2: decay rate of the second moment in AdamW and Adam.
         label_smoothing: fraction of the target probability that is spread evenly over all classes
             (Szegedy et al. 2016).
@@ -246,6 +256,7 @@ class TrainingConfig:
     warmup_steps: int | None = None
     optimizer: Optimizer = "adamw"
     weight_decay: float = 0.05
+    constant_norm: bool = False
     beta2: float = 0.999
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
@@ -255,6 +266,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _check_choice(self, "optimizer", get_args(Optimizer))
+        if self.constant_norm and self.optimizer != "muon":
+            raise InputError(
+                f"model.constant_norm needs Muon, not {self.optimizer}; set model.optimizer muon, "
+                "or model.constant_norm false"
+            )
         if not 0 < self.lr < math.inf:
             raise InputError(f"model.lr must be above 0, got {self.lr}")
         if not 0 <= self.min_lr <= self.lr:

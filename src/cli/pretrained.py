@@ -22,6 +22,7 @@ SHAPE = (
     "stem_layers",
     "stem_width",
     "whiten",
+    "whiten_pad",
 )
 IMAGES = ("patch_size", "channels", "image_size", "mean", "std")
 

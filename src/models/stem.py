@@ -16,10 +16,15 @@ class Whiten(nn.Module):
     Seconds on a Single GPU", arXiv:2404.00498, computes frozen whitening filters from the training
     images. On photos, the fixed filters here are a good approximation that needs no data.
     Batch norm scales the outputs to unit variance.
+
+    Args:
+        channels: number of image channels.
+        pad: pad the outputs to the size of the image; they are smaller by one pixel otherwise.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, pad: bool = True):
         super().__init__()
+        self.pad = pad
         self.filters = nn.Conv2d(channels, 4 * channels, kernel_size=2, bias=False)
         self.filters.requires_grad_(False)
         if not self.filters.weight.is_meta:  # loaded later
@@ -28,8 +33,13 @@ class Whiten(nn.Module):
         self.norm = nn.BatchNorm2d(4 * channels, eps=5e-4, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 8 C, H, W]: the GELU of the filter outputs and of their negatives."""
-        x = F.pad(self.norm(self.filters(x)), (0, 1, 0, 1))
+        """Return the GELU of the filter outputs and of their negatives.
+
+        [B, C, H, W] -> [B, 8 C, H, W], or [B, 8 C, H - 1, W - 1] without padding
+        """
+        x = self.norm(self.filters(x))
+        if self.pad:
+            x = F.pad(x, (0, 1, 0, 1))
         return F.gelu(torch.cat([x, -x], dim=1))
 
 
@@ -74,7 +84,8 @@ def doubling_widths(width: int, layers: int) -> list[int]:
 class ConvStem(nn.Module):
     """A small CNN that computes tokens (the hybrid architecture in section 3.1 of the paper).
 
-    An image with a side length of S gives (S / 2**layers)**2 tokens.
+    An image with a side length of S gives (S / 2**layers)**2 tokens. Without padding, one row and
+    one column of tokens fewer.
 
     Args:
         channels: number of image channels.
@@ -83,6 +94,7 @@ class ConvStem(nn.Module):
         first: width of the first stage; all later stages then have `width`. By default, the width
             doubles from stage to stage.
         whiten: put `Whiten` in front of the first stage, and use GELU instead of ReLU.
+        pad: see `Whiten`.
     """
 
     def __init__(
@@ -92,6 +104,7 @@ class ConvStem(nn.Module):
         layers: int,
         first: int | None = None,
         whiten: bool = False,
+        pad: bool = True,
     ):
         super().__init__()
         if first is None:
@@ -99,7 +112,7 @@ class ConvStem(nn.Module):
         else:
             inner = [first] + [width] * (layers - 2)
         self.channels = channels
-        self.whiten = Whiten(channels) if whiten else nn.Identity()
+        self.whiten = Whiten(channels, pad) if whiten else nn.Identity()
         activation = F.gelu if whiten else F.relu
         widths = [8 * channels if whiten else channels, *inner, width]
         self.stages = nn.ModuleList(

@@ -130,7 +130,12 @@ def _embedding(config: ViTConfig, dataset: DatasetInfo) -> ConvStem | nn.Linear:
     width, P = config.sizes[0], dataset.patch_size
     if P is None:
         return ConvStem(
-            dataset.channels, width, config.stem_layers, config.stem_width, config.whiten
+            dataset.channels,
+            width,
+            config.stem_layers,
+            config.stem_width,
+            config.whiten,
+            config.whiten_pad,
         )
     return nn.Linear(P**2 * dataset.channels, width)
 
@@ -156,4 +161,12 @@ def grid_side(config: ViTConfig, dataset: DatasetInfo) -> int:
             f"model.stem_layers {layers}: each stage halves the image side, but {size} pixels "
             f"cannot be halved {layers} times; use fewer layers or a different data.image_size"
         )
-    return size // 2**layers
+    side = size // 2**layers
+    if config.whiten_pad:
+        return side
+    if side == 1:
+        raise InputError(
+            f"model.whiten_pad false and model.stem_layers {layers} leave no token of {size} "
+            "pixels; use fewer layers, or model.whiten_pad true"
+        )
+    return side - 1  # (size - 1) / 2**layers, rounded down

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from src.config import TrainingConfig
 from src.models.ensemble import Ensemble
+from src.models.stem import ConvStage
 from src.training.precision import cpu_is_faster_in_bf16
 
 
@@ -17,7 +18,8 @@ def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.O
     """Build the configured optimizer for the network's trainable parameters."""
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
-        return Muon(muon_groups(network, config.weight_decay), lr=config.lr, betas=betas)
+        groups = muon_groups(network, config.weight_decay, config.constant_norm)
+        return Muon(groups, lr=config.lr, betas=betas)
     groups = parameter_groups(network, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
@@ -48,11 +50,14 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     return [group for group in groups if group["params"]]
 
 
-def muon_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def muon_groups(
+    network: nn.Module, weight_decay: float, constant_norm: bool = False
+) -> list[dict[str, Any]]:
     """Return the groups of `parameter_groups`, preceded by a `muon` group of the hidden matrices.
 
     AdamW still updates the first and last matrices of a network (its input and output layers) and
-    matrices with a single row (sequence pooling).
+    matrices with a single row (sequence pooling). With `constant_norm`, the convolutions of a stem
+    form a third group.
     """
     hidden = set()
     for member in network.networks if isinstance(network, Ensemble) else [network]:
@@ -62,6 +67,12 @@ def muon_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     muon = [p for group in groups for p in group["params"] if id(p) in hidden]
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in hidden]
+    if constant_norm:
+        stages = [m for m in network.modules() if isinstance(m, ConvStage)]
+        kernels = {id(m.weight) for stage in stages for m in (stage.conv1, stage.conv2)}
+        stem = [p for p in muon if id(p) in kernels]
+        muon = [p for p in muon if id(p) not in kernels]
+        groups.insert(0, {"params": stem, "muon": True, "constant_norm": True})
     groups.insert(0, {"params": muon, "weight_decay": weight_decay, "muon": True})
     return [group for group in groups if group["params"]]
 
@@ -93,9 +104,17 @@ class Muon(torch.optim.AdamW):
     for LLM Training", arXiv:2502.16982, eq. 4). Unlike `torch.optim.Muon`, this class also handles
     convolution kernels, as matrices [outputs, inputs * 3 * 3], and orthogonalizes all matrices of
     the same shape in one batch.
+
+    Groups marked `constant_norm` hold convolutions in front of a batch norm, whose output does not
+    depend on the norm of the weights [outputs, ...]. Instead of decaying these weights, each step
+    scales them to norm sqrt(outputs), and then changes them by `NORM_RATE` times the learning rate,
+    relative to that norm. The momentum is lower, too (KellerJordan/cifar10-airbench,
+    airbench94_muon.py).
     """
 
     MOMENTUM = 0.95
+    NORM_MOMENTUM = 0.6
+    NORM_RATE = 12.0
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]):
         groups = [{"muon": False} | group for group in groups]
@@ -124,9 +143,16 @@ class Muon(torch.optim.AdamW):
         gradients = [p.grad for p in parameters]
         momenta = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
-        torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
-        updates = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov momentum
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        constant_norm = group.get("constant_norm", False)  # not in older checkpoints
+        momentum = self.NORM_MOMENTUM if constant_norm else self.MOMENTUM
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov momentum
+        if constant_norm:
+            norms = torch._foreach_norm(parameters)
+            factors = [math.sqrt(len(p)) / n for p, n in zip(parameters, norms, strict=True)]
+            torch._foreach_mul_(parameters, factors)
+        else:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         by_shape = defaultdict(list)
         for p, update in zip(parameters, updates, strict=True):
             p.grad = None
@@ -135,8 +161,8 @@ class Muon(torch.optim.AdamW):
         for shape, pairs in by_shape.items():
             orthogonal = orthogonalize(torch.stack([matrix for _, matrix in pairs]))
             changes = [new.view_as(p) for (p, _), new in zip(pairs, orthogonal, strict=True)]
-            rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-            torch._foreach_add_([p for p, _ in pairs], changes, alpha=-rate)
+            scale = self.NORM_RATE if constant_norm else 0.2 * math.sqrt(max(shape))
+            torch._foreach_add_([p for p, _ in pairs], changes, alpha=-group["lr"] * scale)
 
 
 def learning_rate(

@@ -65,6 +65,8 @@ MISTAKES = {
     "--model.ensemble 2 --model.freeze encoder": "init_from and model.freeze need a single",
     "--model.stem_width 8": "model.stem_width 8 needs at least two stem_layers",
     f"{PATCHES} --model.whiten true": "model.whiten needs a convolutional stem",
+    f"{PATCHES} --model.whiten_pad false": "has no effect without model.whiten",
+    "--model.constant_norm true --model.optimizer adamw": "set model.optimizer muon",
     "--patience 2 --data.val_fraction 0": "patience 2: early stopping needs validation images",
     # Missing datasets, weights and runs
     "--data CIFAR10DataModule --data.root NOWHERE": "configs/digits.yaml, which needs no download",

@@ -4,8 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from vits import dataset
 
+from src.config import ViTConfig
+from src.errors import InputError
 from src.models.stem import ConvStem, Whiten
+from src.models.vit import grid_side
 
 
 def conv_stem(layers, **options) -> ConvStem:
@@ -35,6 +39,27 @@ def test_each_stage_halves_the_side_and_doubles_the_width(image_size, layers, si
 def test_after_a_first_stage_of_given_width_all_are_as_wide_as_a_token():
     stem = conv_stem(layers=3, first=4)
     assert widths(stem) == [4, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "layers", "side"),
+    [
+        (16, 1, 7),
+        (28, 2, 6),
+        (32, 3, 3),
+        (8, 3, 0),
+    ],
+)
+def test_without_padding_the_side_is_shorter_by_one_token(image_size, layers, side):
+    config = ViTConfig(stem_layers=layers, whiten=True, whiten_pad=False)
+    info = dataset(image_size=image_size, patch_size=None, channels=3)
+    if not side:
+        with pytest.raises(InputError, match="leave no token of 8 pixels"):
+            grid_side(config, info)
+        return
+    assert grid_side(config, info) == side
+    stem = conv_stem(layers, whiten=True, pad=False)
+    assert stem(torch.randn(2, 3, image_size, image_size)).shape == (2, side**2, 32)
 
 
 @pytest.mark.parametrize(

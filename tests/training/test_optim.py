@@ -103,6 +103,18 @@ def test_muon_takes_the_hidden_matrices(network):
     assert ("embed.stages.1.conv1.weight" in names) == has_stem
 
 
+def test_constant_norm_takes_the_convolutions_of_the_stem_from_the_hidden_matrices():
+    network = small_vit(stem_layers=2, whiten=True)
+    hidden, *others = muon_groups(network, 0.05)
+    matrices, kernels, *rest = muon_groups(network, 0.05, constant_norm=True)
+    stages = (f"embed.stages.{i}.conv{j}.weight" for i in (0, 1) for j in (1, 2))
+    assert names_of(kernels, network) == set(stages)
+    assert names_of(matrices, network) == names_of(hidden, network) - names_of(kernels, network)
+    assert [names_of(g, network) for g in rest] == [names_of(g, network) for g in others]
+    for plain in (small_vit(), cnn()):  # nothing to take
+        assert len(muon_groups(plain, 0.05, constant_norm=True)) == 3
+
+
 def test_muon_groups_of_an_ensemble_are_those_of_its_networks():
     single = small_vit()
     ensemble = Ensemble([small_vit(), small_vit()])
@@ -162,6 +174,20 @@ def test_muon_reads_a_convolution_as_a_matrix():
         group = {"params": [weight], "weight_decay": 0.1, "muon": True}
         Muon([group], lr=0.1, betas=(0.9, 0.99)).step()
     torch.testing.assert_close(filters.flatten(1), matrix)
+
+
+def test_muon_with_constant_norm():
+    """The step is 12 lr along the orthogonalized gradient, from weights of norm sqrt(outputs)."""
+    weight = torch.randn(16, 8, 3, 3, generator=generator(0)).requires_grad_()
+    start = weight.detach() * (16**0.5 / weight.detach().norm())
+    weight.grad = torch.randn(weight.shape, generator=generator(1))
+    u, _, v = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
+    group = {"params": [weight], "muon": True, "constant_norm": True}
+    Muon([group], lr=0.01, betas=(0.9, 0.99)).step()
+    change = (weight.detach() - start).flatten(1) / (0.01 * Muon.NORM_RATE)
+    values = torch.linalg.svdvals(change)
+    assert 0.6 < values.min() and values.max() < 1.2
+    assert torch.cosine_similarity(change.flatten(), -(u @ v).flatten(), dim=0) > 0.98
 
 
 # Learning rate ------------------------------------------------------------------------------------

@@ -24,10 +24,12 @@ from src.runs.results import read_metrics, read_results
 HYBRID = """
 --model.stem_layers 2
 --model.whiten true
+--model.whiten_pad false
 --data.patch_size null
 --model.pool mean
 --model.positions local
 --model.optimizer muon
+--model.constant_norm true
 """.split()
 SETTINGS = {
     "default": [],

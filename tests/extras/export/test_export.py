@@ -27,7 +27,7 @@ NETWORKS = IN_TIMM | {
     "local": MEAN_POOL | {"positions": "local"},
     "sequence": {"pool": "sequence"},
     "mirror": {"mirror": True},
-    "ensemble": STEM | {"whiten": True, "ensemble": 2},
+    "ensemble": STEM | {"whiten": True, "whiten_pad": False, "ensemble": 2},
     "cnn": None,
 }
 TORCH_EXPORT = ("--format", "torch_export")
