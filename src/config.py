@@ -108,8 +108,8 @@ class ViTConfig:
             channels. None doubles the number of channels from stage to stage.
         whiten: put fixed whitening filters in front of the stem, and use GELU in it instead of
             ReLU.
-        whiten_pad: pad the output of the whitening filters to the size of the image. Without it, 32
-            pixels give 31 after the filters, and 15, 7 and 3 after the stages of the stem.
+        whiten_pad: zero-pad the output of the whitening filters to the image size. Without padding,
+            a side of 32 pixels becomes 31, then 15, 7 and 3 after three stages.
         mirror: in evaluation, average the logits of each image and its mirror image; doubles the
             evaluation time.
         dropout: dropout rate after the embedding, the attention projection and both MLP layers.
@@ -189,8 +189,8 @@ class ViTConfig:
             )
         if not self.whiten_pad and not self.whiten:
             raise InputError(
-                "model.whiten_pad false has no effect without model.whiten; omit it, or set "
-                "model.whiten true"
+                "model.whiten_pad false has no effect without model.whiten; set model.whiten true, "
+                "or model.whiten_pad true"
             )
         first = self.stem_width
         if first is not None and (self.stem_layers < 2 or not 1 <= first <= width):
@@ -236,8 +236,8 @@ class TrainingConfig:
             Hutter 2019), adam (with L2 regularization), or sgd (with Nesterov momentum 0.9).
         weight_decay: weight decay of the weight matrices; norms, biases, the class token and
             positions are not decayed.
-        constant_norm: for Muon, scale the convolutions of the stem to a constant norm in each step
-            instead of decaying them.
+        constant_norm: with Muon, rescale the stem's convolutions to a constant norm in each step
+            instead of decaying them, and update them with a lower momentum (see `Muon`).
         beta2: decay rate of the second moment in AdamW and Adam.
         label_smoothing: fraction of the target probability that is spread evenly over all classes
             (Szegedy et al. 2016).
@@ -268,8 +268,8 @@ class TrainingConfig:
         _check_choice(self, "optimizer", get_args(Optimizer))
         if self.constant_norm and self.optimizer != "muon":
             raise InputError(
-                f"model.constant_norm needs Muon, not {self.optimizer}; set model.optimizer muon, "
-                "or model.constant_norm false"
+                f"model.constant_norm needs model.optimizer muon, got {self.optimizer}; set "
+                "model.optimizer muon, or model.constant_norm false"
             )
         if not 0 < self.lr < math.inf:
             raise InputError(f"model.lr must be above 0, got {self.lr}")
@@ -291,6 +291,11 @@ class ViTHyperparameters(ViTConfig, TrainingConfig):
     def __post_init__(self) -> None:
         ViTConfig.__post_init__(self)
         TrainingConfig.__post_init__(self)
+        if self.constant_norm and not self.stem_layers:
+            raise InputError(
+                "model.constant_norm needs a convolutional stem; set model.stem_layers above 0, or "
+                "model.constant_norm false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.errors import InputError
@@ -25,6 +26,8 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
 
     Returns:
         float32 [B, S, S] for a grid of S x S tokens, without the class token; each map sums to 1.
+        Without `whiten_pad`, the tokens do not reach the lower and right edges of the image. The
+        last row and column are then repeated, so that the map covers the whole image.
 
     Raises:
         InputError: the network has no attention.
@@ -49,4 +52,7 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
     for weights in reversed(attention):
         flow = (flow @ weights.float() + flow) / 2
     grid = flow[:, 0, tokens - network.side**2 :]
-    return (grid / grid.sum(dim=1, keepdim=True)).unflatten(1, (network.side, network.side))
+    maps = grid.unflatten(1, (network.side, network.side))
+    if not network.whiten_pad:
+        maps = F.pad(maps, (0, 1, 0, 1), mode="replicate")
+    return maps / maps.sum(dim=(1, 2), keepdim=True)

@@ -19,7 +19,7 @@ class Whiten(nn.Module):
 
     Args:
         channels: number of image channels.
-        pad: pad the outputs to the size of the image; they are smaller by one pixel otherwise.
+        pad: zero-pad the outputs to the image size; otherwise, each side is one pixel shorter.
     """
 
     def __init__(self, channels: int, pad: bool = True):
@@ -35,7 +35,7 @@ class Whiten(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the GELU of the filter outputs and of their negatives.
 
-        [B, C, H, W] -> [B, 8 C, H, W], or [B, 8 C, H - 1, W - 1] without padding
+        [B, C, H, W] -> [B, 8 C, H, W]; without padding, [B, 8 C, H - 1, W - 1]
         """
         x = self.norm(self.filters(x))
         if self.pad:
@@ -84,8 +84,8 @@ def doubling_widths(width: int, layers: int) -> list[int]:
 class ConvStem(nn.Module):
     """A small CNN that computes tokens (the hybrid architecture in section 3.1 of the paper).
 
-    An image with a side length of S gives (S / 2**layers)**2 tokens. Without padding, one row and
-    one column of tokens fewer.
+    An image with a side length of S gives (S / 2**layers)**2 tokens. With unpadded
+    whitening filters, each side has one token less.
 
     Args:
         channels: number of image channels.
@@ -94,7 +94,7 @@ class ConvStem(nn.Module):
         first: width of the first stage; all later stages then have `width`. By default, the width
             doubles from stage to stage.
         whiten: put `Whiten` in front of the first stage, and use GELU instead of ReLU.
-        pad: see `Whiten`.
+        whiten_pad: pad the output of `Whiten`.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ConvStem(nn.Module):
         layers: int,
         first: int | None = None,
         whiten: bool = False,
-        pad: bool = True,
+        whiten_pad: bool = True,
     ):
         super().__init__()
         if first is None:
@@ -112,7 +112,7 @@ class ConvStem(nn.Module):
         else:
             inner = [first] + [width] * (layers - 2)
         self.channels = channels
-        self.whiten = Whiten(channels, pad) if whiten else nn.Identity()
+        self.whiten = Whiten(channels, whiten_pad) if whiten else nn.Identity()
         activation = F.gelu if whiten else F.relu
         widths = [8 * channels if whiten else channels, *inner, width]
         self.stages = nn.ModuleList(

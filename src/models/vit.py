@@ -36,6 +36,7 @@ class VisionTransformer(nn.Module):
         self.patch_size = dataset.patch_size
         self.pool = config.pool
         self.mirror = config.mirror and dataset.mirror_keeps_class
+        self.whiten_pad = config.whiten_pad
         self.side = grid_side(config, dataset)
         width, depth, heads = config.sizes
         self.embed = _embedding(config, dataset)
@@ -161,12 +162,10 @@ def grid_side(config: ViTConfig, dataset: DatasetInfo) -> int:
             f"model.stem_layers {layers}: each stage halves the image side, but {size} pixels "
             f"cannot be halved {layers} times; use fewer layers or a different data.image_size"
         )
-    side = size // 2**layers
-    if config.whiten_pad:
-        return side
-    if side == 1:
+    side = (size if config.whiten_pad else size - 1) // 2**layers
+    if side == 0:
         raise InputError(
-            f"model.whiten_pad false and model.stem_layers {layers} leave no token of {size} "
-            "pixels; use fewer layers, or model.whiten_pad true"
+            f"model.whiten_pad false with model.stem_layers {layers} leaves no tokens for images "
+            f"of {size}x{size} pixels; use fewer layers, or model.whiten_pad true"
         )
-    return side - 1  # (size - 1) / 2**layers, rounded down
+    return side

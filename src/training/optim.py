@@ -56,8 +56,8 @@ def muon_groups(
     """Return the groups of `parameter_groups`, preceded by a `muon` group of the hidden matrices.
 
     AdamW still updates the first and last matrices of a network (its input and output layers) and
-    matrices with a single row (sequence pooling). With `constant_norm`, the convolutions of a stem
-    form a third group.
+    matrices with a single row (sequence pooling). With `constant_norm`, the stem's convolutions
+    (without a first trainable layer) form a separate `muon` group.
     """
     hidden = set()
     for member in network.networks if isinstance(network, Ensemble) else [network]:
@@ -72,7 +72,7 @@ def muon_groups(
         kernels = {id(m.weight) for stage in stages for m in (stage.conv1, stage.conv2)}
         stem = [p for p in muon if id(p) in kernels]
         muon = [p for p in muon if id(p) not in kernels]
-        groups.insert(0, {"params": stem, "muon": True, "constant_norm": True})
+        groups.insert(0, {"params": stem, "weight_decay": 0.0, "muon": True, "constant_norm": True})
     groups.insert(0, {"params": muon, "weight_decay": weight_decay, "muon": True})
     return [group for group in groups if group["params"]]
 
@@ -105,16 +105,16 @@ class Muon(torch.optim.AdamW):
     convolution kernels, as matrices [outputs, inputs * 3 * 3], and orthogonalizes all matrices of
     the same shape in one batch.
 
-    Groups marked `constant_norm` hold convolutions in front of a batch norm, whose output does not
-    depend on the norm of the weights [outputs, ...]. Instead of decaying these weights, each step
-    scales them to norm sqrt(outputs), and then changes them by `NORM_RATE` times the learning rate,
-    relative to that norm. The momentum is lower, too (KellerJordan/cifar10-airbench,
-    airbench94_muon.py).
+    Groups marked `constant_norm` hold convolutions followed by batch norm, so the scale of their
+    weights does not matter. Instead of weight decay, each step first rescales the weights
+    [outputs, inputs, 3, 3] to norm sqrt(outputs). The step is then `STEM_RATE` times the learning
+    rate, relative to this norm (for outputs <= 9 inputs), and the momentum is `STEM_MOMENTUM`. The
+    method is from airbench94_muon.py (KellerJordan/cifar10-airbench).
     """
 
     MOMENTUM = 0.95
-    NORM_MOMENTUM = 0.6
-    NORM_RATE = 12.0
+    STEM_MOMENTUM = 0.6
+    STEM_RATE = 12.0  # a learning rate of 0.01 changes the weights by 12% per step
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]):
         groups = [{"muon": False} | group for group in groups]
@@ -143,8 +143,8 @@ class Muon(torch.optim.AdamW):
         gradients = [p.grad for p in parameters]
         momenta = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
-        constant_norm = group.get("constant_norm", False)  # not in older checkpoints
-        momentum = self.NORM_MOMENTUM if constant_norm else self.MOMENTUM
+        constant_norm = group.get("constant_norm", False)
+        momentum = self.STEM_MOMENTUM if constant_norm else self.MOMENTUM
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov momentum
         if constant_norm:
@@ -161,7 +161,7 @@ class Muon(torch.optim.AdamW):
         for shape, pairs in by_shape.items():
             orthogonal = orthogonalize(torch.stack([matrix for _, matrix in pairs]))
             changes = [new.view_as(p) for (p, _), new in zip(pairs, orthogonal, strict=True)]
-            scale = self.NORM_RATE if constant_norm else 0.2 * math.sqrt(max(shape))
+            scale = self.STEM_RATE if constant_norm else 0.2 * math.sqrt(max(shape))
             torch._foreach_add_([p for p, _ in pairs], changes, alpha=-group["lr"] * scale)
 
 

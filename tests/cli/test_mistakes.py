@@ -66,6 +66,7 @@ MISTAKES = {
     "--model.stem_width 8": "model.stem_width 8 needs at least two stem_layers",
     f"{PATCHES} --model.whiten true": "model.whiten needs a convolutional stem",
     f"{PATCHES} --model.whiten_pad false": "has no effect without model.whiten",
+    f"{PATCHES} --model.constant_norm true": "model.constant_norm needs a convolutional stem",
     "--model.constant_norm true --model.optimizer adamw": "set model.optimizer muon",
     "--patience 2 --data.val_fraction 0": "patience 2: early stopping needs validation images",
     # Missing datasets, weights and runs

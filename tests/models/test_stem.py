@@ -47,19 +47,19 @@ def test_after_a_first_stage_of_given_width_all_are_as_wide_as_a_token():
         (16, 1, 7),
         (28, 2, 6),
         (32, 3, 3),
-        (8, 3, 0),
     ],
 )
-def test_without_padding_the_side_is_shorter_by_one_token(image_size, layers, side):
+def test_without_padding_each_side_has_one_token_less(image_size, layers, side):
     config = ViTConfig(stem_layers=layers, whiten=True, whiten_pad=False)
-    info = dataset(image_size=image_size, patch_size=None, channels=3)
-    if not side:
-        with pytest.raises(InputError, match="leave no token of 8 pixels"):
-            grid_side(config, info)
-        return
-    assert grid_side(config, info) == side
-    stem = conv_stem(layers, whiten=True, pad=False)
+    assert grid_side(config, dataset(image_size=image_size, patch_size=None, channels=3)) == side
+    stem = conv_stem(layers, whiten=True, whiten_pad=False)
     assert stem(torch.randn(2, 3, image_size, image_size)).shape == (2, side**2, 32)
+
+
+def test_error_if_no_token_is_left_without_padding():
+    config = ViTConfig(stem_layers=3, whiten=True, whiten_pad=False)
+    with pytest.raises(InputError, match="leaves no tokens for images of 8x8 pixels"):
+        grid_side(config, dataset(image_size=8, patch_size=None, channels=3))
 
 
 @pytest.mark.parametrize(

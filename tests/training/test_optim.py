@@ -103,7 +103,7 @@ def test_muon_takes_the_hidden_matrices(network):
     assert ("embed.stages.1.conv1.weight" in names) == has_stem
 
 
-def test_constant_norm_takes_the_convolutions_of_the_stem_from_the_hidden_matrices():
+def test_constant_norm_puts_the_convolutions_of_a_stem_into_a_group_of_their_own():
     network = small_vit(stem_layers=2, whiten=True)
     hidden, *others = muon_groups(network, 0.05)
     matrices, kernels, *rest = muon_groups(network, 0.05, constant_norm=True)
@@ -111,7 +111,7 @@ def test_constant_norm_takes_the_convolutions_of_the_stem_from_the_hidden_matric
     assert names_of(kernels, network) == set(stages)
     assert names_of(matrices, network) == names_of(hidden, network) - names_of(kernels, network)
     assert [names_of(g, network) for g in rest] == [names_of(g, network) for g in others]
-    for plain in (small_vit(), cnn()):  # nothing to take
+    for plain in (small_vit(), cnn()):  # no stem
         assert len(muon_groups(plain, 0.05, constant_norm=True)) == 3
 
 
@@ -177,14 +177,14 @@ def test_muon_reads_a_convolution_as_a_matrix():
 
 
 def test_muon_with_constant_norm():
-    """The step is 12 lr along the orthogonalized gradient, from weights of norm sqrt(outputs)."""
+    """Each step is 12 lr along the orthogonalized gradient, starting from norm sqrt(outputs)."""
     weight = torch.randn(16, 8, 3, 3, generator=generator(0)).requires_grad_()
     start = weight.detach() * (16**0.5 / weight.detach().norm())
     weight.grad = torch.randn(weight.shape, generator=generator(1))
     u, _, v = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
     group = {"params": [weight], "muon": True, "constant_norm": True}
     Muon([group], lr=0.01, betas=(0.9, 0.99)).step()
-    change = (weight.detach() - start).flatten(1) / (0.01 * Muon.NORM_RATE)
+    change = (weight.detach() - start).flatten(1) / (0.01 * Muon.STEM_RATE)
     values = torch.linalg.svdvals(change)
     assert 0.6 < values.min() and values.max() < 1.2
     assert torch.cosine_similarity(change.flatten(), -(u @ v).flatten(), dim=0) > 0.98
