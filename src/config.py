@@ -109,7 +109,8 @@ class ViTConfig:
         whiten: put fixed whitening filters in front of the stem, and use GELU in it instead of
             ReLU.
         whiten_pad: zero-pad the output of the whitening filters to the image size. Without padding,
-            a side of 32 pixels becomes 31, then 15, 7 and 3 after three stages.
+            a side of 32 pixels becomes 31, then 15, 7 and 3 after three stages. false needs
+            `whiten`.
         mirror: in evaluation, average the logits of each image and its mirror image; doubles the
             evaluation time.
         dropout: dropout rate after the embedding, the attention projection and both MLP layers.
@@ -237,7 +238,8 @@ class TrainingConfig:
         weight_decay: weight decay of the weight matrices; norms, biases, the class token and
             positions are not decayed.
         constant_norm: with Muon, rescale the stem's convolutions to a constant norm in each step
-            instead of decaying them, and update them with a lower momentum (see `Muon`).
+            instead of decaying them, and update them with a lower momentum (see `Muon`). Needs
+            `stem_layers`.
         beta2: decay rate of the second moment in AdamW and Adam.
         label_smoothing: fraction of the target probability that is spread evenly over all classes
             (Szegedy et al. 2016).

@@ -71,7 +71,7 @@ class ConvStage(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H / 2, W / 2]"""
+        """[B, inputs, H, W] -> [B, outputs, H // 2, W // 2]"""
         x = self.activation(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return x + self.activation(self.norm2(self.conv2(x)))
 

@@ -125,7 +125,7 @@ def _check_options(source: str, found: dict[str, Any], own: dict[str, Any]) -> N
 
 def _flag(name: str, value: Any) -> str:
     owner = "data" if name in ("patch_size", "channels") else "model"
-    return f"--{owner}.{name} {'null' if value is None else value}"
+    return f"--{owner}.{name} {'null' if value is None else str(value).lower()}"
 
 
 def _fit_positions(

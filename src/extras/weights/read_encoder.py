@@ -11,7 +11,7 @@ from torch import Tensor
 from src.config import SIZES
 from src.errors import InputError, one_line
 from src.extras.weights.names import TIMM, TORCHVISION, to_ours
-from src.models.stem import ConvStem
+from src.models.stem import ConvStem, Whiten
 from src.models.vit import VisionTransformer
 from src.runs.checkpoint import Checkpoint
 from src.runs.directory import TORCHVISION_PREFIX
@@ -79,6 +79,7 @@ def options_of(network: VisionTransformer) -> dict[str, Any]:
         "mlp_ratio": round(first.mlp[0].out_features / width, 4),
         "pool": network.pool,
         "stem_layers": stem_layers,
+        "whiten": stem_layers > 0 and isinstance(embed.whiten, Whiten),
         "patch_size": patch_size,
         "channels": embed.channels if stem_layers else embed.in_features // patch_size**2,
     }

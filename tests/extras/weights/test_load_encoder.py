@@ -128,10 +128,12 @@ def test_fixed_positions_on_a_new_grid(tmp_path):
 
 
 def test_error_lists_the_settings_of_our_checkpoint(tmp_path):
-    path = save_checkpoint(tmp_path, ours(heads=2, **STEM), heads=2, **STEM)
+    options = STEM | {"heads": 2, "whiten": True}
+    path = save_checkpoint(tmp_path, ours(**options), **options)
     message = load_error(ours(), path)
-    assert "has heads=2, stem_layers=3, patch_size=None, but the model has heads=4, " in message
-    assert "set --model.heads 2 --model.stem_layers 3 --data.patch_size null" in message
+    assert "has heads=2, stem_layers=3, whiten=True, patch_size=None, but the model" in message
+    flags = "--model.heads 2 --model.stem_layers 3 --model.whiten true --data.patch_size null"
+    assert f"set {flags}" in message
 
 
 # torchvision:vit_*
