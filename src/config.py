@@ -109,8 +109,8 @@ class ViTConfig:
         whiten: put fixed whitening filters in front of the stem, and use GELU in it instead of
             ReLU.
         whiten_pad: zero-pad the output of the whitening filters to the image size. Without padding,
-            a side of 32 pixels becomes 31, then 15, 7 and 3 after three stages. false needs
-            `whiten`.
+            a side of 32 pixels becomes 31, then 15, 7 and 3 after three stages. May only be
+            false with `whiten`.
         mirror: in evaluation, average the logits of each image and its mirror image; doubles the
             evaluation time.
         dropout: dropout rate after the embedding, the attention projection and both MLP layers.
