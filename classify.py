@@ -15,6 +15,7 @@ If any of several files cannot be read, its row contains the error and the exit 
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -39,7 +40,7 @@ def main(args: list[str]) -> None:
     from src.runs.directory import find_checkpoint
 
     paths = batch.find_images(options.images)
-    check_pictures(options, paths)
+    check_outputs(options, paths)
     predictor = Predictor(find_checkpoint(options.ckpt), options.device)
     if not options.ckpt:
         note_default(options, predictor)
@@ -142,22 +143,17 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise InputError if a value is out of range, flags conflict, or a file cannot be written."""
+    """Raise InputError if a value is out of range, or flags conflict."""
     if bool(options.images) + (options.index is not None) + options.serve != 1:
         raise InputError("pass either image files, --index N, or --serve; see --help")
     if options.top_k < 1:
         raise InputError(f"--top-k must be at least 1, got {options.top_k}")
     if options.unsure is not None and not 0 < options.unsure <= 1:
         raise InputError(f"--unsure must be above 0 and at most 1, got {options.unsure:g}")
-    if path := options.embeddings:
-        if options.serve:
-            raise InputError(f"--embeddings {path}: cannot be combined with --serve; omit one")
-        folder = os.path.dirname(os.path.abspath(path))
-        if not path.endswith(".npz") or os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise InputError(
-                f"--embeddings {path}: not an .npz file in an existing, writable folder; use a "
-                "different name"
-            )
+    if options.embeddings and options.serve:
+        raise InputError(
+            f"--embeddings {options.embeddings}: cannot be combined with --serve; omit one"
+        )
 
 
 def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "PreparedImage"]:
@@ -195,18 +191,22 @@ def classify_test_image(
     return row, PreparedImage(pixels[0], [])
 
 
-def check_pictures(options: argparse.Namespace, paths: list[str]) -> None:
-    """Reject invalid output paths for --show and --attention."""
-    if not (options.show or options.attention):
-        return
-    with extra("--show and --attention"):
-        from src.extras.report.contact_sheet import check_path
-    if options.show:
-        check_path(options.show, "--show", paths)
-    if options.attention:
-        check_path(options.attention, "--attention", paths)
-    if options.show == options.attention:
+def check_outputs(options: argparse.Namespace, images: list[str]) -> None:
+    """Reject invalid paths for --show, --attention and --embeddings."""
+    from src.inference.output import check_path
+
+    for flag, path, suffix in (
+        ("--show", options.show, ".png"),
+        ("--attention", options.attention, ".png"),
+        ("--embeddings", options.embeddings, ".npz"),
+    ):
+        if path:
+            check_path(path, flag, suffix, images)
+    if options.show and options.show == options.attention:
         raise InputError(f"--show and --attention {options.show}: use two different files")
+    if options.show or options.attention:
+        with extra("--show and --attention"):
+            importlib.import_module("src.extras.report.contact_sheet")
 
 
 def draw(

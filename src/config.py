@@ -307,6 +307,10 @@ class CNNHyperparameters(CNNConfig, TrainingConfig):
     def __post_init__(self) -> None:
         CNNConfig.__post_init__(self)
         TrainingConfig.__post_init__(self)
+        if self.constant_norm:
+            raise InputError(
+                "model.constant_norm applies to the stem of a ViT; set model.constant_norm false"
+            )
 
 
 def to_primitives(config: Any, kind: type | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Print predictions as text, CSV or JSON as soon as they are available.
+"""Check output paths, and print predictions as text, CSV or JSON as soon as they are available.
 
 A row is {"path", "predictions"}, optionally with "answer", "target" and "notes", or {"path",
 "error"}.
@@ -6,15 +6,33 @@ A row is {"path", "predictions"}, optionally with "answer", "target" and "notes"
 
 import csv
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from src.errors import printable, without_formula
+from src.errors import InputError, printable, without_formula
 
 MAX_PATH = 60  # maximum width of the path column
 Row = dict[str, Any]
+
+
+def check_path(path: str, flag: str, suffix: str, images: list[str]) -> None:
+    """Check that a file can be written to `path`.
+
+    Raises:
+        InputError: `path` does not end in `suffix`, cannot be written, or is one of `images`.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not path.lower().endswith(suffix) or os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"{flag} {path}: the name must end in {suffix}, and its folder must exist and be "
+            "writable; use a different name"
+        )
+    for image in images:
+        if os.path.exists(path) and os.path.exists(image) and os.path.samefile(path, image):
+            raise InputError(f"{flag} {path}: would overwrite an input image; use a different name")
 
 
 def print_rows(

@@ -68,6 +68,7 @@ MISTAKES = {
     f"{PATCHES} --model.whiten_pad false": "has no effect without model.whiten",
     f"{PATCHES} --model.constant_norm true": "model.constant_norm needs a convolutional stem",
     "--model.constant_norm true --model.optimizer adamw": "set model.optimizer muon",
+    "--model CNN --model.optimizer muon --model.constant_norm true": "the stem of a ViT",
     "--patience 2 --data.val_fraction 0": "patience 2: early stopping needs validation images",
     # Missing datasets, weights and runs
     "--data CIFAR10DataModule --data.root NOWHERE": "configs/digits.yaml, which needs no download",

@@ -106,4 +106,4 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path):
     out = tmp_path / "missing" / "out.npz"
     ended = call(classify.main, "any.png", "--embeddings", out)
     assert ended.code == 2
-    assert f"--embeddings {out}: not an .npz file in an existing, writable folder" in ended.err
+    assert f"--embeddings {out}: the name must end in .npz, and its folder must exist" in ended.err

@@ -8,7 +8,8 @@ import pytest
 from program import call
 
 import classify
-from src.inference.output import print_rows
+from src.errors import InputError
+from src.inference.output import check_path, print_rows
 
 CLASSES = ["cat", 'a "dog", or not', "bird, large", "line\nbreak"]
 NAMES = [
@@ -193,6 +194,16 @@ def test_file_names_cannot_break_lines_or_control_the_terminal(printed, count):
 def test_error_messages_have_no_control_characters():
     ended = call(classify.main, "a.png", "--ckpt", "nowhere\r\x1b.ckpt")
     assert ended.error.startswith("error: nowhere??.ckpt: no such checkpoint")
+
+
+# Output paths -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["x.jpg", "none/x.png", "folder.png"])
+def test_output_paths_are_checked(tmp_path, path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match="--show .*: the name must end in .png, and its folder"):
+        check_path(str(tmp_path / path), "--show", ".png", [])
 
 
 # Streaming ----------------------------------------------------------------------------------------

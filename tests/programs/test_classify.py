@@ -152,7 +152,7 @@ MISTAKES = {
     "DIGIT --device toaster": "--device cpu",
     "DIGIT --top-k 0": "--top-k must be at least 1, got 0",
     "DIGIT --unsure 50": "--unsure must be above 0 and at most 1, got 50",
-    "DIGIT --embeddings out.csv": "--embeddings out.csv: not an .npz file in an existing",
+    "DIGIT --embeddings out.csv": "--embeddings out.csv: the name must end in .npz",
     "--serve --embeddings out.npz": "--embeddings out.npz: cannot be combined with --serve",
 }
 

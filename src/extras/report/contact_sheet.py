@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,6 @@ HEAT = ("#000004", "#fcffa4", "#bc3754")  # colors of the lowest, highest and mi
 
 Result = tuple[dict[str, Any], PreparedImage]  # as yielded by `src.inference.batch.classify`
 Pair = tuple[Image.Image, Image.Image, str]  # left image, right image, caption
-
-
-def check_path(path: str, flag: str, images: list[str]) -> None:
-    """Check that a PNG file can be written to `path` without overwriting one of `images`.
-
-    Raises:
-        InputError: `path` cannot be written, or is one of `images`.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    if Path(path).suffix.lower() != ".png" or os.path.isdir(path) or not os.path.isdir(folder):
-        raise InputError(
-            f"{flag} {path}: not a PNG file in an existing folder; use a different name"
-        )
-    for image in images:
-        if os.path.exists(path) and os.path.exists(image) and os.path.samefile(path, image):
-            raise InputError(f"{flag} {path}: would overwrite an input image; use a different name")
 
 
 def write_inputs(path: str, results: list[Result]) -> None:

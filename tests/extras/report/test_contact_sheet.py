@@ -8,11 +8,9 @@ from PIL import Image
 from program import call
 
 import classify
-from src.errors import InputError
 from src.extras.paper.reader import digit_reader
 from src.extras.report.contact_sheet import (
     _caption,
-    check_path,
     draw_frame,
     overlay_attention,
     write_attention,
@@ -146,13 +144,6 @@ def test_attention_has_the_network_input_and_its_overlay(predictor, results, tmp
 
 
 # Paths --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["x.jpg", "none/x.png", "folder.png"])
-def test_refused_paths(tmp_path, path):
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError, match="--show .*: not a PNG file in an existing folder"):
-        check_path(str(tmp_path / path), "--show", [])
 
 
 def test_an_image_to_classify_is_never_replaced(run, photo, tmp_path):
