@@ -1,4 +1,4 @@
-"""Check output paths, and print predictions as text, CSV or JSON as soon as they are available.
+"""Print predictions as text, CSV or JSON as soon as they are available, and check output paths.
 
 A row is {"path", "predictions"}, optionally with "answer", "target" and "notes", or {"path",
 "error"}.
@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from src.errors import InputError, printable, without_formula
@@ -19,19 +20,22 @@ Row = dict[str, Any]
 
 
 def check_path(path: str, flag: str, suffix: str, images: list[str]) -> None:
-    """Check that a file can be written to `path`.
+    """Check the path of an output file, given as the value of `flag`.
 
     Raises:
         InputError: `path` does not end in `suffix`, cannot be written, or is one of `images`.
     """
     folder = os.path.dirname(os.path.abspath(path))
-    if not path.lower().endswith(suffix) or os.path.isdir(path) or not os.access(folder, os.W_OK):
+    has_suffix = Path(path).suffix.lower() == suffix
+    if not has_suffix or os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise InputError(
             f"{flag} {path}: the name must end in {suffix}, and its folder must exist and be "
             "writable; use a different name"
         )
+    if not os.path.exists(path):
+        return
     for image in images:
-        if os.path.exists(path) and os.path.exists(image) and os.path.samefile(path, image):
+        if os.path.exists(image) and os.path.samefile(path, image):
             raise InputError(f"{flag} {path}: would overwrite an input image; use a different name")
 
 

@@ -199,7 +199,7 @@ def test_error_messages_have_no_control_characters():
 # Output paths -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["x.jpg", "none/x.png", "folder.png"])
+@pytest.mark.parametrize("path", ["x.jpg", ".png", "none/x.png", "folder.png"])
 def test_output_paths_are_checked(tmp_path, path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match="--show .*: the name must end in .png, and its folder"):
