@@ -172,7 +172,12 @@ class Classifier(LightningModule):
         config = self.config
         torch.manual_seed(fold_in(config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
         self.lr_now = learning_rate(
-            self.global_step, self.total_steps or 0, self.warmup_steps, config.lr, config.min_lr
+            self.global_step,
+            self.total_steps or 0,
+            self.warmup_steps,
+            config.lr,
+            config.min_lr,
+            config.decay,
         )
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr_now

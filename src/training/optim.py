@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.config import TrainingConfig
+from src.config import Decay, TrainingConfig
 from src.models.ensemble import Ensemble
 from src.models.stem import ConvStage
 from src.training.precision import cpu_is_faster_in_bf16
@@ -19,7 +19,8 @@ def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.O
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
         groups = muon_groups(network, config.weight_decay, config.constant_norm)
-        return Muon(groups, lr=config.lr, betas=betas)
+        momentum = 0.6 if config.constant_norm else 0.95
+        return Muon(groups, lr=config.lr, betas=betas, momentum=momentum)
     groups = parameter_groups(network, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
@@ -108,17 +109,22 @@ class Muon(torch.optim.AdamW):
     Groups marked `constant_norm` hold convolutions followed by batch norm, so the scale of their
     weights does not matter. Instead of weight decay, each step first rescales the weights
     [outputs, inputs, 3, 3] to norm sqrt(outputs). The step is then `STEM_RATE` times the learning
-    rate, relative to this norm (for outputs <= 9 inputs), and the momentum is `STEM_MOMENTUM`. The
-    method is from airbench94_muon.py (KellerJordan/cifar10-airbench).
+    rate, relative to this norm (for outputs <= 9 inputs). The method is from airbench94_muon.py
+    (KellerJordan/cifar10-airbench), which uses a momentum of 0.6.
     """
 
-    MOMENTUM = 0.95
-    STEM_MOMENTUM = 0.6
     STEM_RATE = 12.0  # a learning rate of 0.01 changes the weights by 12% per step
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]):
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        momentum: float = 0.95,
+    ):
         groups = [{"muon": False} | group for group in groups]
         super().__init__(groups, lr=lr, betas=betas, fused=_can_fuse(groups))
+        self.momentum = momentum
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -144,9 +150,8 @@ class Muon(torch.optim.AdamW):
         momenta = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
         constant_norm = group.get("constant_norm", False)
-        momentum = self.STEM_MOMENTUM if constant_norm else self.MOMENTUM
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        updates = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov momentum
+        torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
+        updates = torch._foreach_lerp(gradients, momenta, self.momentum)  # Nesterov momentum
         if constant_norm:
             norms = torch._foreach_norm(parameters)
             factors = [math.sqrt(len(p)) / n for p, n in zip(parameters, norms, strict=True)]
@@ -166,9 +171,14 @@ class Muon(torch.optim.AdamW):
 
 
 def learning_rate(
-    step: int, total_steps: float, warmup_steps: int, peak: float, floor: float
+    step: int,
+    total_steps: float,
+    warmup_steps: int,
+    peak: float,
+    floor: float,
+    decay: Decay = "cosine",
 ) -> float:
-    """Return the learning rate: linear warm-up to `peak`, then cosine decay to `floor`.
+    """Return the learning rate: linear warm-up to `peak`, then decay to `floor`.
 
     The cosine decay follows Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
 
@@ -178,8 +188,11 @@ def learning_rate(
         warmup_steps: number of warm-up steps; the step with this index uses `peak`.
         peak: highest learning rate.
         floor: learning rate at the last step.
+        decay: cosine or linear.
     """
     if step < min(warmup_steps, total_steps):
         return peak * (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
-    return floor + (peak - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
+    if decay == "linear":
+        return floor + (peak - floor) * (1 - progress)
+    return floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2

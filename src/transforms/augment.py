@@ -21,7 +21,7 @@ from torch import Tensor
 from src.errors import InputError
 from src.randomness import Draw
 from src.transforms import color, policies
-from src.transforms.geometry import affine, box_mask, compose, crop_maps, resample
+from src.transforms.geometry import Border, affine, box_mask, compose, crop_maps, resample
 from src.transforms.patchify import check_images, normalize_
 
 Policy = Literal["none", "randaugment", "trivialaugment"]
@@ -49,8 +49,7 @@ class Augmentation:
 
     Args:
         flip: flip half of the images horizontally.
-        translate: translate by up to this many whole pixels along each axis; uncovered pixels are
-            black.
+        translate: translate by up to this many whole pixels along each axis.
         rotate: rotate by up to this many degrees in either direction, 0 to 180.
         scale: zoom by a factor between 1 - scale and 1 + scale, 0 to 0.9.
         shear: shear along x by up to this many degrees in either direction, 0 to 60.
@@ -64,6 +63,7 @@ class Augmentation:
         policy_ops: number of operations that RandAugment applies to each image, 1 to 8;
             TrivialAugment applies one.
         policy_magnitude: RandAugment strength, 0 to 30; TrivialAugment uses random strengths.
+        border: fill areas outside the image with black, or with the image reflected at its edges.
         erase: probability of erasing a rectangle that covers 2 to 33 percent of the image (Zhong et
             al. 2020), 0 to 1.
         erase_fill: 'noise' fills the rectangle with random pixels, 'constant' with the mean color
@@ -83,6 +83,7 @@ class Augmentation:
     policy: Policy = "none"
     policy_ops: int = 2
     policy_magnitude: int = 9
+    border: Border = "black"
     erase: float = 0.0
     erase_fill: EraseFill = "noise"
     mixup: float = 0.0
@@ -96,7 +97,8 @@ class Augmentation:
                 raise InputError(
                     f"data.augment.{name} must be between {low} and {high}, got {value}"
                 )
-        for name, choices in (("policy", Policy), ("erase_fill", EraseFill)):
+        choices_by_name = {"policy": Policy, "border": Border, "erase_fill": EraseFill}
+        for name, choices in choices_by_name.items():
             if (value := getattr(self, name)) not in get_args(choices):
                 known = ", ".join(get_args(choices))
                 raise InputError(f"data.augment.{name} must be one of {known}, got {value}")
@@ -143,7 +145,8 @@ class Augment:
                 assignments += [policies.assign_operations(s.policy, s.policy_magnitude, draw)]
             images = policies.apply_colors(images, assignments)
         if assignments or s.rotate or s.scale or s.shear or s.resized_crop:
-            pixels = resample(images, _affine_maps(s, assignments, draw, *images.shape[2:]))
+            maps = _affine_maps(s, assignments, draw, *images.shape[2:])
+            pixels = resample(images, maps, s.border)
         else:
             pixels = _flip_and_translate(images, s, draw).float()
         normalize_(pixels, self.mean, self.std)
@@ -220,8 +223,18 @@ def _flip_and_translate(images: Tensor, s: Augmentation, draw: Draw) -> Tensor:
         images = torch.where(flip[:, None, None, None], images.flip(3), images)
     if s.translate:
         # A view, [B, C, translations along y, translations along x, H, W].
-        windows = F.pad(images, (s.translate,) * 4).unfold(2, H, 1).unfold(3, W, 1)
+        windows = _pad(images, s.translate, s.border).unfold(2, H, 1).unfold(3, W, 1)
         images = windows[torch.arange(B, device=draw.device), :, s.translate - dy, s.translate - dx]
+    return images
+
+
+def _pad(images: Tensor, pixels: int, border: Border) -> Tensor:
+    """Pad all sides of images [B, C, H, W]. Like `resample`, reflection repeats the edge pixels."""
+    if border == "black":
+        return F.pad(images, (pixels,) * 4)
+    for axis in (2, 3):
+        start, end = images.narrow(axis, 0, pixels), images.narrow(axis, -pixels, pixels)
+        images = torch.cat([start.flip(axis), images, end.flip(axis)], axis)
     return images
 
 

@@ -6,6 +6,7 @@ are in pixels from the image center, with x to the right and y down. A batch of 
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from src.randomness import Draw
 
+Border = Literal["black", "reflect"]
 ENTRIES = ("xx", "xy", "x0", "yx", "yy", "y0")
 
 
@@ -41,12 +43,13 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     return (first[:, :, None] * then).sum(1)
 
 
-def resample(images: Tensor, maps: Tensor) -> Tensor:
-    """Resample images with bilinear interpolation; areas outside the image are black.
+def resample(images: Tensor, maps: Tensor, border: Border = "black") -> Tensor:
+    """Resample images with bilinear interpolation.
 
     Args:
         images: [B, C, H, W] of any dtype.
         maps: [3, 3, B].
+        border: fill areas outside the image with 'black', or 'reflect' the image at its edges.
 
     Returns:
         float32 [B, C, H, W].
@@ -60,7 +63,8 @@ def resample(images: Tensor, maps: Tensor) -> Tensor:
         a, b, c = scaled[:, :, None, None]
         torch.add(a * x, b * y + c, out=grid[axis])
     grid = grid.movedim(0, -1)
-    return F.grid_sample(images.float(), grid, align_corners=False)
+    padding = "zeros" if border == "black" else "reflection"
+    return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
 def crop_maps(min_area: float, draw: Draw, H: int, W: int) -> Tensor:

@@ -48,6 +48,8 @@ MISTAKES = {
     "--data.val_fraction 1": "data.val_fraction must be at least 0 and below 1, got 1.0",
     "--data.batch_size 0": "data.batch_size must be at least 1, got 0",
     "--data.augment.translate -1": "data.augment.translate must be between",
+    "--data.augment.border white": "data.augment.border: .*black.*reflect",
+    "--model.decay step": "model.decay: .*cosine.*linear",
     "--trainer.max_epochs 0": "trainer.max_epochs must be a number >= 1, got 0",
     "--trainer.max_epochs null": "trainer.max_epochs must be a number >= 1, got None",
     "--model.depth abc": "model.depth: expected int, null, got abc",

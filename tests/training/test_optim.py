@@ -9,12 +9,13 @@ import torch
 from batches import generator
 from vits import dataset, vit
 
-from src.config import CNNConfig
+from src.config import CNNConfig, TrainingConfig
 from src.models.cnn import ConvNet
 from src.models.ensemble import Ensemble
 from src.models.stem import ConvStem
 from src.training.optim import (
     Muon,
+    build_optimizer,
     learning_rate,
     muon_groups,
     orthogonalize,
@@ -190,6 +191,19 @@ def test_muon_with_constant_norm():
     assert torch.cosine_similarity(change.flatten(), -(u @ v).flatten(), dim=0) > 0.98
 
 
+@pytest.mark.parametrize(("constant_norm", "momentum"), [(False, 0.95), (True, 0.6)])
+def test_momentum_of_muon(constant_norm, momentum):
+    """After one step, the stored momentum is (1 - momentum) times the gradient."""
+    network = small_vit(stem_layers=2)
+    config = TrainingConfig(optimizer="muon", constant_norm=constant_norm)
+    optimizer = build_optimizer(network, config)
+    weight = network.blocks[0].mlp[0].weight
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    stored = optimizer.state[weight]["momentum"]
+    torch.testing.assert_close(stored, torch.full_like(stored, 1 - momentum))
+
+
 # Learning rate ------------------------------------------------------------------------------------
 
 SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}
@@ -209,6 +223,14 @@ SCHEDULE = {"total_steps": 101, "warmup_steps": 20, "peak": 0.1, "floor": 0.01}
 )
 def test_learning_rate(step, expected):
     assert learning_rate(step, **SCHEDULE) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(19, 0.1 * 20 / 21), (20, 0.1), (40, 0.0775), (100, 0.01), (10_000, 0.01)],
+)
+def test_linear_decay(step, expected):
+    assert learning_rate(step, **SCHEDULE, decay="linear") == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ HYBRID = """
 --model.positions local
 --model.optimizer muon
 --model.constant_norm true
+--model.decay linear
+--data.augment.border reflect
 """.split()
 SETTINGS = {
     "default": [],

@@ -146,10 +146,10 @@ def test_without_settings_augment_equals_normalize():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("policy", ["none", "randaugment", "trivialaugment"])
-@pytest.mark.parametrize("erase_fill", ["noise", "constant"])
-def test_all_settings_together(channels, policy, erase_fill):
+@pytest.mark.parametrize("border, erase_fill", [("black", "noise"), ("reflect", "constant")])
+def test_all_settings_together(channels, policy, border, erase_fill):
     """Test that the result depends only on the generator, and that the input is not modified."""
-    settings = EVERYTHING | {"policy": policy, "erase_fill": erase_fill}
+    settings = EVERYTHING | {"policy": policy, "border": border, "erase_fill": erase_fill}
     images = random_images(1, channels, 28, 20).repeat(20, 1, 1, 1)
     before = images.clone()
     global_state = torch.get_rng_state()
@@ -180,15 +180,26 @@ def test_small_batches(batch):
     assert targets.tolist() == [[1.0, 0.0]] * batch
 
 
-def test_exact_flips_and_translations_match_resampling():
+@pytest.mark.parametrize("border", ["black", "reflect"])
+def test_exact_flips_and_translations_match_resampling(border):
     """Force resampling with a tiny rotation; the random numbers stay the same."""
     images = random_images(200, 3, 6, 10)
 
-    copied = augment_pixels(images, flip=True, translate=3)
-    resampled = augment_pixels(images, flip=True, translate=3, rotate=1e-5)
+    copied = augment_pixels(images, flip=True, translate=3, border=border)
+    resampled = augment_pixels(images, flip=True, translate=3, border=border, rotate=1e-5)
 
     assert_pixels_close(copied, resampled)
     assert_close(copied, copied.round(), rtol=0, atol=1e-4)
+
+
+def test_reflected_border(maximum_draw):
+    """A translation by 2 to the right and down repeats the first two rows and columns, reversed."""
+    images = random_images(2, 3, 5, 6)
+
+    moved = augment_pixels(images, translate=2, border="reflect")
+
+    rows = images[:, :, [1, 0, 0, 1, 2]]
+    assert_pixels_close(moved, rows[:, :, :, [1, 0, 0, 1, 2, 3]].float())
 
 
 def test_flips_and_translations_are_uniform():
