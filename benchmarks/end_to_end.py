@@ -198,7 +198,7 @@ def torchvision_augmentation(data: ImageDataModule) -> transforms.Compose:
         move = (a.translate / info.image_size, a.translate / info.image_size)
         steps.append(transforms.RandomAffine(a.rotate, move, (1 - a.scale, 1 + a.scale)))
     elif a.translate:
-        mode = "symmetric" if a.border == "reflect" else "constant"
+        mode = "symmetric" if a.border == "symmetric" else "constant"
         size = info.image_size
         steps.append(transforms.RandomCrop(size, padding=a.translate, padding_mode=mode))
     steps += [transforms.ToTensor(), transforms.Normalize(info.mean, info.std)]

@@ -25,7 +25,7 @@ Size = Literal["Ti", "S", "B", "L"]
 Pool = Literal["cls", "mean", "sequence"]
 Positions = Literal["learned", "sincos", "local"]
 Optimizer = Literal["muon", "adamw", "adam", "sgd"]
-Decay = Literal["cosine", "linear"]
+LRDecay = Literal["cosine", "linear"]
 Fit = Literal["crop", "pad", "stretch"]
 
 MAX_CLASSES = 10**6
@@ -234,14 +234,15 @@ class TrainingConfig:
         warmup_epochs: number of epochs over which the learning rate grows linearly from 0; may be
             fractional.
         warmup_steps: number of warmup steps; overrides `warmup_epochs`.
-        decay: cosine or linear decay of the learning rate after the warmup.
+        lr_decay: how the learning rate falls after the warmup, along a cosine or linearly.
         optimizer: muon (with AdamW for everything except hidden matrices), adamw (Loshchilov &
             Hutter 2019), adam (with L2 regularization), or sgd (with Nesterov momentum 0.9).
         weight_decay: weight decay of the weight matrices; norms, biases, the class token and
             positions are not decayed.
         constant_norm: with Muon, rescale the stem's convolutions to a constant norm in each step
-            instead of decaying them, and use a momentum of 0.6 instead of 0.95 (see `Muon`). Needs
-            `stem_layers`.
+            instead of decaying them (see `Muon`). Needs `stem_layers`; works best with a momentum
+            of 0.6.
+        momentum: Nesterov momentum of Muon.
         beta2: decay rate of the second moment in AdamW and Adam.
         label_smoothing: fraction of the target probability that is spread evenly over all classes
             (Szegedy et al. 2016).
@@ -258,10 +259,11 @@ class TrainingConfig:
     min_lr: float = 1e-5
     warmup_epochs: float = 1.0
     warmup_steps: int | None = None
-    decay: Decay = "cosine"
+    lr_decay: LRDecay = "cosine"
     optimizer: Optimizer = "adamw"
     weight_decay: float = 0.05
     constant_norm: bool = False
+    momentum: float = 0.95
     beta2: float = 0.999
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
@@ -271,7 +273,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _check_choice(self, "optimizer", get_args(Optimizer))
-        _check_choice(self, "decay", get_args(Decay))
+        _check_choice(self, "lr_decay", get_args(LRDecay))
         if self.constant_norm and self.optimizer != "muon":
             raise InputError(
                 f"model.constant_norm needs model.optimizer muon, got {self.optimizer}; set "
@@ -285,7 +287,7 @@ class TrainingConfig:
             _check_least(self, name, 0)
         if self.warmup_steps is not None:
             _check_least(self, "warmup_steps", 0)
-        for name in ("label_smoothing", "ema_decay", "beta2"):
+        for name in ("label_smoothing", "ema_decay", "momentum", "beta2"):
             _check_fraction(self, name)
         _check_least(self, "ensemble", 1)
 

@@ -177,7 +177,7 @@ class Classifier(LightningModule):
             self.warmup_steps,
             config.lr,
             config.min_lr,
-            config.decay,
+            config.lr_decay,
         )
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr_now

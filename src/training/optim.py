@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.config import Decay, TrainingConfig
+from src.config import LRDecay, TrainingConfig
 from src.models.ensemble import Ensemble
 from src.models.stem import ConvStage
 from src.training.precision import cpu_is_faster_in_bf16
@@ -19,8 +19,7 @@ def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.O
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
         groups = muon_groups(network, config.weight_decay, config.constant_norm)
-        momentum = 0.6 if config.constant_norm else 0.95
-        return Muon(groups, lr=config.lr, betas=betas, momentum=momentum)
+        return Muon(groups, lr=config.lr, betas=betas, momentum=config.momentum)
     groups = parameter_groups(network, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
@@ -110,7 +109,7 @@ class Muon(torch.optim.AdamW):
     weights does not matter. Instead of weight decay, each step first rescales the weights
     [outputs, inputs, 3, 3] to norm sqrt(outputs). The step is then `STEM_RATE` times the learning
     rate, relative to this norm (for outputs <= 9 inputs). The method is from airbench94_muon.py
-    (KellerJordan/cifar10-airbench), which uses a momentum of 0.6.
+    (KellerJordan/cifar10-airbench).
     """
 
     STEM_RATE = 12.0  # a learning rate of 0.01 changes the weights by 12% per step
@@ -122,9 +121,8 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float],
         momentum: float = 0.95,
     ):
-        groups = [{"muon": False} | group for group in groups]
+        groups = [{"muon": False, "momentum": momentum} | group for group in groups]
         super().__init__(groups, lr=lr, betas=betas, fused=_can_fuse(groups))
-        self.momentum = momentum
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -150,8 +148,9 @@ class Muon(torch.optim.AdamW):
         momenta = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
         constant_norm = group.get("constant_norm", False)
-        torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
-        updates = torch._foreach_lerp(gradients, momenta, self.momentum)  # Nesterov momentum
+        momentum = group.get("momentum", 0.95)  # missing in checkpoints of earlier versions
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov momentum
         if constant_norm:
             norms = torch._foreach_norm(parameters)
             factors = [math.sqrt(len(p)) / n for p, n in zip(parameters, norms, strict=True)]
@@ -176,9 +175,9 @@ def learning_rate(
     warmup_steps: int,
     peak: float,
     floor: float,
-    decay: Decay = "cosine",
+    decay: LRDecay = "cosine",
 ) -> float:
-    """Return the learning rate: linear warm-up to `peak`, then decay to `floor`.
+    """Return the learning rate: linear warm-up to `peak`, then cosine or linear decay to `floor`.
 
     The cosine decay follows Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
 
@@ -188,11 +187,13 @@ def learning_rate(
         warmup_steps: number of warm-up steps; the step with this index uses `peak`.
         peak: highest learning rate.
         floor: learning rate at the last step.
-        decay: cosine or linear.
+        decay: shape of the decay.
     """
     if step < min(warmup_steps, total_steps):
         return peak * (step + 1) / (warmup_steps + 1)
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
+    if step >= total_steps:
+        return floor
+    progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     if decay == "linear":
         return floor + (peak - floor) * (1 - progress)
     return floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2

@@ -63,7 +63,8 @@ class Augmentation:
         policy_ops: number of operations that RandAugment applies to each image, 1 to 8;
             TrivialAugment applies one.
         policy_magnitude: RandAugment strength, 0 to 30; TrivialAugment uses random strengths.
-        border: fill areas outside the image with black, or with the image reflected at its edges.
+        border: what surrounds the image: 'black' pixels, or its mirror images ('symmetric'), which
+            repeat the pixels at the edges.
         erase: probability of erasing a rectangle that covers 2 to 33 percent of the image (Zhong et
             al. 2020), 0 to 1.
         erase_fill: 'noise' fills the rectangle with random pixels, 'constant' with the mean color
@@ -229,12 +230,13 @@ def _flip_and_translate(images: Tensor, s: Augmentation, draw: Draw) -> Tensor:
 
 
 def _pad(images: Tensor, pixels: int, border: Border) -> Tensor:
-    """Pad all sides of images [B, C, H, W]. Like `resample`, reflection repeats the edge pixels."""
+    """Pad all sides of images [B, C, H, W]; symmetric padding repeats the edge pixels."""
     if border == "black":
         return F.pad(images, (pixels,) * 4)
     for axis in (2, 3):
-        start, end = images.narrow(axis, 0, pixels), images.narrow(axis, -pixels, pixels)
-        images = torch.cat([start.flip(axis), images, end.flip(axis)], axis)
+        size = images.shape[axis]
+        index = torch.arange(-pixels, size + pixels, device=images.device) % (2 * size)
+        images = images.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
     return images
 
 

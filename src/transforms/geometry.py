@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.randomness import Draw
 
-Border = Literal["black", "reflect"]
+Border = Literal["black", "symmetric"]
 ENTRIES = ("xx", "xy", "x0", "yx", "yy", "y0")
 
 
@@ -49,7 +49,7 @@ def resample(images: Tensor, maps: Tensor, border: Border = "black") -> Tensor:
     Args:
         images: [B, C, H, W] of any dtype.
         maps: [3, 3, B].
-        border: fill areas outside the image with 'black', or 'reflect' the image at its edges.
+        border: what surrounds the image: 'black' pixels, or its mirror images ('symmetric').
 
     Returns:
         float32 [B, C, H, W].

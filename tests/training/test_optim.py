@@ -191,17 +191,18 @@ def test_muon_with_constant_norm():
     assert torch.cosine_similarity(change.flatten(), -(u @ v).flatten(), dim=0) > 0.98
 
 
-@pytest.mark.parametrize(("constant_norm", "momentum"), [(False, 0.95), (True, 0.6)])
-def test_momentum_of_muon(constant_norm, momentum):
+def test_muon_momentum():
     """After one step, the stored momentum is (1 - momentum) times the gradient."""
     network = small_vit(stem_layers=2)
-    config = TrainingConfig(optimizer="muon", constant_norm=constant_norm)
+    config = TrainingConfig(optimizer="muon", constant_norm=True, momentum=0.6)
     optimizer = build_optimizer(network, config)
-    weight = network.blocks[0].mlp[0].weight
-    weight.grad = torch.ones_like(weight)
+    weights = [network.blocks[0].mlp[0].weight, network.embed.stages[1].conv1.weight]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
     optimizer.step()
-    stored = optimizer.state[weight]["momentum"]
-    torch.testing.assert_close(stored, torch.full_like(stored, 1 - momentum))
+    for weight in weights:
+        stored = optimizer.state[weight]["momentum"]
+        torch.testing.assert_close(stored, torch.full_like(stored, 0.4))
 
 
 # Learning rate ------------------------------------------------------------------------------------
@@ -233,12 +234,13 @@ def test_linear_decay(step, expected):
     assert learning_rate(step, **SCHEDULE, decay="linear") == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
 @pytest.mark.parametrize(
     ("total_steps", "warmup_steps"), [(10, 0), (1, 0), (2, 1), (10, 9), (10, 10), (10, 30)]
 )
-def test_learning_rate_of_short_runs(total_steps, warmup_steps):
-    steps = range(total_steps)
-    rates = [learning_rate(step, total_steps, warmup_steps, 0.1, 0.0) for step in steps]
+def test_learning_rate_of_short_runs(total_steps, warmup_steps, decay):
+    steps = range(total_steps + 2)
+    rates = [learning_rate(step, total_steps, warmup_steps, 0.1, 0.0, decay) for step in steps]
     assert all(0 <= rate <= 0.1 for rate in rates)
     assert rates[0] > 0
     if warmup_steps < total_steps:

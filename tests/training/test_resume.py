@@ -30,8 +30,9 @@ HYBRID = """
 --model.positions local
 --model.optimizer muon
 --model.constant_norm true
---model.decay linear
---data.augment.border reflect
+--model.momentum 0.6
+--model.lr_decay linear
+--data.augment.border symmetric
 """.split()
 SETTINGS = {
     "default": [],

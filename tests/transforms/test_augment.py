@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
@@ -146,7 +147,7 @@ def test_without_settings_augment_equals_normalize():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("policy", ["none", "randaugment", "trivialaugment"])
-@pytest.mark.parametrize("border, erase_fill", [("black", "noise"), ("reflect", "constant")])
+@pytest.mark.parametrize("border, erase_fill", [("black", "noise"), ("symmetric", "constant")])
 def test_all_settings_together(channels, policy, border, erase_fill):
     """Test that the result depends only on the generator, and that the input is not modified."""
     settings = EVERYTHING | {"policy": policy, "border": border, "erase_fill": erase_fill}
@@ -180,7 +181,7 @@ def test_small_batches(batch):
     assert targets.tolist() == [[1.0, 0.0]] * batch
 
 
-@pytest.mark.parametrize("border", ["black", "reflect"])
+@pytest.mark.parametrize("border", ["black", "symmetric"])
 def test_exact_flips_and_translations_match_resampling(border):
     """Force resampling with a tiny rotation; the random numbers stay the same."""
     images = random_images(200, 3, 6, 10)
@@ -192,14 +193,19 @@ def test_exact_flips_and_translations_match_resampling(border):
     assert_close(copied, copied.round(), rtol=0, atol=1e-4)
 
 
-def test_reflected_border(maximum_draw):
-    """A translation by 2 to the right and down repeats the first two rows and columns, reversed."""
-    images = random_images(2, 3, 5, 6)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("translate, angle", [(2, 0), (9, 0), (2, 30)])
+def test_symmetric_border(maximum_draw, channels, translate, angle):
+    """Compare with torchvision on images that are padded by NumPy, and cropped afterwards."""
+    images = random_images(4, channels, 6, 8)
 
-    moved = augment_pixels(images, translate=2, border="reflect")
+    moved = augment_pixels(images, translate=translate, rotate=angle, border="symmetric")
 
-    rows = images[:, :, [1, 0, 0, 1, 2]]
-    assert_pixels_close(moved, rows[:, :, :, [1, 0, 0, 1, 2, 3]].float())
+    margins = ((0, 0), (0, 0), (20, 20), (20, 20))
+    padded = torch.from_numpy(np.pad(images.numpy(), margins, mode="symmetric"))
+    expected = torchvision_affine(padded, translate=(translate, translate))
+    expected = torchvision_affine(expected, -angle)[:, :, 20:-20, 20:-20]
+    assert_pixels_close(moved, expected)
 
 
 def test_flips_and_translations_are_uniform():
