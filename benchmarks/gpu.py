@@ -59,7 +59,7 @@ PEERS = {  # label: (library, whether the network is compiled)
 }
 TINY = """
 --pictures false
---model.width 32
+--model.width 128
 --model.depth 1
 --model.heads 2
 --model.compile false
