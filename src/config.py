@@ -234,7 +234,7 @@ class TrainingConfig:
         warmup_epochs: number of epochs over which the learning rate grows linearly from 0; may be
             fractional.
         warmup_steps: number of warmup steps; overrides `warmup_epochs`.
-        lr_decay: how the learning rate falls after the warmup, along a cosine or linearly.
+        lr_decay: cosine or linear decay of the learning rate after the warmup.
         optimizer: muon (with AdamW for everything except hidden matrices), adamw (Loshchilov &
             Hutter 2019), adam (with L2 regularization), or sgd (with Nesterov momentum 0.9).
         weight_decay: weight decay of the weight matrices; norms, biases, the class token and

@@ -63,8 +63,8 @@ class Augmentation:
         policy_ops: number of operations that RandAugment applies to each image, 1 to 8;
             TrivialAugment applies one.
         policy_magnitude: RandAugment strength, 0 to 30; TrivialAugment uses random strengths.
-        border: what surrounds the image: 'black' pixels, or its mirror images ('symmetric'), which
-            repeat the pixels at the edges.
+        border: padding outside the image: 'black', or 'symmetric', which mirrors the image and
+            repeats its edge pixels.
         erase: probability of erasing a rectangle that covers 2 to 33 percent of the image (Zhong et
             al. 2020), 0 to 1.
         erase_fill: 'noise' fills the rectangle with random pixels, 'constant' with the mean color

@@ -49,7 +49,7 @@ def resample(images: Tensor, maps: Tensor, border: Border = "black") -> Tensor:
     Args:
         images: [B, C, H, W] of any dtype.
         maps: [3, 3, B].
-        border: what surrounds the image: 'black' pixels, or its mirror images ('symmetric').
+        border: padding outside the images, as in `Augmentation`.
 
     Returns:
         float32 [B, C, H, W].

@@ -196,7 +196,7 @@ def test_exact_flips_and_translations_match_resampling(border):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("translate, angle", [(2, 0), (9, 0), (2, 30)])
 def test_symmetric_border(maximum_draw, channels, translate, angle):
-    """Compare with torchvision on images that are padded by NumPy, and cropped afterwards."""
+    """Compare with torchvision, which pads with black, on images that NumPy has padded first."""
     images = random_images(4, channels, 6, 8)
 
     moved = augment_pixels(images, translate=translate, rotate=angle, border="symmetric")
