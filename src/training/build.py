@@ -28,6 +28,7 @@ from src.training.classifier import CNN, Classifier, ViT, print_once
 from src.training.epoch_log import EpochLog
 from src.training.failures import hide_disk_full_in_threads
 from src.training.loggers import continue_loggers, tensorboard_loggers
+from src.training.memory import keep_freed_memory
 from src.training.processes import in_order
 from src.training.resume import check_resume, refuse_other_images
 from src.training.stopping import StopEarly, StopOnSignal
@@ -152,6 +153,8 @@ def _prepare(settings: Settings, trainer: Trainer) -> tuple[Path, IO[str]] | Non
     _check_together(data, settings.model, settings.patience, trainer)
     if settings.resumed:
         refuse_other_images(*settings.resumed, data.fingerprint)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     threads = set_threads(settings.threads, bool(settings.resumed), trainer, settings.model, data)
     if not trainer.is_global_zero:
         return None

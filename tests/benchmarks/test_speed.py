@@ -222,6 +222,13 @@ def test_compute(bench, tmp_path, monkeypatch):
     assert Image.open(picture).width > 500
 
 
+def test_freed_memory(bench):
+    table = rows(bench("freed_memory", "--configs digits --seconds 0.01 --rounds 1"))
+    assert list(table) == ["digits, freed memory returned", "digits, freed memory kept"]
+    assert table["digits, freed memory returned"][1] == "1.0000"
+    assert min(column(table, 2)) > 0
+
+
 def test_busy_machine(bench, monkeypatch):
     monkeypatch.setattr(busy_machine, "train_briefly", lambda config, threads: (1200.0, "1"))
     monkeypatch.setattr(busy_machine, "THREADS", ("2", "auto"))
