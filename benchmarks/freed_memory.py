@@ -1,21 +1,20 @@
-"""Compare training that keeps freed memory with training that returns it to the operating system.
+"""Time training steps that keep freed memory or return it to the operating system.
 
     python -m benchmarks.freed_memory
-    python -m benchmarks.freed_memory --configs mnist --steps 20
+    python -m benchmarks.freed_memory --configs mnist --seconds 1
 
-Each measurement takes place in a new process, because memory that was kept once stays available.
+Each measurement runs in a new process, because kept memory stays available until a process ends.
 It trains a recipe on one batch of random images. Other flags are passed to the recipes, as to
 `train.py`.
 """
 
-import resource
 import statistics
 from functools import partial
 
 import torch
 
 from benchmarks.interleaved import Timed, header, interleave, median_ratio, timing_parser
-from benchmarks.large_folder import in_new_process
+from benchmarks.large_folder import in_new_process, peak_memory
 from benchmarks.tables import Rows, table
 from benchmarks.training_step import recipe_step
 from src.cli.messages import silence_lightning
@@ -32,12 +31,11 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=CONFIGS, help="config names")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per measurement")
     options, flags = parser.parse_known_args()
-    limits = options.threads, options.seconds
     rows: Rows = {}
     for config in options.configs:
         recipe = ["--config", f"configs/{config}.yaml", "--trainer.accelerator", "cpu", *flags]
         contenders = {
-            name: partial(in_new_process, measure, recipe, keep, *limits)
+            name: partial(in_new_process, measure, recipe, keep, options.threads, options.seconds)
             for name, keep in {"returned": False, "kept": True}.items()
         }
         found = interleave(contenders, options.rounds)
@@ -60,7 +58,7 @@ def measure(recipe: list[str], keep: bool, threads: int, seconds: float) -> tupl
     settings = parse(recipe)
     step = recipe_step(settings, "cpu", settings.trainer["precision"])
     speed = settings.data.batch_size / Timed(step, seconds)()
-    return speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return speed, peak_memory()
 
 
 if __name__ == "__main__":
