@@ -22,7 +22,7 @@ SIZES = {
     "L": {"width": 1024, "depth": 24, "heads": 16},
 }
 Size = Literal["Ti", "S", "B", "L"]
-Pool = Literal["cls", "mean", "sequence"]
+Pool = Literal["cls", "mean", "max", "sequence"]
 Positions = Literal["learned", "sincos", "local"]
 Optimizer = Literal["muon", "adamw", "adam", "sgd"]
 LRDecay = Literal["cosine", "linear"]
@@ -98,11 +98,11 @@ class ViTConfig:
         depth: number of blocks.
         heads: number of attention heads per block; must divide `width`.
         mlp_ratio: hidden width of the MLP as a multiple of `width`.
-        pool: input of the classification head: the class token, the mean of all tokens, or CCT's
-            sequence pooling.
+        pool: input of the classification head: the class token, the mean or the maximum of all
+            tokens, or CCT's sequence pooling.
         positions: learned position embeddings; sincos, fixed 2-D sine-cosine embeddings; or local,
             sincos plus learned attention biases, with which each head initially attends to one
-            neighbor of a token. local needs `pool` mean or sequence.
+            neighbor of a token. local does not support `pool` cls.
         stem_layers: number of convolutional stages, each of which halves the side length; needs
             whole images (`data.patch_size: null`). 0 projects patches linearly, as in the paper.
         stem_width: number of channels of the first stage; all later stages then have `width`
@@ -114,6 +114,9 @@ class ViTConfig:
             false with `whiten`.
         mirror: in evaluation, average the logits of each image and its mirror image; doubles the
             evaluation time.
+        zero_init_residual: initialize the output weights of attention and MLP to zero, so that each
+            block initially computes the identity. Goyal et al. 2017, arXiv:1706.02677, section 5.1,
+            do the same for ResNet-50 with the scale of each block's last batch norm.
         dropout: dropout rate after the embedding, the attention projection and both MLP layers.
         attention_dropout: dropout rate of the attention weights.
         drop_path: stochastic depth rate of the last block; rates grow linearly from 0 in the first
@@ -134,6 +137,7 @@ class ViTConfig:
     whiten: bool = False
     whiten_pad: bool = True
     mirror: bool = False
+    zero_init_residual: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
@@ -182,7 +186,7 @@ class ViTConfig:
         if self.positions == "local" and self.pool == "cls":
             raise InputError(
                 "model.positions local does not support model.pool cls, because a class token has "
-                "no neighbors; use model.pool mean or sequence"
+                "no neighbors; use model.pool mean, max or sequence"
             )
         if self.whiten and not self.stem_layers:
             raise InputError(

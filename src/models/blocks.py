@@ -148,8 +148,11 @@ class Block(nn.Module):
         )
         self.drop_path = DropPath(drop_path)
 
-    def reset_parameters(self) -> None:
-        """Initialize query, key and value matrices separately, and the MLP biases."""
+    def reset_parameters(self, zero_output: bool = False) -> None:
+        """Initialize query, key and value matrices separately, and the MLP biases.
+
+        With `zero_output`, the output weights of attention and MLP are zero.
+        """
         for weight in self.attention.qkv.weight.chunk(3):
             nn.init.xavier_uniform_(weight)
         if self.attention.bias:
@@ -157,6 +160,9 @@ class Block(nn.Module):
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.bias, std=1e-6)
+        if zero_output:
+            for name in ("attention.out.weight", "mlp.3.weight"):
+                nn.init.zeros_(self.get_parameter(name))
 
     def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
         """[B, T, D] -> [B, queries, D]; `queries` limits the output to the first tokens."""

@@ -47,6 +47,9 @@ def rollout(network: nn.Module, inputs: Tensor) -> Tensor:
         flow = torch.eye(1, tokens, device=inputs.device).expand(B, 1, -1)
     elif network.pool == "sequence":
         flow = network.sequence_pool.weights(network.norm(x)).mT.float()
+    elif network.pool == "max":
+        winners = network.norm(x).argmax(dim=1)  # [B, D]: the token that supplies each feature
+        flow = F.one_hot(winners, tokens).float().mean(dim=1, keepdim=True)
     else:
         flow = torch.full((B, 1, tokens), 1 / tokens, device=inputs.device)
     for weights in reversed(attention):

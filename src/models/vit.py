@@ -35,6 +35,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.patch_size = dataset.patch_size
         self.pool = config.pool
+        self.zero_init_residual = config.zero_init_residual
         self.mirror = config.mirror and dataset.mirror_keeps_class
         self.whiten_pad = config.whiten_pad
         self.side = grid_side(config, dataset)
@@ -68,7 +69,10 @@ class VisionTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as in the authors' code: Xavier blocks, LeCun embedding, zero head."""
+        """Initialize as in the authors' code: Xavier blocks, LeCun embedding, zero head.
+
+        With `zero_init_residual`, the output weights of attention and MLP are also zero.
+        """
         if self.norm.weight.is_meta:  # loaded later; normal_ would import PyTorch's compiler
             return
         for module in self.modules():
@@ -78,7 +82,7 @@ class VisionTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, Block):
-                module.reset_parameters()
+                module.reset_parameters(self.zero_init_residual)
         if isinstance(self.embed, ConvStem):
             self.embed.reset_parameters()
         else:
@@ -116,9 +120,15 @@ class VisionTransformer(nn.Module):
             # The head reads only the class token, so the last block skips the other tokens.
             x_BTD = block(x_BTD, 1 if is_last and self.pool == "cls" else None)
         x_BTD = self.norm(x_BTD)
-        if self.pool == "cls":
-            return x_BTD[:, 0]
-        return x_BTD.mean(dim=1) if self.pool == "mean" else self.sequence_pool(x_BTD)
+        match self.pool:
+            case "cls":
+                return x_BTD[:, 0]
+            case "mean":
+                return x_BTD.mean(dim=1)
+            case "max":
+                return x_BTD.amax(dim=1)
+            case "sequence":
+                return self.sequence_pool(x_BTD)
 
     def _as_images(self, x: Tensor) -> Tensor:
         P = self.patch_size

@@ -22,7 +22,7 @@ MISTAKES = {
     # Values of the wrong type and unknown choices
     "--model.depth two": "model.depth: .*int.* two",
     "--trainer.max_epochs many": "trainer.max_epochs: .*int.* many",
-    "--model.pool max": "model.pool: .*'cls', 'mean', 'sequence'.* max",
+    "--model.pool first": "model.pool: .*'cls', 'mean', 'max', 'sequence'.* first",
     "--trainer.precision half": "trainer.precision: .*bf16-mixed.* half",
     "--trainer.accelerator toaster": "toaster",
     "--trainer.callbacks nonsense": "trainer.callbacks",

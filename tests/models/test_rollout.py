@@ -47,12 +47,14 @@ def pooled(network, x, total):
         return total[0, 1:]
     if network.pool == "mean":
         return total.mean(dim=0)
+    if network.pool == "max":
+        return total[x[0].argmax(dim=0)].mean(dim=0)
     scores = network.sequence_pool.score(x)[0, :, 0]
     return scores.softmax(dim=0) @ total
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pool", ["cls", "mean", "sequence"])
+@pytest.mark.parametrize("pool", ["cls", "mean", "max", "sequence"])
 def test_rollout_is_the_product_of_the_blocks_matrices(pool):
     network = ours(pool=pool)
     expected = torch.stack([by_definition(network, image) for image in IMAGES])

@@ -13,12 +13,13 @@ from vits import SMALL, patchify, randomize
 
 from src.errors import InputError
 
-POOLS = ("cls", "mean", "sequence")
+POOLS = ("cls", "mean", "max", "sequence")
 POSITIONS = ("learned", "sincos")
 STEM_LAYERS = (0, 2)
 VARIANTS = [
     *itertools.product(POOLS, POSITIONS, STEM_LAYERS),
     ("mean", "local", 0),
+    ("max", "local", 0),
     ("sequence", "local", 2),
 ]
 LABELS = torch.arange(8) % 5
@@ -146,6 +147,15 @@ def test_initial_weights():
 
 def assert_std(parameter, expected: float, rel: float = 0.05) -> None:
     assert parameter.std().item() == pytest.approx(expected, rel=rel)
+
+
+def test_blocks_initially_compute_the_identity_with_zero_init_residual():
+    network = vit(zero_init_residual=True, pool="mean")
+    tokens = network.tokens(inputs())
+    for block in network.blocks:
+        assert_close(block(tokens), tokens, **CLOSE)  # the initial biases of the MLP are tiny
+    default = vit(pool="mean").blocks[0]
+    assert not torch.allclose(default(tokens), tokens, atol=1e-2)
 
 
 def test_layer_norms_have_the_papers_epsilon():

@@ -42,7 +42,7 @@ def cnn():
     return ConvNet(CNNConfig(), dataset(image_size=28, patch_size=None, channels=1))
 
 
-VITS = list(itertools.product(["cls", "mean", "sequence"], ["learned", "sincos"], [0, 2]))
+VITS = list(itertools.product(["cls", "mean", "max", "sequence"], ["learned", "sincos"], [0, 2]))
 
 
 @pytest.fixture(params=[*VITS, None], ids=str)

@@ -26,7 +26,8 @@ HYBRID = """
 --model.whiten true
 --model.whiten_pad false
 --data.patch_size null
---model.pool mean
+--model.pool max
+--model.zero_init_residual true
 --model.positions local
 --model.optimizer muon
 --model.constant_norm true

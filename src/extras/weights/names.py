@@ -133,7 +133,6 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
         return None
     width, depth, heads = config.sizes
     hidden = round(width * config.mlp_ratio)
-    has_token = config.pool == "cls"
     return {
         "model_name": "vit_tiny_patch16_224",  # the arguments below override all of its sizes
         "img_size": dataset.image_size,
@@ -144,7 +143,7 @@ def timm_arguments(checkpoint: Checkpoint) -> dict[str, Any] | None:
         "depth": depth,
         "num_heads": heads,
         "mlp_ratio": (hidden + 0.5) / width,  # timm rounds down
-        "class_token": has_token,
-        "global_pool": "token" if has_token else "avg",
+        "class_token": config.pool == "cls",
+        "global_pool": {"cls": "token", "mean": "avg", "max": "max"}[config.pool],
         "fc_norm": False,  # normalize before pooling, as the paper does
     }

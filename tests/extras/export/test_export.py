@@ -21,6 +21,7 @@ STEM = {"stem_layers": 2, "pool": "mean"}
 IN_TIMM = {
     "class token": {"mlp_ratio": 2.7},  # timm rounds 43.2 hidden units differently
     "mean": MEAN_POOL,
+    "max": {"pool": "max"},
     "sincos": {"pool": "mean", "positions": "sincos"},
 }
 NETWORKS = IN_TIMM | {
