@@ -1,7 +1,7 @@
 """Compare the accuracy and the training compute of CIFAR-10 recipes with published results.
 
     python -m benchmarks.compute                        print the table; takes seconds
-    python -m benchmarks.compute --picture compute.png  also draw accuracy over compute
+    python -m benchmarks.compute --picture compute.png  also plot accuracy against compute
 
 All networks were trained from scratch. The compute of this project's recipes is counted (see
 `benchmarks.flops`), and their accuracies are copied from docs/results.md.
@@ -23,7 +23,7 @@ class Result(NamedTuple):
 
     name: str
     accuracy: float
-    petaflops: float  # 1e15 floating-point operations in total
+    pflop: float  # 1e15 floating-point operations in total
     source: str
 
 
@@ -36,7 +36,7 @@ MEASURED = {
 PUBLISHED = (
     Result("airbench94 with Muon (CNN)", 0.9401, 0.29, "KellerJordan/cifar10-airbench"),
     Result("airbench95 (CNN)", 0.9501, 1.4, "KellerJordan/cifar10-airbench"),
-    Result("airbench96 (CNN)", 0.9600, 3.1, "KellerJordan/cifar10-airbench"),
+    Result("airbench96_faster (CNN, filtered data)", 0.9600, 3.1, "KellerJordan/cifar10-airbench"),
     Result("CNN stem and 2 blocks", 0.9337, 2.6, "Brokttv/Vit-on-small-data"),
     Result("CCT-7/3x1", 0.9653, 85, "SHI-Labs/Compact-Transformers"),
     Result("plain ViT, patch 4", 0.9358, 17, "aanna0701/SPT_LSA_ViT"),
@@ -45,17 +45,17 @@ PUBLISHED = (
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="file for the picture")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="file for the plot")
     options = parser.parse_args()
     silence_lightning()
     ours = [
         Result(f"{name}.yaml", accuracy, count(name).total / 1e15, "this project")
         for name, accuracy in MEASURED.items()
     ]
-    results = sorted([*ours, *PUBLISHED], key=lambda result: result.petaflops)
+    results = sorted([*ours, *PUBLISHED], key=lambda result: result.pflop)
     rows: Rows = {
-        name: {"accuracy": accuracy, "PFLOP": f"{petaflops:.2f}", "source": source}
-        for name, accuracy, petaflops, source in results
+        name: {"accuracy": accuracy, "PFLOP": f"{pflop:.2f}", "source": source}
+        for name, accuracy, pflop, source in results
     }
     print(table(rows, ("accuracy", "PFLOP", "source")))
     if options.picture:
@@ -63,20 +63,20 @@ def main() -> None:
 
 
 def draw(ours: list[Result], path: Path) -> None:
-    """Draw accuracy over compute, on a logarithmic axis."""
+    """Plot accuracy against compute, on a logarithmic axis."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for label, results, below in (("this project", ours, -10), ("published", PUBLISHED, 4)):
-        axes.scatter([r.petaflops for r in results], [r.accuracy for r in results], label=label)
-        for name, accuracy, petaflops, _ in results:
+        axes.scatter([r.pflop for r in results], [r.accuracy for r in results], label=label)
+        for name, accuracy, pflop, _ in results:
             axes.annotate(
-                name, (petaflops, accuracy), (4, below), textcoords="offset points", fontsize=8
+                name, (pflop, accuracy), (4, below), textcoords="offset points", fontsize=8
             )
     axes.set(
         xscale="log",
         xlim=(0.2, 400),
         ylim=(0.82, 0.975),
-        xlabel="training compute in PFLOP",
+        xlabel="training compute (PFLOP)",
         ylabel="test accuracy",
     )
     axes.legend(loc="lower right")
