@@ -54,7 +54,7 @@ def main() -> None:
     ]
     results = sorted([*ours, *PUBLISHED], key=lambda result: result.pflop)
     rows: Rows = {
-        name: {"accuracy": accuracy, "PFLOP": f"{pflop:.2f}", "source": source}
+        name: {"accuracy": accuracy, "PFLOP": f"{pflop:.2g}", "source": source}
         for name, accuracy, pflop, source in results
     }
     print(table(rows, ("accuracy", "PFLOP", "source")))
