@@ -42,6 +42,8 @@ def main(args: list[str]) -> None:
     paths = batch.find_images(options.images)
     check_outputs(options, paths)
     predictor = Predictor(find_checkpoint(options.ckpt), options.device)
+    if options.attention and predictor.checkpoint.network.kind != "vit":
+        raise InputError("--attention: a CNN has no attention; use a run of a ViT")
     if not options.ckpt:
         note_default(options, predictor)
     prepare = find_reader(predictor, "auto" if options.serve else options.invert)

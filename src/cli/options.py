@@ -52,19 +52,23 @@ def read_base(args: list[str]) -> Base:
     tree = read_yaml(config)
     name = given.name
     if name is None:
-        name = tree.get("name") or Path(config).stem
+        name = str(tree.get("name") or Path(config).stem)
     if not re.fullmatch(r"\w[\w.+=, -]*", name):
         raise InputError(
-            f"--name {name}: not a valid folder name; use letters, digits, spaces, and _ - . + = ,"
+            f"{name}: not a valid run name; set --name to letters, digits, spaces, and _ - . + = ,"
         )
+    # `--resume` would take these folders for files or folders of a run.
+    if name == "checkpoints" or name.endswith(".ckpt"):
+        raise InputError(f"{name}: reserved for the files of a run; choose a different --name")
     runs = Path(given.runs or RUNS)
     if given.resume is None:
         return Base(config, tree, name, runs, None, flags)
     run, path = find_run(given.resume, runs, name)
-    if given.config and not given.name and name != run.parent.name:
+    if (given.name or given.config) and name != run.parent.name:
+        flag = f"--name {name}" if given.name else f"--config {given.config}"
         raise InputError(
-            f"--config {given.config}: {run} is a run of {run.parent.name!r}; omit --config, "
-            "because a resumed run uses its own config"
+            f"{flag}: {run} is a run of {run.parent.name!r}; omit {flag.split()[0]}, because a "
+            "resumed run keeps its name and config"
         )
     resumed = (run, Checkpoint.open(path))
     saved = str(run / "config.yaml")

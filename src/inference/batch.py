@@ -115,8 +115,8 @@ def make_row(
         row["answer"] = "unsure" if is_unsure else predictions[0]["class"]
     elif is_unsure:
         note = (
-            f"unsure: no class reaches a probability of {UNSURE:.0%}; use --show input.png to see "
-            "the image as the network saw it"
+            f"unsure: no class reaches a probability of {UNSURE:.0%}; --show input.png shows the "
+            "image as the network sees it"
         )
         notes = [*notes, note]
     row["predictions"] = predictions

@@ -120,8 +120,9 @@ def find_pretrained(source: str) -> str:
     is_file_name = folder.suffix or source.startswith(TORCHVISION_PREFIX)
     if is_file_name and not folder.is_dir():
         return source
-    if finished := _newest(folder, "version_*/results.json"):
-        return str(find_checkpoint(str(finished.parent)))
+    for runs in ("version_*", "*/version_*"):
+        if finished := _newest(folder, f"{runs}/results.json"):
+            return str(find_checkpoint(str(finished.parent)))
     run = _newest_run(folder)
     if not run:
         advice = f"check the path, or use bundled weights ({', '.join(sorted(BUNDLED))})"

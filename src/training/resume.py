@@ -197,7 +197,8 @@ def _why_finished(
     """Explain why training is finished and how to extend it; return None if it is not finished."""
     if epochs >= max_epochs:
         longer = f"--trainer.max_epochs {2 * epochs}"
-        return f"It has trained for {epochs} epochs; to train longer, add {longer}"
+        plural = "" if epochs == 1 else "s"
+        return f"It has trained for {epochs} epoch{plural}; to train longer, add {longer}"
     waited = epochs_waited(saved, epochs)
     if patience and waited >= patience:
         return (

@@ -55,7 +55,9 @@ MISTAKES = {
     "--model.depth abc": "model.depth: expected int, null, got abc",
     "--trainer.limit_train_batches 0": "trainer.limit_train_batches must be above 0, got 0",
     "--seed_everything -1": "seed_everything must be a number >= 0, got -1",
-    "--name a/b": "--name a/b: not a valid folder name",
+    "--name a/b": "a/b: not a valid run name; set --name to",
+    "--name checkpoints": "checkpoints: reserved for the files of a run",
+    "--name a.ckpt": "a.ckpt: reserved for the files of a run",
     # Values that contradict each other
     f"{PATCHES} --data.patch_size 3": "patch_size 3 does not divide the image size 8x8; choose one",
     PATCHES: "data.patch_size null and model.stem_layers 0: a plain ViT reads patches",
@@ -95,7 +97,7 @@ def test_a_mistake_is_one_line_and_leaves_no_files(tmp_path, offline, monkeypatc
     assert not runs.exists()
 
 
-@pytest.mark.parametrize("text", ["model: [", "- a list", "model:\n  widht: 3", "\0"])
+@pytest.mark.parametrize("text", ["model: [", "- a list", "model:\n  widht: 3", "\0", "name: 5"])
 def test_a_broken_config_is_one_line(tmp_path, text):
     config = tmp_path / "broken.yaml"
     config.write_text(text)

@@ -12,9 +12,9 @@ from program import classify as classify_program
 from vits import save_module
 
 import classify
-from src.data.datasets import read_digits
+from src.data.datasets import DATASETS, read_digits
 from src.data.modules import FolderDataModule
-from src.training.classifier import ViT
+from src.training.classifier import CNN, ViT
 
 IMAGES, LABELS = read_digits("test")
 
@@ -166,6 +166,13 @@ def test_a_mistake_is_one_line(run, digit, tmp_path, monkeypatch, arguments):
     ended = run(*arguments.replace("DIGIT", digit).split())
     assert ended.out == ""
     assert MISTAKES[arguments] in ended.error
+
+
+def test_a_cnn_has_no_attention_map(run, digit, tmp_path):
+    cnn = save_module(tmp_path / "cnn.ckpt", CNN(DATASETS["digits"]))
+    ended = run(digit, "--ckpt", cnn, "--attention", tmp_path / "map.png")
+    assert ended.out == ""
+    assert "--attention: a CNN has no attention; use a run of a ViT" in ended.error
 
 
 # The program in a separate process ----------------------------------------------------------------

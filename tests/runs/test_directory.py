@@ -74,6 +74,7 @@ def test_pretrained_weights_come_from_the_newest_finished_run(tmp_path):
     for seconds, run in enumerate(runs[:2]):
         write(run / "results.json", seconds)
     assert find_pretrained(str(name)) == str(checkpoints[1])
+    assert find_pretrained(str(tmp_path)) == str(checkpoints[1])
 
 
 def test_a_command_works_from_the_current_folder(monkeypatch):

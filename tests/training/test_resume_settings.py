@@ -113,6 +113,12 @@ def test_a_finished_run_is_left_alone(finished):
     assert times(finished) == before
 
 
+def test_another_name_or_config_is_refused(finished):
+    for flag in (("--name", "other"), ("--config", "configs/mnist.yaml")):
+        error = call(main, *flag, "--resume", finished).error
+        assert f"{' '.join(flag)}: {finished} is a run of 'elsewhere'; omit {flag[0]}" in error
+
+
 def test_an_untested_run_says_that_training_is_finished(finished):
     (finished / "results.json").unlink()
     fewer = "--trainer.max_epochs=1"  # than it has already trained for
