@@ -36,16 +36,10 @@ def main(args: list[str]) -> None:
     # Imported late: these take seconds, and Ctrl-C must work meanwhile.
     from src.inference import batch, output
     from src.inference.embeddings import Embeddings
-    from src.inference.predictor import Predictor
-    from src.runs.directory import find_checkpoint
 
     paths = batch.find_images(options.images)
     check_outputs(options, paths)
-    predictor = Predictor(find_checkpoint(options.ckpt), options.device)
-    if options.attention and predictor.checkpoint.network.kind != "vit":
-        raise InputError("--attention: a CNN has no attention; use a run of a ViT")
-    if not options.ckpt:
-        note_default(options, predictor)
+    predictor = load_predictor(options)
     prepare = find_reader(predictor, "auto" if options.serve else options.invert)
     if options.serve:
         serve_page(predictor, options, prepare)
@@ -82,6 +76,23 @@ def main(args: list[str]) -> None:
         embeddings.write(options.embeddings)
     if errors:
         sys.exit(1)
+
+
+def load_predictor(options: argparse.Namespace) -> "Predictor":
+    """Open the checkpoint that `--ckpt` refers to; without it, print which one is used.
+
+    Raises:
+        InputError: there is no such checkpoint, or `--attention` was given for a CNN.
+    """
+    from src.inference.predictor import Predictor
+    from src.runs.directory import find_checkpoint
+
+    predictor = Predictor(find_checkpoint(options.ckpt), options.device)
+    if options.attention and predictor.checkpoint.network.kind != "vit":
+        raise InputError("--attention: a CNN has no attention; use a run of a ViT")
+    if not options.ckpt:
+        note_default(options, predictor)
+    return predictor
 
 
 def note_default(options: argparse.Namespace, predictor: "Predictor") -> None:
