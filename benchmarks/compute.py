@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from benchmarks.flops import count
 from benchmarks.tables import Rows, make_parser, table
 from src.cli.messages import silence_lightning
-from src.errors import InputError, exit_on_input_error
+from src.errors import exit_on_input_error
+from src.inference.output import check_path
 
 
 class Result(NamedTuple):
@@ -47,8 +48,8 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--picture", type=Path, metavar="PNG", help="file for the plot")
     options = parser.parse_args()
-    if options.picture and options.picture.suffix != ".png":
-        raise InputError(f"--picture {options.picture}: the name must end in .png")
+    if options.picture:
+        check_path(str(options.picture), "--picture", ".png", [])
     silence_lightning()
     ours = [
         Result(f"{name}.yaml", accuracy, count(name).total / 1e15, "this project")

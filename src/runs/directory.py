@@ -120,9 +120,8 @@ def find_pretrained(source: str) -> str:
     is_file_name = folder.suffix or source.startswith(TORCHVISION_PREFIX)
     if is_file_name and not folder.is_dir():
         return source
-    for runs in ("version_*", "*/version_*"):
-        if finished := _newest(folder, f"{runs}/results.json"):
-            return str(find_checkpoint(str(finished.parent)))
+    if finished := _newest_run(folder, "results.json"):
+        return str(find_checkpoint(str(finished)))
     run = _newest_run(folder)
     if not run:
         advice = f"check the path, or use bundled weights ({', '.join(sorted(BUNDLED))})"
@@ -138,13 +137,10 @@ def find_pretrained(source: str) -> str:
     return str(find_checkpoint(source))
 
 
-def _newest_run(folder: Path) -> Path | None:
-    """Return the run directory in a folder (or the folder itself) with the newest last.ckpt."""
+def _newest_run(folder: Path, file: str = "checkpoints/last.ckpt") -> Path | None:
+    """Return the run directory in a folder (or the folder itself) with the newest `file`."""
     for runs in (".", "version_*", "*/version_*"):
-        if newest := _newest(folder, f"{runs}/checkpoints/last.ckpt"):
-            return newest.parent.parent
+        if found := list(folder.glob(f"{runs}/{file}")):
+            newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+            return newest.parents[len(Path(file).parts) - 1]
     return None
-
-
-def _newest(folder: Path, pattern: str) -> Path | None:
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
