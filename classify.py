@@ -79,7 +79,7 @@ def main(args: list[str]) -> None:
 
 
 def load_predictor(options: argparse.Namespace) -> "Predictor":
-    """Open the checkpoint that `--ckpt` refers to; without it, print which one is used.
+    """Load the network that `--ckpt` refers to; without `--ckpt`, also print which one is used.
 
     Raises:
         InputError: there is no such checkpoint, or `--attention` was given for a CNN.

@@ -7,7 +7,6 @@ All networks were trained from scratch. The compute of this project's recipes is
 `benchmarks.flops`), and their accuracies are copied from docs/results.md.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -46,10 +45,10 @@ PUBLISHED = (
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="file for the plot")
+    parser.add_argument("--picture", metavar="PNG", help="file for the plot")
     options = parser.parse_args()
     if options.picture:
-        check_path(str(options.picture), "--picture", ".png", [])
+        check_path(options.picture, "--picture", ".png", [])
     silence_lightning()
     ours = [
         Result(f"{name}.yaml", accuracy, count(name).total / 1e15, "this project")
@@ -65,15 +64,15 @@ def main() -> None:
         draw(ours, options.picture)
 
 
-def draw(ours: list[Result], path: Path) -> None:
+def draw(ours: list[Result], path: str) -> None:
     """Plot accuracy against compute, on a logarithmic axis."""
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
-    labels = (("this project", ours, (6, -3)), ("published", PUBLISHED, (4, 4)))
-    for label, results, offset in labels:
+    groups = (("this project", ours, (6, -3)), ("published", PUBLISHED, (4, 4)))
+    for label, results, offset in groups:  # different offsets keep names apart
         axes.scatter([r.pflop for r in results], [r.accuracy for r in results], label=label)
         for name, accuracy, pflop, _ in results:
-            short = name.split(" (")[0]
+            short = name.split(" (")[0]  # "airbench95 (CNN)" -> "airbench95"
             axes.annotate(short, (pflop, accuracy), offset, textcoords="offset points", fontsize=8)
     axes.set(
         xscale="log",

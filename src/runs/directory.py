@@ -139,8 +139,7 @@ def find_pretrained(source: str) -> str:
 
 def _newest_run(folder: Path, file: str = "checkpoints/last.ckpt") -> Path | None:
     """Return the run directory in a folder (or the folder itself) with the newest `file`."""
-    for runs in (".", "version_*", "*/version_*"):
-        if found := list(folder.glob(f"{runs}/{file}")):
-            newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-            return newest.parents[len(Path(file).parts) - 1]
+    for runs in ([folder], folder.glob("version_*"), folder.glob("*/version_*")):
+        if found := [run for run in runs if (run / file).exists()]:
+            return max(found, key=lambda run: (run / file).stat().st_mtime_ns)
     return None
