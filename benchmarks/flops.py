@@ -1,6 +1,6 @@
 """Count the FLOPs of recipes and estimate their training time at a fraction of a GPU's peak.
 
-    python -m benchmarks.flops                             GPU recipes; takes seconds
+    python -m benchmarks.flops                             configs of named datasets
     python -m benchmarks.flops --configs mnist cifar10_cpu
 
 Prints a table. `torch.utils.flop_counter` runs on the `meta` device and counts the matrix products,
@@ -9,6 +9,7 @@ multiply-add counts as two FLOPs. Norms, activations, augmentation and weight av
 time, but are not counted.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,17 +20,17 @@ from src.cli.messages import silence_lightning
 from src.cli.parser import parse
 from src.errors import exit_on_input_error
 
-RECIPES = (
-    "cifar10_fast",
-    "cifar10",
-    "cifar10_tutorial",
-    "cifar10_best",
-)
 # Peak FLOP/s of dense bf16 matrix products with float32 accumulation, from NVIDIA's data sheets.
 PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 COMPARED = ("H200", "A100", "RTX 4090")
 SHARE = 0.4  # assumed fraction of the peak
-IMAGES = 50_000  # training images, including the held-out ones
+IMAGES = {  # training images, including the held-out ones
+    "digits": 1_438,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+}
 
 
 class Flops(NamedTuple):
@@ -56,7 +57,7 @@ class Flops(NamedTuple):
 
 
 def count(config: str) -> Flops:
-    """Return the FLOPs of training with `configs/<config>.yaml` on 50,000 images."""
+    """Return the FLOPs of training with `configs/<config>.yaml` on a named dataset."""
     config_flags = ["--config", f"configs/{config}.yaml", "--model.compile", "false"]
     with torch.device("meta"):
         settings = parse(config_flags)
@@ -70,7 +71,7 @@ def count(config: str) -> Flops:
             for group in optimizer.param_groups:
                 if group.get("muon"):  # AdamW has no matrix products
                     optimizer._muon_step(group)
-    batches = round(IMAGES * (1 - data.val_fraction)) // data.batch_size
+    batches = round(IMAGES[data.info.name] * (1 - data.val_fraction)) // data.batch_size
     return Flops(
         image=passes.get_total_flops() / networks,
         step=step.get_total_flops(),
@@ -80,6 +81,13 @@ def count(config: str) -> Flops:
     )
 
 
+def countable() -> list[str]:
+    """Return the configs that need neither class folders nor a pretrained network."""
+    texts = {path.stem: path.read_text() for path in Path("configs").glob("*.yaml")}
+    needs = ("FolderDataModule", "init_from")
+    return sorted(name for name, text in texts.items() if not any(need in text for need in needs))
+
+
 def peak_of(device: str) -> float | None:
     """Return the peak FLOP/s of a device, or None if it is not in `PEAKS`."""
     return next((peak for name, peak in PEAKS.items() if name in device), None)
@@ -87,7 +95,7 @@ def peak_of(device: str) -> float | None:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--configs", nargs="+", default=RECIPES, help="config names")
+    parser.add_argument("--configs", nargs="+", default=countable(), help="config names")
     options = parser.parse_args()
     silence_lightning()
     rows: Rows = {}
@@ -99,7 +107,7 @@ def main() -> None:
             "GFLOP of Muon per step": f"{flops.step / 1e9:,.0f}",
             "TFLOP per epoch": f"{flops.per_epoch / 1e12:,.0f}",
             "epochs": flops.epochs,
-            "PFLOP in total": f"{flops.total / 1e15:.2f}",
+            "PFLOP in total": f"{flops.total / 1e15:.3g}",
         }
         for name, value in seconds.items():
             rows[config][f"s on {name}"] = f"{flops.epochs * value:,.1f}"

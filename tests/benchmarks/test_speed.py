@@ -14,6 +14,7 @@ from benchmarks import (
     compute,
     end_to_end,
     export,
+    flops,
     large_folder,
     peers,
     scaling,
@@ -113,6 +114,15 @@ def test_flops(bench):
     assert float(table["mnist"][0]) == pytest.approx(2 * products / 1e6, abs=0.6)
     assert max(column(table, 0)) > 3000
     assert table["cifar10_best"][3] == "300"
+    assert flops.count("mnist").images == 445 * 128, "full batches of 95% of 60,000 images"
+
+
+def test_flops_of_all_configs():
+    names = flops.countable()
+    assert {"mnist_cnn", "cifar100", "cifar10_evening"} <= set(names)
+    for name in names:
+        assert flops.count(name).total > 0
+    assert not {"folder", "vit_b16", "cifar10_finetune"} & set(names)
 
 
 # Training -----------------------------------------------------------------------------------------
