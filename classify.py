@@ -144,7 +144,7 @@ def parse(args: list[str]) -> argparse.Namespace:
         default="auto",
         choices=("auto", "yes", "no"),
         help="swap dark and light: yes for dark strokes on a light background; auto decides for "
-        "each image",
+        "each image if the network was trained on digits, and never swaps otherwise",
     )
     add("--show", metavar="PNG", help="save the first 64 images as the network sees them")
     add("--attention", metavar="PNG", help="save attention maps of the first 64 images")
@@ -163,10 +163,9 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--top-k must be at least 1, got {options.top_k}")
     if options.unsure is not None and not 0 < options.unsure <= 1:
         raise InputError(f"--unsure must be above 0 and at most 1, got {options.unsure:g}")
-    if options.embeddings and options.serve:
-        raise InputError(
-            f"--embeddings {options.embeddings}: cannot be combined with --serve; omit one"
-        )
+    for flag in ("show", "attention", "embeddings"):
+        if options.serve and (path := getattr(options, flag)):
+            raise InputError(f"--{flag} {path}: cannot be combined with --serve; omit one")
 
 
 def find_reader(predictor: "Predictor", invert: Any) -> Callable[[str], "PreparedImage"]:

@@ -3,7 +3,7 @@
 python train.py                                             MNIST
 python train.py --config configs/digits.yaml                no download
 python train.py --model.depth 4 --trainer.max_epochs 3      flags override any key of the config
-python train.py --resume                                    resume the newest run
+python train.py --resume                                    resume the newest run of mnist
 python train.py --help                                      list all keys
 """
 

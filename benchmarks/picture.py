@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     evaluation = evaluate(options.run)
     if evaluation is None:
-        raise InputError(f"{options.run}: its dataset has no test images; pass a different run")
+        raise InputError(f"{options.run}: no test or validation images; pass a different run")
     mistakes = len(evaluation) - int(evaluation.correct.sum())
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")

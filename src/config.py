@@ -44,7 +44,7 @@ class DatasetInfo:
         mean: per-channel mean for normalization, on a scale from 0 to 1; 0 by default.
         std: per-channel standard deviation on the same scale; 1 by default.
         patch_size: side length of the patches in pixels; None if the data module serves images.
-        fit: how image files become squares; see `read_image`.
+        fit: how image files are made square; see `read_image`.
         mirror_keeps_class: whether the mirror image of an image has the same class.
         name: dataset name.
         module: class name of the data module that reads the dataset; None for your own data.
@@ -211,7 +211,8 @@ class CNNConfig:
     """Architecture of the convolutional baseline.
 
     Args:
-        dropout: dropout rate before the first linear layer; the second layer has twice the rate.
+        dropout: dropout rate before the first linear layer; the second layer has twice the rate,
+            at most 0.9.
     """
 
     kind: ClassVar[str] = "cnn"
@@ -284,7 +285,7 @@ class TrainingConfig:
                 "model.optimizer muon, or model.constant_norm false"
             )
         if not 0 < self.lr < math.inf:
-            raise InputError(f"model.lr must be above 0, got {self.lr}")
+            raise InputError(f"model.lr must be above 0 and finite, got {self.lr}")
         if not 0 <= self.min_lr <= self.lr:
             raise InputError(f"model.min_lr must be from 0 to lr {self.lr}, got {self.min_lr}")
         for name in ("warmup_epochs", "weight_decay", "seed"):

@@ -19,7 +19,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "data": {kind.__name__: kind for kind in (*NamedDataModule.__subclasses__(), FolderDataModule)},
 }
 LINKED = {"dataset", "seed"}  # arguments set by the program, not by the user
-FLAGS_ONLY = {"help", "h", "print_config", "c", "model.help", "data.help"}
+FLAGS_ONLY = {"help", "print_config", "model.help", "data.help"}
 
 
 def check_keys(base: Base, parser_keys: Iterable[str]) -> None:

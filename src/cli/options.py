@@ -60,7 +60,7 @@ def read_base(args: list[str]) -> Base:
     # `--resume` would take these folders for files or folders of a run.
     if name == "checkpoints" or name.endswith(".ckpt"):
         raise InputError(f"{name}: reserved for the files of a run; choose a different --name")
-    runs = Path(given.runs or RUNS)
+    runs = Path(given.runs or str(tree.get("runs") or RUNS))
     if given.resume is None:
         return Base(config, tree, name, runs, None, flags)
     run, path = find_run(given.resume, runs, name)
@@ -77,7 +77,7 @@ def read_base(args: list[str]) -> Base:
         saved,
         tree,
         run.parent.name,
-        Path(given.runs or tree.get("runs") or RUNS),
+        Path(given.runs or str(tree.get("runs") or RUNS)),
         resumed,
         flags,
     )
@@ -113,5 +113,10 @@ def read_yaml(config: str) -> dict[str, Any]:
         if dotted := [key for key in tree if "." in str(key)]:
             raise ValueError(f"{dotted[0]}: nest keys instead of writing dots")
         return tree
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{config}: invalid config: {one_line(error, 500)}; fix it") from None
+    except OSError as error:
+        raise InputError(
+            f"{config}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    except (ValueError, RecursionError, yaml.YAMLError, TypeError) as error:
+        reason = one_line(error, 500)
+        raise InputError(f"{config}: invalid config: {reason}; correct the file") from None

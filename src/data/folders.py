@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,7 +131,9 @@ def _decode_in_order(paths: list[str], info: DatasetInfo) -> Iterator[Tensor | N
             return read_image(path, info.image_size, info.channels, info.fit)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Reading an image restores the warning filters that it found, which is not thread-safe. The
+    # outer block restores the original filters.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), 1024):
             yield from pool.map(decode, paths[start : start + 1024])
 

@@ -77,7 +77,7 @@ def copy_images(root: Path) -> None:
 def _copy(root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Write image files to `folder`, and yield path, label and split of each."""
     splits = _load(root)
-    for name, rows in splits.items():
+    for part, (name, rows) in enumerate(splits.items()):  # two parts can be of the same split
         split = split_named(name) or ("train" if len(splits) == 1 else None)
         if split is None:
             print(f"note: {root}: split {name} is not used")
@@ -97,7 +97,7 @@ def _copy(root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
                 with open_regular(path) as file:
                     content = file.read()
             ending = Path(path).suffix.lower()
-            file_name = f"{split}-{number:07}{ending if ending in EXTENSIONS else ''}"
+            file_name = f"{split}-{part}-{number:07}{ending if ending in EXTENSIONS else ''}"
             (folder / file_name).write_bytes(content)
             yield f"{folder.name}/{file_name}", str(value), split
         if skipped:

@@ -41,7 +41,7 @@ from src.transforms.augment import Augment, Augmentation
 from src.transforms.mixing import mix
 from src.transforms.patchify import Patchify, check_patch_size, normalize
 
-PHOTO_CHANGES = Augmentation(translate=4, flip=True)
+PHOTO_AUGMENTATION = Augmentation(translate=4, flip=True)
 
 IMBALANCE = 2
 Loader = InMemoryBatches | DataLoader
@@ -91,7 +91,7 @@ class ImageDataModule(LightningDataModule):
         val_fraction: float = 0.1,
         folds: int = 0,
         fold: int = 0,
-        augment: Augmentation = PHOTO_CHANGES,
+        augment: Augmentation = PHOTO_AUGMENTATION,
         balance: Balance = "none",
         eval_batch_size: int = 500,
         workers: int = 0,
@@ -282,7 +282,7 @@ class ImageDataModule(LightningDataModule):
         if self.on_device == "auto" and images.in_memory:
             if on_cuda:
                 room = torch.cuda.mem_get_info(device)[0] / 4  # the network needs the rest
-                if images.images.nbytes <= room:
+                if len(images) * images.stored[0].nbytes <= room:
                     return InMemoryBatches(images.to(device), batches)
             elif not self.workers:
                 return InMemoryBatches(images, batches)

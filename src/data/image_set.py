@@ -19,7 +19,7 @@ class ImageSet(Dataset):
         rows: int64 [N], rows of `images`; by default, all of them in order.
         fingerprint: hashes that identify the images, by class.
         image_hashes: int64 [N], equal for identical images; None if they were not computed.
-        fit: how images that are decoded on demand become squares; see `read_image`.
+        fit: how images that are decoded on demand are made square; see `read_image`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ImageSet(Dataset):
         image_hashes: Tensor | None = None,
         fit: Fit = "crop",
     ):
-        self.held = images
+        self.stored = images
         self.labels = labels
         self.paths = paths
         self.rows = rows
@@ -50,12 +50,12 @@ class ImageSet(Dataset):
     @property
     def in_memory(self) -> bool:
         """Whether the images are in memory, and not decoded on demand."""
-        return len(self.held) > 0
+        return len(self.stored) > 0
 
     @property
     def images(self) -> Tensor:
         """The images that are in memory, uint8 [N, C, H, W]; a copy if `rows` is given."""
-        return self.held if self.rows is None else self.held[self.rows]
+        return self.stored if self.rows is None else self.stored[self.rows]
 
     def __getitems__(self, indices: Tensor | list[int]) -> tuple[Tensor, Tensor]:
         """Return a whole batch: int64 [B] -> uint8 [B, C, H, W], int64 [B].
@@ -66,9 +66,9 @@ class ImageSet(Dataset):
         indices = torch.as_tensor(indices)
         labels = self.labels[indices]
         if self.in_memory:
-            return self.held[indices if self.rows is None else self.rows[indices]], labels
+            return self.stored[indices if self.rows is None else self.rows[indices]], labels
         assert self.paths is not None
-        channels, size = self.held.shape[1:3]
+        channels, size = self.stored.shape[1:3]
         paths = [self.paths[index] for index in indices.tolist()]
         return torch.stack([read_image(path, size, channels, self.fit) for path in paths]), labels
 
@@ -82,7 +82,7 @@ class ImageSet(Dataset):
         if self.in_memory:
             rows = indices if self.rows is None else self.rows[indices]
         return ImageSet(
-            self.held,
+            self.stored,
             self.labels[indices],
             self.paths and [self.paths[index] for index in indices.tolist()],
             rows,

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from src.config import Fit
-from src.data.deep_images import is_deep, scale_to_8_bits
+from src.data.high_bit_depth import has_high_bit_depth, scale_to_8_bits
 from src.errors import InputError
 
 EXTENSIONS = tuple(
@@ -199,7 +199,7 @@ def _decode(image: Image.Image) -> Image.Image:
     """Decode to a resizable mode: L, RGB, RGBA, or F (0 to 255) for more than 8 bits."""
     if getattr(image, "default_image", False):
         image.seek(1)  # skip the fallback image of an animated PNG
-    if is_deep(image):
+    if has_high_bit_depth(image):
         return scale_to_8_bits(image)
     if image.has_transparency_data:
         return image.convert("RGBA")

@@ -18,9 +18,9 @@ from src.data.splits import OWN_IMAGES
 from src.transforms.augment import Augmentation
 
 # No translation, because one pixel is a lot in an 8x8 image.
-SMALL_DIGIT_CHANGES = Augmentation(rotate=10, resized_crop=0.7)
-DIGIT_CHANGES = Augmentation(translate=2, rotate=10, scale=0.1)
-CLOTHES_CHANGES = Augmentation(translate=2, flip=True)
+SMALL_DIGIT_AUGMENTATION = Augmentation(rotate=10, resized_crop=0.7)
+DIGIT_AUGMENTATION = Augmentation(translate=2, rotate=10, scale=0.1)
+CLOTHES_AUGMENTATION = Augmentation(translate=2, flip=True)
 
 
 class NamedDataModule(ImageDataModule):
@@ -41,7 +41,7 @@ class DigitsDataModule(NamedDataModule):
     def __init__(
         self,
         patch_size: int | None = 2,
-        augment: Augmentation = SMALL_DIGIT_CHANGES,
+        augment: Augmentation = SMALL_DIGIT_AUGMENTATION,
         **kwargs: Any,
     ):
         super().__init__(patch_size=patch_size, augment=augment, **kwargs)
@@ -65,7 +65,7 @@ class MNISTDataModule(NamedDataModule):
     def __init__(
         self,
         patch_size: int | None = 7,
-        augment: Augmentation = DIGIT_CHANGES,
+        augment: Augmentation = DIGIT_AUGMENTATION,
         **kwargs: Any,
     ):
         super().__init__(patch_size=patch_size, augment=augment, **kwargs)
@@ -76,7 +76,7 @@ class FashionMNISTDataModule(NamedDataModule):
 
     dataset = "fashion_mnist"
 
-    def __init__(self, augment: Augmentation = CLOTHES_CHANGES, **kwargs: Any):
+    def __init__(self, augment: Augmentation = CLOTHES_AUGMENTATION, **kwargs: Any):
         super().__init__(augment=augment, **kwargs)
 
 
@@ -101,14 +101,14 @@ class FolderDataModule(ImageDataModule):
     after training.
 
     Args:
-        root: folder with train/, with class folders or with Parquet files, a CSV or JSON-lines
-            file, or hf:NAME for a dataset on the Hugging Face Hub.
+        root: folder that contains train/, class folders or Parquet files; a CSV or JSON-lines file;
+            or hf:NAME for a dataset on the Hugging Face Hub.
         image_size: side length in pixels to resize the images to.
         channels: 3 for color, 1 for grayscale.
         mean: per-channel mean, on a scale from 0 to 1; the default for color is the ImageNet mean,
             which pretrained weights expect.
         std: per-channel standard deviation on the same scale.
-        fit: how images that are not square become squares. `crop` keeps the center, `pad` keeps the
+        fit: how images are made square. `crop` keeps the center, `pad` keeps the
             whole image and repeats the pixels at its edges, and `stretch` distorts it.
         mirror_keeps_class: whether the mirror image of an image has the same class. If not,
             `augment.flip` and `model.mirror` have no effect.
@@ -151,5 +151,6 @@ class FolderDataModule(ImageDataModule):
             self.notes.append(note)
         images = super().read(split)
         if split == "train" and images and self.info.fit == "crop":
-            self.notes += filter(None, [describe_cropping(images.paths or [])])
+            if note := describe_cropping(images.paths or []):
+                self.notes.append(note)
         return images

@@ -108,7 +108,9 @@ def _read_json(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for line, text in enumerate(file, 1):
             if text.strip():
                 record = json.loads(text)
-                yield line, record if isinstance(record, dict) else {}
+                if not isinstance(record, dict):
+                    raise InputError(f"{table}, line {line}: write one JSON object per line")
+                yield line, record
 
 
 def _value(values: dict[str, Any], names: tuple[str, ...], place: str) -> str:

@@ -104,10 +104,6 @@ class Predictor:
             )
         return PreparedImage(image, notes)
 
-    def read(self, paths: list[str]) -> Tensor:
-        """Read image files as in validation; return uint8 [B, C, image_size, image_size]."""
-        return torch.stack([self.prepare(path).image for path in paths])
-
     @torch.inference_mode()
     def embeddings(self, images: Tensor) -> Tensor:
         """Return the input of the head, float32 [B, D] on the CPU, of uint8 images [B, C, S, S].

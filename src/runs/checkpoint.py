@@ -85,7 +85,7 @@ class Checkpoint:
                 float(content.get("temperature", 1.0)),
             )
         except Exception as error:  # altered hyperparameters can fail in any way
-            raise _unfit(path, error) from None
+            raise _mismatch_error(path, error) from None
 
     @property
     def epoch(self) -> int:
@@ -126,7 +126,7 @@ class Checkpoint:
             network.load_state_dict(weights, assign=True)
             return network.float()
         except Exception as error:  # altered hyperparameters can fail in any way
-            raise _unfit(self.path, error) from None
+            raise _mismatch_error(self.path, error) from None
 
     def _check_sizes(self, weights: dict[str, Tensor]) -> None:
         """Reject hyperparameters that would take too much time or memory."""
@@ -195,7 +195,7 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _unfit(path: Path, error: Exception) -> Exception:
+def _mismatch_error(path: Path, error: Exception) -> Exception:
     if is_out_of_memory(error):
         return error
     return InputError(

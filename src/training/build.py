@@ -29,7 +29,7 @@ from src.training.epoch_log import EpochLog
 from src.training.failures import hide_disk_full_in_threads
 from src.training.loggers import continue_loggers, tensorboard_loggers
 from src.training.memory import keep_freed_memory
-from src.training.processes import in_order
+from src.training.processes import rank_zero_first
 from src.training.resume import check_resume, refuse_other_images
 from src.training.stopping import StopEarly, StopOnSignal
 from src.training.threads import ProcessorShare, set_threads
@@ -121,7 +121,7 @@ def build(
     if resumed_run and resumed:
         check_resume(resumed_run, resumed, yaml.safe_load(settings.config), model, data, trainer)
 
-    claimed = in_order(trainer, lambda: _prepare(settings, trainer))
+    claimed = rank_zero_first(trainer, lambda: _prepare(settings, trainer))
     folder = trainer.strategy.broadcast(claimed[0] if claimed else None)
     assert folder
     if resumed_run and not folder.samefile(resumed_run):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-LEAST = 100  # validation images; with 50, 3 of 40 fits increased the loss on other images
+MIN_IMAGES = 100  # validation images; with 50, 3 of 40 fits increased the loss on held-out images
 STEP = 0.25  # distance of the temperatures below, in log units
 LOG_TEMPERATURES = [STEP * step for step in range(-6, 10)]  # temperatures from 0.22 to 9.5
-SPREAD = 0.5  # standard deviation of the prior; published temperatures are 0.7 to 3
+PRIOR_STD = 0.5  # standard deviation of the prior; published temperatures are 0.7 to 3
 
 
 class Temperature(Metric):
@@ -38,11 +38,11 @@ class Temperature(Metric):
         self.images += len(labels)
 
     def compute(self) -> float:
-        """Return the temperature; 1 if there are fewer than `LEAST` images."""
-        if self.images < LEAST:
+        """Return the temperature; 1 if there are fewer than `MIN_IMAGES` images."""
+        if self.images < MIN_IMAGES:
             return 1.0
         logs = torch.tensor(LOG_TEMPERATURES)
-        losses = self.losses.cpu() + (logs / SPREAD) ** 2 / 2
+        losses = self.losses.cpu() + (logs / PRIOR_STD) ** 2 / 2
         best = 1 + int(losses[1:-1].argmin())
         before, least, after = losses[best - 1 : best + 2].tolist()
         shift = (before - after) / (before - 2 * least + after) / 2

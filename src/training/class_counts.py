@@ -21,8 +21,10 @@ class ClassCounts(Metric):
     def update(self, predicted: Tensor, labels: Tensor) -> None:
         """Count a batch: predicted and true classes, each int64 [B]."""
         hits = (predicted == labels).long()
-        for row, classes in enumerate((labels, predicted, labels)):
-            self.counts[row].scatter_add_(0, classes, hits if row == 2 else torch.ones_like(hits))
+        ones = torch.ones_like(hits)
+        self.counts[0].scatter_add_(0, labels, ones)
+        self.counts[1].scatter_add_(0, predicted, ones)
+        self.counts[2].scatter_add_(0, labels, hits)
 
     def compute(self) -> Tensor:
         return self.counts

@@ -120,7 +120,8 @@ class Classifier(LightningModule):
         Args:
             checkpoint_path: checkpoint file; loading it never executes code.
             map_location: device to load the weights to.
-            changes: training hyperparameters to override, for example `lr`.
+            changes: training hyperparameters to override, for example `lr`. Changes that need
+                other weights (`ensemble`, or turning `ema_decay` on or off) are errors.
 
         Raises:
             InputError: the file cannot be opened, or contains a different type of network.
@@ -321,7 +322,7 @@ class ViT(Classifier):
         dataset: a `DatasetInfo`, such as the `info` of a data module, or a dict of its fields.
         init_from: pretrained weights to start from: `torchvision:vit_b_16`, a torchvision or timm
             state dict (`.pth`, `.safetensors`), a checkpoint or run of this program, or the name of
-            bundled weights. The head is always initialized randomly. `train.py` takes the shape of
+            bundled weights. The head is not loaded. `train.py` takes the shape of
             the network from a checkpoint or a run.
         freeze: `encoder` to train only the head, or `none`.
         settings: fields of `ViTHyperparameters`.

@@ -33,7 +33,7 @@ def explain(exception: BaseException, folder: str, intact: str) -> InputError | 
         )
     if module.startswith(("torch._dynamo.", "torch._inductor.")):
         return InputError(
-            f"model.compile: compilation failed ({reason}); fix it, or use --model.compile false"
+            f"model.compile: compilation failed ({reason}); use --model.compile false"
         )
     if isinstance(exception, RuntimeError) and any(p in str(exception) for p in LOST_PEER):
         return InputError(

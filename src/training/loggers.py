@@ -119,7 +119,8 @@ def continue_loggers(loggers: list[Any], saved: list[list[Any]], step: int) -> N
         elif isinstance(logger, WandbLogger):
             logger._wandb_init["id"] = logger._wandb_init["id"] or version
         elif isinstance(logger, TensorBoardLogger | CSVLogger):
-            logger._version = version if logger._version is None else logger._version
+            if logger._version is None:
+                logger._version = version
         if isinstance(logger, TensorBoardLogger):
             logger._kwargs["purge_step"] = step
         if isinstance(logger, CSVLogger):

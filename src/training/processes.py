@@ -22,7 +22,7 @@ TIMEOUT = 30 * 60  # seconds to wait for rank 0; PyTorch's timeout for the other
 Result = TypeVar("Result")
 
 
-def in_order(trainer: Trainer, work: Callable[[], Result]) -> Result:
+def rank_zero_first(trainer: Trainer, work: Callable[[], Result]) -> Result:
     """Call `work` on rank 0, then on the first rank of every other node, then on all other ranks.
 
     This way, each node downloads and decodes the data only once. An error in one process ends

@@ -11,7 +11,7 @@ class RunningMean(Metric):
     torchmetrics' `MeanMetric` checks for NaN, which makes every update wait for the device.
     """
 
-    mean_value: Tensor  # weighted sum; `compute` divides it by `weight`
+    mean_value: Tensor  # weighted sum, despite its name; `compute` divides it by `weight`
     weight: Tensor
 
     def __init__(self) -> None:

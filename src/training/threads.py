@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import Callback
 from src.data.image_data import ImageDataModule
 from src.training.classifier import Classifier
 
-PART = 0.1  # target seconds per measurement
-TOTAL = 1.2  # seconds after which no new round of measurements starts
-SHORT = 5  # seconds; a shorter epoch says little about the load
-WAITED = 0.3  # print a note if threads wait for a CPU for this fraction of an epoch
+MEASUREMENT_SECONDS = 0.1  # target seconds per measurement
+MAX_MEASURING_SECONDS = 1.2  # seconds after which no new round of measurements starts
+MIN_EPOCH_SECONDS = 5  # seconds; a shorter epoch says little about the load
+WAITING_THRESHOLD = 0.3  # print a note if threads wait for a CPU for this fraction of an epoch
 
 
 def set_threads(
@@ -45,7 +45,9 @@ def set_threads(
         return None
     if threads == "auto" and not resumed and "OMP_NUM_THREADS" not in os.environ:
         step = training_step(trainer, model, data)
-        speeds = measure(step, model.config.ensemble, data.batch_size)
+        # Batch norm cannot train on a single value, so each network gets at least two images.
+        size = min(2 * model.config.ensemble, data.batch_size)
+        speeds = measure(step, size, data.batch_size)
         threads = choose(speeds)
         measured = ", ".join(f"{speed:,.0f} with {n}" for n, speed in speeds.items())
         print(f"using {threads} of {max(speeds)} threads (images/s measured: {measured})")
@@ -113,11 +115,11 @@ def measure(step: Callable[[int], None], size: int, batch_size: int) -> dict[int
 
     start = time.perf_counter()
     step(size)  # the first step allocates memory and compiles kernels
-    while seconds(1) < PART and size < batch_size:
+    while seconds(1) < MEASUREMENT_SECONDS and size < batch_size:
         size = min(2 * size, batch_size)
     totals = dict.fromkeys(candidates, 0.0)
     rounds = 0
-    while not rounds or time.perf_counter() - start < TOTAL:
+    while not rounds or time.perf_counter() - start < MAX_MEASURING_SECONDS:
         for threads in candidates:
             totals[threads] += seconds(threads)
         rounds += 1
@@ -145,7 +147,9 @@ class ProcessorShare(Callback):
         started, used, waited = self.before
         elapsed = time.perf_counter() - started
         fraction = (seconds_waited() - waited) / elapsed
-        if self.printed or elapsed < SHORT or fraction < WAITED or not trainer.is_global_zero:
+        if elapsed < MIN_EPOCH_SECONDS or fraction < WAITING_THRESHOLD:
+            return
+        if self.printed or not trainer.is_global_zero:
             return
         self.printed = True
         threads = torch.get_num_threads()

@@ -1,10 +1,12 @@
 """Test that train.py rejects invalid input in one line, with exit code 2, and writes no files."""
 
 import re
+import shutil
 
 import pytest
 from program import ROOT, call, train
 
+from src.cli.parser import parse
 from train import main
 
 PATCHES = "--model.stem_layers 0"  # a plain ViT instead of the stem in configs/digits.yaml
@@ -37,7 +39,7 @@ MISTAKES = {
     "--data.augment null": "data.augment must not be null; set a value or omit it; see --help",
     "--model.dropout null": "error: model.dropout must not be null; set a value",
     # Out-of-range values
-    "--model.lr -1": "model.lr must be above 0, got -1.0",
+    "--model.lr -1": "model.lr must be above 0 and finite, got -1.0",
     "--model.min_lr 1": "model.min_lr must be from 0 to lr 0.01, got 1.0",
     "--model.label_smoothing 1": "model.label_smoothing must be at least 0 and below 1, got 1.0",
     "--model.mlp_ratio .nan": "mlp_ratio nan must be finite and give",
@@ -55,6 +57,7 @@ MISTAKES = {
     "--model.depth abc": "model.depth: expected int, null, got abc",
     "--trainer.limit_train_batches 0": "trainer.limit_train_batches must be above 0, got 0",
     "--seed_everything -1": "seed_everything must be a number >= 0, got -1",
+    "--seed_everything 4294967296": "seed_everything must be below 2..32, got 4294967296",
     "--name a/b": "a/b: not a valid run name; set --name to",
     "--name checkpoints": "checkpoints: reserved for the files of a run",
     "--name a.ckpt": "a.ckpt: reserved for the files of a run",
@@ -105,6 +108,21 @@ def test_a_broken_config_is_one_line(tmp_path, text):
     assert ended.out == ""
     assert ended.error
     assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_config_that_is_missing_on_resume_is_one_line(digits_run, tmp_path):
+    copy = tmp_path / "digits" / "version_0"
+    shutil.copytree(digits_run, copy)
+    (copy / "config.yaml").unlink()
+    ended = call(main, "--resume", copy)
+    assert f"{copy}/config.yaml: cannot be read (No such file or directory)" in ended.error
+
+
+def test_a_config_can_name_the_folder_of_runs(tmp_path):
+    config = tmp_path / "short.yaml"
+    digits = (ROOT / "configs" / "digits.yaml").read_text()
+    config.write_text(f"{digits}runs: {tmp_path / 'elsewhere'}\n")
+    assert parse(["--config", str(config)]).runs == tmp_path / "elsewhere"
 
 
 def test_a_resumed_run_keeps_its_files_when_the_new_settings_are_wrong(digits_run):

@@ -85,6 +85,16 @@ def test_save_to_disk(tmp_path, splits, capsys):
         assert "split extra is not used" in capsys.readouterr().out
 
 
+def test_splits_with_the_same_meaning_are_joined(tmp_path):
+    parts = {"train": make(), "validation": make(2), "dev": make(4, "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    images = module_of(tmp_path / "saved").sets["val"]
+    pixels, labels = images.__getitems__(torch.arange(6))
+    assert sorted(pixels[:, 0, 5, 5].tolist()) == [0, 0, 10, 10, 20, 30]
+    assert pixels[:, 2].sum((1, 2)).count_nonzero() == 4
+    assert labels.sum() == 3
+
+
 def test_labels_can_be_text_and_columns_can_be_named_differently(tmp_path):
     make(label="fine_label", names=None).to_parquet(tmp_path / "train.parquet")
     assert module_of(tmp_path).info.classes == ("kind 0", "kind 1")

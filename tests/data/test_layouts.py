@@ -149,7 +149,7 @@ def test_mistakes_in_tables_name_the_line(flat, content):
     [
         ("{", "after line 1: .*; correct the file"),
         ("[" * 100_000, "after line 1: .*; correct the file"),
-        ("[]", "line 2: no column named label"),
+        ("[]", "line 2: write one JSON object per line"),
         ('{"path": ["a"], "label": "cat"}', "line 2: empty or invalid path"),
         ('{"path": "cat/0.png", "label": null}', "line 2: empty or invalid label"),
     ],

@@ -66,7 +66,7 @@ def png(folder, image):
 
 def test_image_file_gives_the_logits_of_validation(checkpoint, predictor, digits, tmp_path):
     images, labels = digits.sets["test"].__getitems__(torch.tensor([7]))
-    read = predictor.read([png(tmp_path, images[0])])
+    read = predictor.prepare(png(tmp_path, images[0])).image[None]
     assert torch.equal(read, images)
     model = ViT.load_from_checkpoint(checkpoint).eval()
     inputs, _ = digits.on_after_batch_transfer((images, labels), 0)

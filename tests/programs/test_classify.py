@@ -154,6 +154,7 @@ MISTAKES = {
     "DIGIT --unsure 50": "--unsure must be above 0 and at most 1, got 50",
     "DIGIT --embeddings out.csv": "--embeddings out.csv: the name must end in .npz",
     "--serve --embeddings out.npz": "--embeddings out.npz: cannot be combined with --serve",
+    "--serve --show out.png": "--show out.png: cannot be combined with --serve",
 }
 
 

@@ -7,7 +7,7 @@ from library import digits, small, trainer
 
 from src.data.modules import DigitsDataModule
 from src.inference.predictor import Predictor
-from src.training.calibration import LEAST, Temperature
+from src.training.calibration import MIN_IMAGES, Temperature
 
 
 def fitted(logits, labels, batch=64):
@@ -43,7 +43,7 @@ def test_it_minimizes_the_negative_log_likelihood(scale, classes):
     assert fitted(scale * logits, labels) == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("count", [LEAST, 5000])
+@pytest.mark.parametrize("count", [MIN_IMAGES, 5000])
 def test_correct_predictions_do_not_become_certain(count):
     logits, labels = separable(count)
     assert logits.argmax(1).equal(labels)
@@ -51,7 +51,7 @@ def test_correct_predictions_do_not_become_certain(count):
 
 
 def test_few_or_equal_logits_change_nothing():
-    logits, labels = separable(LEAST - 1)
+    logits, labels = separable(MIN_IMAGES - 1)
     assert fitted(5 * logits, labels) == 1
     assert fitted(torch.zeros(500, 10), torch.arange(500) % 10) == pytest.approx(1)
 

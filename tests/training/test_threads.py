@@ -77,6 +77,13 @@ def test_a_run_measures_once_and_keeps_the_number(tmp_path, made, monkeypatch, w
     assert torch.get_num_threads() == 2
 
 
+def test_networks_that_reduce_images_to_one_token_are_measured(tmp_path, without_setting):
+    """Batch norm needs at least two values per channel."""
+    one_token = ["--model.stem_layers=3", "--model.width=8", "--data.patch_size=null"]
+    ended = program.call(main, *program.tiny(tmp_path, *one_token, epochs=1))
+    assert ended.code == 0, ended
+
+
 def test_omp_num_threads_is_respected(tmp_path, made, monkeypatch, two_threads):
     monkeypatch.chdir(program.ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -107,7 +114,7 @@ def test_measuring_changes_neither_weights_nor_random_numbers(two_threads):
 def test_a_busy_machine_is_noted_once(waited, notes, monkeypatch, capsys):
     clock = iter([0.0, waited, waited, 2 * waited])
     monkeypatch.setattr(threads, "seconds_waited", lambda: next(clock))
-    monkeypatch.setattr(threads, "SHORT", 0)
+    monkeypatch.setattr(threads, "MIN_EPOCH_SECONDS", 0)
     trainer = SimpleNamespace(is_global_zero=True, current_epoch=0)
     share = ProcessorShare()
     for _ in range(2):

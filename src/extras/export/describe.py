@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from src.extras.paper.strokes import center_of_image, strokes_of
+from src.extras.paper.strokes import stroke_center, strokes_of
 from src.extras.weights.names import timm_arguments
 from src.inference.predictor import Predictor
 
@@ -38,7 +38,7 @@ if not is_small:
     picture = ImageOps.autocontrast(picture)
 pixels = numpy.asarray(picture)
 border = numpy.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-if border.mean() > 127.5:  # strokes are light on black
+if border.mean() > 127.5:  # dark strokes; the network expects light strokes on black
     picture = ImageOps.invert(picture)
 if not is_small:
     strokes = picture.point(lambda value: 255 * (value > 127)).getbbox()
@@ -79,7 +79,8 @@ from safetensors.torch import load_file
 from src.config import CNNConfig, DatasetInfo, ViTConfig
 from src.models.build import build_network
 config = {config!r}
-dataset = DatasetInfo(classes={classes}, image_size={size}, channels={channels}, patch_size={patch})
+dataset = DatasetInfo(classes={classes}, image_size={size}, channels={channels}, patch_size={patch},
+                      mirror_keeps_class={mirror_keeps_class})
 network = build_network(config, dataset, ensemble={ensemble})
 network.load_state_dict(load_file({path!r}))
 network.eval()
@@ -147,12 +148,13 @@ def _python_code(predictor: Predictor, format: str, output: Path) -> str:
         mode="L" if dataset.channels == 1 else "RGB",
         size=dataset.image_size,
         side=strokes and strokes.side,
-        center=strokes and center_of_image(dataset.image_size, strokes),
+        center=strokes and stroke_center(dataset.image_size, strokes),
         mean=dataset.mean,
         std=dataset.std,
         channels=dataset.channels,
         classes=len(dataset.classes),
         patch=dataset.patch_size,
+        mirror_keeps_class=dataset.mirror_keeps_class,
         config=checkpoint.network,
         ensemble=checkpoint.training.ensemble,
         temperature=predictor.classifier.temperature,

@@ -79,6 +79,8 @@ def export(
         InputError: a package is missing, a file exists, the checkpoint cannot be used, or the check
             failed. Existing files are left unchanged.
     """
+    if output.resolve() == checkpoint.resolve():
+        raise InputError(f"{output}: would replace the exported checkpoint; change --output")
     for path in (output, sidecar(output)):
         if path.is_dir() or (path.exists() and not force):
             raise InputError(f"{path}: exists; replace files with --force, or change --output")

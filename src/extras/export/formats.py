@@ -74,9 +74,8 @@ def make_int8(predictor: Predictor) -> bytes:
     model = onnx.load_from_string(make_onnx(predictor))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
-        logging.disable(
-            logging.WARNING
-        )  # hides the advice to preprocess the model, which has no benefit here
+        # Hide the advice to preprocess the model, which has no benefit here.
+        logging.disable(logging.WARNING)
         try:
             quantize_dynamic(model, path, weight_type=QuantType.QInt8)
         finally:

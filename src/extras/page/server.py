@@ -21,7 +21,7 @@ from src.extras.page.request import UPLOAD, Refusal, Request, host_pattern
 
 MAX_CONNECTIONS = 32  # further connections wait
 MAX_UPLOADS = 4  # simultaneous uploads in memory; further uploads wait
-SECONDS = 60  # deadline for a connection; enough for 20 MiB at 3 Mbit/s
+TIMEOUT = 60  # deadline for a connection; enough for 20 MiB at 3 Mbit/s
 HEADERS = """\
 Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
 connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'
@@ -114,7 +114,7 @@ class Server:
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(SECONDS), self.connections:
+            async with asyncio.timeout(TIMEOUT), self.connections:
                 writer.write(await self._respond(reader))
                 writer.write_eof()
                 while await reader.read(2**16):

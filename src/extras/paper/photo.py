@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from src.errors import InputError
-from src.extras.paper.strokes import Strokes, center_of_image, center_of_mass
+from src.extras.paper.strokes import Strokes, center_of_mass, stroke_center
 
 Invert = Literal["auto", "yes", "no"]
 Box = tuple[float, float, float, float]
@@ -96,6 +96,6 @@ def _as_dataset_image(
         is_dark = border.mean() > 127
     if is_dark:
         gray, border = 255 - gray, 255 - border
-    offset = np.abs(center_of_mass(gray) - center_of_image(len(gray), strokes)).max()
+    offset = np.abs(center_of_mass(gray) - stroke_center(len(gray), strokes)).max()
     is_light_on_black = np.percentile(border, 25) <= MAX_BLACK and gray.max() > 127
     return gray if offset < MAX_OFFSET and is_light_on_black else None

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from src.extras.paper.strokes import Strokes, center_of_image, center_of_mass
+from src.extras.paper.strokes import Strokes, center_of_mass, stroke_center
 
 OVERSAMPLING = 8  # canvas pixels per dataset pixel while a digit is scaled and centered
 
@@ -41,7 +41,7 @@ def render_digit(
     center = np.full(2, len(canvas) / 2)
     if strokes.center == "mass":
         center = center_of_mass(canvas)
-    corner = center - OVERSAMPLING * center_of_image(size, strokes)
+    corner = center - OVERSAMPLING * stroke_center(size, strokes)
     return _crop_and_average(canvas, corner, OVERSAMPLING * size, size)
 
 

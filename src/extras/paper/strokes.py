@@ -49,7 +49,7 @@ def center_of_mass(image: np.ndarray) -> np.ndarray:
     return np.array([x, y])
 
 
-def center_of_image(size: int, strokes: Strokes) -> float:
+def stroke_center(size: int, strokes: Strokes) -> float:
     """Return the center of the strokes, in pixels from the left and from the top.
 
     For MNIST, it is 14.5 (the middle of pixel 14), although the center of the image is 14.0.

@@ -131,7 +131,7 @@ def draw_validation(data: ImageDataModule, predictions: Predictions) -> Figures:
     drawn = {"validation/confusion_matrix": figures.confusion(evaluation)}
     if not evaluation.correct.all():
         mistakes = figures.confident_mistakes(evaluation, IMAGES, COLUMNS)
-        drawn["validation/surest_mistakes"] = mistakes
+        drawn["validation/confident_mistakes"] = mistakes
     return drawn
 
 

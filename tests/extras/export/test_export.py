@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image
 from program import ROOT, call
 from vits import TEMPERATURE
 
-from src.data.datasets import read_digits
+from src.data.datasets import DATASETS, read_digits
 from src.extras.export import export
 from src.extras.export.formats import FORMATS
+from src.runs.weights_file import BUNDLED
 
 MEAN, STD = 0.3055, 0.3754  # mean and std of the digits dataset
 MEAN_POOL = {"pool": "mean"}
@@ -159,6 +161,22 @@ def test_described_code_loads_safetensors(tmp_path, save_checkpoint, images, kin
     torch.testing.assert_close(calibrated, expected[:1] / TEMPERATURE, atol=1e-4, rtol=0)
 
 
+def test_described_code_averages_mirror_images_only_if_they_keep_their_class(
+    tmp_path, save_checkpoint, images
+):
+    pytest.importorskip("timm")
+    dataset = replace(DATASETS["digits"], mirror_keeps_class=False)
+    path, network = save_checkpoint({"mirror": True}, dataset)
+    exported(path, "--format", "safetensors")
+    assert not network.mirror
+    variables = {}
+    Image.fromarray(images[0, 0].numpy()).save(tmp_path / "picture.png")
+    code = description(tmp_path / "best.safetensors")["python"]
+    exec(code.replace("picture.png", str(tmp_path / "picture.png")), variables)
+    loaded = logits(variables["network"], images)
+    torch.testing.assert_close(loaded, logits(network, images), atol=1e-4, rtol=0)
+
+
 def test_description(tmp_path, save_checkpoint):
     path, _ = save_checkpoint(MEAN_POOL)
     file = tmp_path / "new" / "digits.pt2"
@@ -200,6 +218,14 @@ def test_failure_in_a_library_is_reported_in_one_line(tmp_path, save_checkpoint,
     message = "failed (ZeroDivisionError: division by zero); run pip install"
     assert message in error(path, *TORCH_EXPORT)
     assert [p.name for p in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_the_exported_weights_are_not_replaced(tmp_path):
+    weights = tmp_path / "mnist.safetensors"
+    weights.write_bytes(BUNDLED["mnist"].read_bytes())
+    message = error(weights, "--format", "safetensors", "--force")
+    assert f"{weights}: would replace the exported checkpoint; change --output" in message
+    assert weights.read_bytes() == BUNDLED["mnist"].read_bytes()
 
 
 @pytest.mark.parametrize("name", ["best.pt2", "best.pt2.json"])

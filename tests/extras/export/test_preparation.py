@@ -103,7 +103,7 @@ def test_described_code_predicts_as_classify(
         Image.fromarray(pixels).save(picture)
         variables, printed = run_code(description["python"], picture)
         actual = torch.tensor(variables["logits"])
-        images = predictor.read([str(picture)])
+        images = predictor.prepare(str(picture)).image[None]
         expected = predictor.classifier.logits(images)
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
         assert printed == predictor.top(images, 1)[0][0]["class"]

@@ -189,7 +189,10 @@ def test_an_answer_is_the_one_of_the_predictor(running, predictor, tmp_path):
     status, _, body = running.upload(png((30, 20)))
     answer = json.loads(body)
     assert status == 200
-    assert answer["best"] == predictor.top(predictor.read([str(tmp_path / "image.png")]), 10)[0]
+    assert (
+        answer["best"]
+        == predictor.top(predictor.prepare(str(tmp_path / "image.png")).image[None], 10)[0]
+    )
     assert [picture["caption"][:4] for picture in answer["pictures"]] == ["What", "Wher"]
 
 
@@ -205,7 +208,7 @@ def test_a_network_without_attention_has_one_picture(running, predictor, monkeyp
 
 
 def test_slow_clients_and_endless_headers_are_cut_off_while_others_are_served(running, monkeypatch):
-    monkeypatch.setattr(server, "SECONDS", 2)
+    monkeypatch.setattr(server, "TIMEOUT", 2)
     slow = [running.connect() for _ in range(server.MAX_CONNECTIONS - 1)]
     for connection in slow:
         connection.sendall(b"GET / HT")
@@ -214,7 +217,7 @@ def test_slow_clients_and_endless_headers_are_cut_off_while_others_are_served(ru
     assert time.monotonic() - start < 1.5
     assert [running.receive(connection)[0] for connection in slow] == [0] * len(slow)
     assert time.monotonic() - start < 10
-    monkeypatch.setattr(server, "SECONDS", 60)
+    monkeypatch.setattr(server, "TIMEOUT", 60)
     with running.connect() as endless, pytest.raises(OSError):
         for _ in range(200):
             endless.sendall(b"X" * 2**16)

@@ -22,7 +22,7 @@ from src.transforms.augment import Augmentation
 START = {"training/first_batch"}
 VALIDATION = {
     "validation/confusion_matrix",
-    "validation/surest_mistakes",
+    "validation/confident_mistakes",
     "validation/attention",
 }
 WEIGHTS = {"weights/filters", "weights/position_similarity"}

@@ -13,7 +13,7 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 OVERSHOOT = 0.1  # tolerance beyond 0 and 1, because sharpening and resampling overshoot
 
 
-def is_deep(image: Image.Image) -> bool:
+def has_high_bit_depth(image: Image.Image) -> bool:
     """Return whether an image has floating-point values or integers of more than 8 bits."""
     return image.mode.startswith("I") or image.mode == "F"
 
