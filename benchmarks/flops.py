@@ -1,6 +1,6 @@
 """Count the FLOPs of recipes and estimate their training time at a fraction of a GPU's peak.
 
-    python -m benchmarks.flops                             configs of named datasets
+    python -m benchmarks.flops                             named datasets, from scratch
     python -m benchmarks.flops --configs mnist cifar10_cpu
 
 Prints a table. `torch.utils.flop_counter` runs on the `meta` device and counts the matrix products,
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.tables import Rows, make_parser, table
 from src.cli.messages import silence_lightning
 from src.cli.parser import parse
-from src.errors import exit_on_input_error
+from src.errors import InputError, exit_on_input_error
 
 # Peak FLOP/s of dense bf16 matrix products with float32 accumulation, from NVIDIA's data sheets.
 PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}
@@ -71,6 +71,8 @@ def count(config: str) -> Flops:
             for group in optimizer.param_groups:
                 if group.get("muon"):  # AdamW has no matrix products
                     optimizer._muon_step(group)
+    if data.info.name not in IMAGES:
+        raise InputError(f"{config}: its dataset has no fixed size; choose a different config")
     batches = round(IMAGES[data.info.name] * (1 - data.val_fraction)) // data.batch_size
     return Flops(
         image=passes.get_total_flops() / networks,

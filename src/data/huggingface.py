@@ -77,7 +77,7 @@ def copy_images(root: Path) -> None:
 def _copy(root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Write image files to `folder`, and yield path, label and split of each."""
     splits = _load(root)
-    for part, (name, rows) in enumerate(splits.items()):  # two parts can be of the same split
+    for part, (name, rows) in enumerate(splits.items()):  # two parts can belong to one split
         split = split_named(name) or ("train" if len(splits) == 1 else None)
         if split is None:
             print(f"note: {root}: split {name} is not used")

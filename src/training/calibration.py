@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-MIN_IMAGES = 100  # validation images; with 50, 3 of 40 fits increased the loss on held-out images
+MIN_IMAGES = 100  # validation images; with 50, 3 of 40 fits increased the loss on other images
 STEP = 0.25  # distance of the temperatures below, in log units
 LOG_TEMPERATURES = [STEP * step for step in range(-6, 10)]  # temperatures from 0.22 to 9.5
 PRIOR_STD = 0.5  # standard deviation of the prior; published temperatures are 0.7 to 3

@@ -15,8 +15,8 @@ Lightning calls the hooks in this order (capitalized names are callbacks in this
         validation_step ...         evaluate `eval_net`; SaveCheckpoints: best.ckpt
         on_train_epoch_end          log metrics; EpochLog; StopEarly; SaveCheckpoints: last.ckpt
 
-Training steps never wait for the device, so the host can run ahead. Values are read back every
-`trainer.log_every_n_steps` steps and at the end of an epoch.
+Training steps wait for the device only when losses are read, so the host can run ahead: every
+`trainer.log_every_n_steps` steps, before each checkpoint, and at the end of each epoch.
 """
 
 import copy

@@ -69,7 +69,7 @@ def test_a_turned_photo_is_turned_upright(tmp_path, upright, orientation, extens
     assert read_photo(path, 40).size == PHOTO.size
 
 
-DEEP = {
+HIGH_BIT_DEPTH = {
     "png": RED.astype(np.uint16) * 257,
     "tif": RED.astype(np.uint16) * 257,
     "ppm": RED.astype(np.uint16) * 257,
@@ -78,15 +78,15 @@ DEEP = {
 }
 
 
-@pytest.mark.parametrize("extension", DEEP)
-def test_deep_images_are_scaled_to_8_bits(tmp_path, path, extension):
-    values = DEEP[extension].copy()
+@pytest.mark.parametrize("extension", HIGH_BIT_DEPTH)
+def test_images_of_high_bit_depth_are_scaled_to_8_bits(tmp_path, path, extension):
+    values = HIGH_BIT_DEPTH[extension].copy()
     if values.dtype == np.float32:
         values[0, :3] = [np.nan, np.inf, -np.inf]
-    deep = tmp_path / f"deep.{extension}"
-    Image.fromarray(values).save(deep)
+    original = tmp_path / f"original.{extension}"
+    Image.fromarray(values).save(original)
     Image.fromarray(RED).save(path)
-    assert_close(read(deep), read(path), 3)
+    assert_close(read(original), read(path), 3)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

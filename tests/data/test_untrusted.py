@@ -104,13 +104,13 @@ def test_a_file_name_that_is_not_text(digits_run, tmp_path):
 
 def seed_files(folder) -> list[bytes]:
     """Return small files that exercise different code paths in the decoders."""
-    deep = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
+    high_bit_depth = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
     palette = PHOTO.quantize(16)
     transparent = PHOTO.convert("RGBA")
     kinds = [
         (palette, "png", {"transparency": 3}),
         (transparent, "png", ANIMATION),
-        (deep, "png", {}),
+        (high_bit_depth, "png", {}),
         (PHOTO, "jpeg", {"progressive": True}),
         (PHOTO, "webp", ANIMATION),
         (transparent, "webp", {"lossless": True}),

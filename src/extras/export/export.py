@@ -80,7 +80,7 @@ def export(
             failed. Existing files are left unchanged.
     """
     if output.resolve() == checkpoint.resolve():
-        raise InputError(f"{output}: would replace the exported checkpoint; change --output")
+        raise InputError(f"{output}: is the file to export; change --output")
     for path in (output, sidecar(output)):
         if path.is_dir() or (path.exists() and not force):
             raise InputError(f"{path}: exists; replace files with --force, or change --output")

@@ -224,7 +224,7 @@ def test_the_exported_weights_are_not_replaced(tmp_path):
     weights = tmp_path / "mnist.safetensors"
     weights.write_bytes(BUNDLED["mnist"].read_bytes())
     message = error(weights, "--format", "safetensors", "--force")
-    assert f"{weights}: would replace the exported checkpoint; change --output" in message
+    assert f"{weights}: is the file to export; change --output" in message
     assert weights.read_bytes() == BUNDLED["mnist"].read_bytes()
 
 
