@@ -109,7 +109,7 @@ def _accuracy(run: Run, results: dict[str, Any]) -> str:
     tested, total = results["test_images"], len(run.data.sets["test"] or ())
     part = ""
     if tested < total:
-        part = f"; only {tested:,} of {total:,} images"
+        part = f"; only the first {tested:,} of {total:,} images"
     return (
         f"Test accuracy {results['test_accuracy']:.4f}, test loss {results['test_loss']:.4f} "
         f"({results['checkpoint']}, epoch {results['checkpoint_epoch']}{part})"

@@ -97,7 +97,8 @@ def find_run(resume: str, runs: Path, name: str) -> tuple[Path, Path]:
     if given.suffix != ".ckpt":
         run = _newest_run(given.parent if given.name == "checkpoints" else given)
         if not run:
-            raise InputError(f"{given}: no run with a checkpoint found; check the path")
+            remedy = "check the path" if resume else "start one without --resume"
+            raise InputError(f"{given}: no run with a checkpoint found; {remedy}")
         checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.parent.parent.parent.name:  # a relative path without the run name
         checkpoint = checkpoint.absolute()

@@ -81,7 +81,7 @@ MISTAKES = {
     "--data CIFAR10DataModule --data.root NOWHERE": "configs/digits.yaml, which needs no download",
     "--data FolderDataModule --data.root NOWHERE": "nowhere/train: no such folder",
     "--model.init_from nowhere.pth": "nowhere.pth: no such file",
-    "--resume": "/digits: no run with a checkpoint found; check the path",
+    "--resume": "/digits: no run with a checkpoint found; start one without --resume",
     "--resume NOWHERE": "nowhere: no run with a checkpoint found",
     "--resume configs/digits.yaml": "configs/digits.yaml: no run with a checkpoint found",
 }

@@ -115,7 +115,7 @@ def test_the_next_commands_are_printed(repeated):
 def test_note_on_an_incomplete_test(tmp_path):
     flags = ["--data.eval_batch_size", 100, "--trainer.limit_test_batches", 2]
     ended = train(*tiny(tmp_path, *flags, epochs=1))
-    assert "(best.ckpt, epoch 1; only 200 of 359 images" in ended.out
+    assert "(best.ckpt, epoch 1; only the first 200 of 359 images" in ended.out
     assert read_results(tmp_path / "digits" / "version_0")["test_images"] == 200
 
 

@@ -79,6 +79,9 @@ def export(
         InputError: a package is missing, a file exists, the checkpoint cannot be used, or the check
             failed. Existing files are left unchanged.
     """
+    suffix = output.with_suffix(FORMATS[format].extension).suffix
+    if output.suffix != suffix:  # protects the other files of a run from --force
+        raise InputError(f"{output}: the name must end in {suffix}; change --output")
     if output.resolve() == checkpoint.resolve():
         raise InputError(f"{output}: is the file to export; change --output")
     for path in (output, sidecar(output)):

@@ -220,6 +220,14 @@ def test_failure_in_a_library_is_reported_in_one_line(tmp_path, save_checkpoint,
     assert [p.name for p in tmp_path.iterdir()] == ["best.ckpt"]
 
 
+def test_other_files_of_a_run_are_not_replaced(tmp_path, save_checkpoint):
+    path, _ = save_checkpoint(MEAN_POOL)
+    before = path.read_bytes()
+    message = error(path, *TORCH_EXPORT, "--output", path, "--force")
+    assert f"{path}: the name must end in .pt2; change --output" in message
+    assert path.read_bytes() == before
+
+
 def test_the_exported_weights_are_not_replaced(tmp_path):
     weights = tmp_path / "mnist.safetensors"
     weights.write_bytes(BUNDLED["mnist"].read_bytes())
