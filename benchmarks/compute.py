@@ -70,7 +70,7 @@ def draw(ours: list[Result], path: str) -> None:
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
     groups = (("this project", ours, (6, -3)), ("published", PUBLISHED, (4, 4)))
-    for label, results, offset in groups:  # different offsets keep names apart
+    for label, results, offset in groups:  # different offsets, so that names do not overlap
         axes.scatter([r.pflop for r in results], [r.accuracy for r in results], label=label)
         for name, accuracy, pflop, _ in results:
             short = name.split(" (")[0]  # "airbench95 (CNN)" -> "airbench95"

@@ -1,6 +1,6 @@
 """Count the FLOPs of recipes and estimate their training time at a fraction of a GPU's peak.
 
-    python -m benchmarks.flops                             named datasets, from scratch
+    python -m benchmarks.flops                             named datasets, trained from scratch
     python -m benchmarks.flops --configs mnist cifar10_cpu
 
 Prints a table. `torch.utils.flop_counter` runs on the `meta` device and counts the matrix products,
@@ -62,6 +62,8 @@ def count(config: str) -> Flops:
     with torch.device("meta"):
         settings = parse(config_flags)
         data, model = settings.data, settings.model
+        if data.info.name not in IMAGES:
+            raise InputError(f"{config}: its dataset has no fixed size; choose a different config")
         networks, side = model.config.ensemble, data.info.image_size
         inputs = torch.zeros(networks, data.info.channels, side, side)
         with FlopCounterMode(display=False) as passes:
@@ -71,8 +73,6 @@ def count(config: str) -> Flops:
             for group in optimizer.param_groups:
                 if group.get("muon"):  # AdamW has no matrix products
                     optimizer._muon_step(group)
-    if data.info.name not in IMAGES:
-        raise InputError(f"{config}: its dataset has no fixed size; choose a different config")
     batches = round(IMAGES[data.info.name] * (1 - data.val_fraction)) // data.batch_size
     return Flops(
         image=passes.get_total_flops() / networks,
@@ -97,11 +97,11 @@ def peak_of(device: str) -> float | None:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--configs", nargs="+", default=countable(), help="config names")
-    options = parser.parse_args()
+    parser.add_argument("--configs", nargs="+", help="config names")
+    configs = parser.parse_args().configs or countable()
     silence_lightning()
     rows: Rows = {}
-    for config in options.configs:
+    for config in configs:
         flops = count(config)
         seconds = {name: flops.per_epoch / (SHARE * PEAKS[name]) for name in COMPARED}
         rows[config] = {
@@ -115,7 +115,7 @@ def main() -> None:
             rows[config][f"s on {name}"] = f"{flops.epochs * value:,.1f}"
         milliseconds = 1000 * seconds["H200"] * flops.batch / flops.images
         rows[config]["ms per step on H200"] = f"{milliseconds:.1f}"
-    print(table(rows, tuple(rows[options.configs[0]])))
+    print(table(rows, tuple(rows[configs[0]])))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def read_base(args: list[str]) -> Base:
     # `--resume` would take these folders for files or folders of a run.
     if name == "checkpoints" or name.endswith(".ckpt"):
         raise InputError(f"{name}: reserved for the files of a run; choose a different --name")
-    runs = Path(given.runs or str(tree.get("runs") or RUNS))
+    runs = _runs_folder(given.runs, tree)
     if given.resume is None:
         return Base(config, tree, name, runs, None, flags)
     run, path = find_run(given.resume, runs, name)
@@ -77,10 +77,14 @@ def read_base(args: list[str]) -> Base:
         saved,
         tree,
         run.parent.name,
-        Path(given.runs or str(tree.get("runs") or RUNS)),
+        _runs_folder(given.runs, tree),
         resumed,
         flags,
     )
+
+
+def _runs_folder(given: str | None, tree: dict[str, Any]) -> Path:
+    return Path(given or str(tree.get("runs") or RUNS))
 
 
 def _find_config(config: str) -> str:

@@ -168,7 +168,7 @@ def _check_values(config: Namespace) -> None:
         is_missing = value is None and key == "trainer.max_epochs"
         if is_missing or (value not in (None, "auto") and value < least):
             raise InputError(f"{key} must be a number >= {least}, got {value}")
-    if config.seed_everything >= 2**32:  # the limit of Lightning and NumPy
+    if config.seed_everything >= 2**32:  # Lightning and NumPy accept no larger seeds
         raise InputError(f"seed_everything must be below 2**32, got {config.seed_everything}")
     if config.trainer.limit_train_batches == 0:
         raise InputError("trainer.limit_train_batches must be above 0, got 0")

@@ -15,8 +15,8 @@ Lightning calls the hooks in this order (capitalized names are callbacks in this
         validation_step ...         evaluate `eval_net`; SaveCheckpoints: best.ckpt
         on_train_epoch_end          log metrics; EpochLog; StopEarly; SaveCheckpoints: last.ckpt
 
-Training steps wait for the device only when losses are read, so the host can run ahead: every
-`trainer.log_every_n_steps` steps, before each checkpoint, and at the end of each epoch.
+Losses are read every `trainer.log_every_n_steps` steps, before each checkpoint, and at the end of
+each epoch. All other steps do not wait for the device, so the host can run ahead.
 """
 
 import copy
@@ -322,8 +322,8 @@ class ViT(Classifier):
         dataset: a `DatasetInfo`, such as the `info` of a data module, or a dict of its fields.
         init_from: pretrained weights to start from: `torchvision:vit_b_16`, a torchvision or timm
             state dict (`.pth`, `.safetensors`), a checkpoint or run of this program, or the name of
-            bundled weights. The head is not loaded. `train.py` takes the shape of
-            the network from a checkpoint or a run.
+            bundled weights. The head is not loaded. `train.py` takes the shape of the network from
+            a checkpoint or a run.
         freeze: `encoder` to train only the head, or `none`.
         settings: fields of `ViTHyperparameters`.
     """

@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import Callback
 from src.data.image_data import ImageDataModule
 from src.training.classifier import Classifier
 
-MEASUREMENT_SECONDS = 0.1  # target seconds per measurement
-MAX_MEASURING_SECONDS = 1.2  # seconds after which no new round of measurements starts
-MIN_EPOCH_SECONDS = 5  # seconds; a shorter epoch says little about the load
-WAITING_THRESHOLD = 0.3  # print a note if threads wait for a CPU for this fraction of an epoch
+MEASUREMENT_SECONDS = 0.1  # target time of a measurement
+MAX_MEASURING_SECONDS = 1.2  # no new round of measurements starts after this time
+MIN_EPOCH_SECONDS = 5  # a shorter epoch says little about the load
+WAITING_THRESHOLD = 0.3  # print a note if threads wait for a CPU for at least this part of an epoch
 
 
 def set_threads(

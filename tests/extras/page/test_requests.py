@@ -189,10 +189,8 @@ def test_an_answer_is_the_one_of_the_predictor(running, predictor, tmp_path):
     status, _, body = running.upload(png((30, 20)))
     answer = json.loads(body)
     assert status == 200
-    assert (
-        answer["best"]
-        == predictor.top(predictor.prepare(str(tmp_path / "image.png")).image[None], 10)[0]
-    )
+    image = predictor.prepare(str(tmp_path / "image.png")).image
+    assert answer["best"] == predictor.top(image[None], 10)[0]
     assert [picture["caption"][:4] for picture in answer["pictures"]] == ["What", "Wher"]
 
 
